@@ -1,0 +1,56 @@
+"""What can go wrong, as a tree: catch PipelineError for all of it.
+
+PipelineError
+├── ConfigError       the user asked for what cannot be done (also a ValueError); exit code 2
+├── ArtifactError     something on disk is not what its manifest says; exit code 3
+├── StageFailed       some shards or ranks failed, nothing was committed; exit code 3
+└── Preempted         asked to stop, state saved, the same command continues; exit code 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SHOWN = 3  # failures spelt out in a message; the rest is counted
+
+
+class PipelineError(Exception):
+    """Root of every error this project raises on purpose."""
+
+    exit_code = 3
+
+
+class ConfigError(PipelineError, ValueError):
+    """The user asked for something that cannot be done."""
+
+    exit_code = 2
+
+
+class ArtifactError(PipelineError):
+    """Something on disk is not what its manifest says."""
+
+
+class Preempted(PipelineError):
+    """The run was asked to stop, saved what it had, and can be continued."""
+
+    exit_code = 4
+
+
+class StageFailed(PipelineError):
+    """Some shards (or ranks) of a stage failed; nothing was committed.
+
+    failures maps the number of the shard or rank to what it raised, all of them, not the first only.
+    """
+
+    def __init__(self, stage: str, failures: Mapping[int, BaseException], total: int, unit: str = "shard") -> None:
+        self.stage, self.failures, self.total, self.unit = stage, dict(failures), total, unit
+        first = ", ".join(f"{unit} {i}: {_brief(e)}" for i, e in sorted(self.failures.items())[:SHOWN])
+        more = f" and {len(self.failures) - SHOWN} more" if len(self.failures) > SHOWN else ""
+        super().__init__(f"{stage}: {len(self.failures)} of {total} {unit}s failed; {first}{more}")
+
+    def __reduce__(self) -> tuple[type[StageFailed], tuple[str, dict[int, BaseException], int, str]]:
+        return type(self), (self.stage, self.failures, self.total, self.unit)
+
+
+def _brief(error: BaseException) -> str:
+    return str(error) if isinstance(error, PipelineError) else repr(error)

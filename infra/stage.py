@@ -1,0 +1,54 @@
+"""A stage is a name, a version, a config and a function. run() is the only way one is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from infra.artifact import Artifact, Counts, fingerprint, plain
+from infra.compute import Compute
+from infra.store import Store
+
+Config = TypeVar("Config")
+Inputs = Mapping[str, Artifact]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Config]):
+    """work(config, inputs, out, compute) fills the folder out and returns counts; it is a pure function of the first two.
+
+    Files appear in out under their name only when whole, and a second call with the same folder does only what is missing.
+    Names that start with a dot are the stage's own scratch and are not committed.
+    """
+
+    name: str
+    version: int  # raise it when the same config would now give another output
+    work: Callable[[Config, Inputs, Path, Compute], Counts]
+
+    def key(self, config: Config, inputs: Inputs) -> str:
+        """The fingerprint of this stage's output for this config and these inputs."""
+        return fingerprint(self.name, self.version, config, {name: a.fingerprint for name, a in inputs.items()})
+
+
+def run(stage: Stage[Config], config: Config, inputs: Inputs, store: Store, compute: Compute) -> Artifact:
+    """Return the stage's output, working only if nobody has made it before.
+
+    Raises StageFailed (some shards failed; the finished ones stay for the next try) or ArtifactError (an input is damaged).
+    """
+    key = stage.key(config, inputs)
+    if done := store.find(stage.name, key):
+        return done
+    with store.exclusive(stage.name, key):
+        if done := store.find(stage.name, key):  # made by another run while this one waited
+            return done
+        with store.writing(stage.name, key, record(stage, config, inputs)) as work:
+            work.counts.update(stage.work(config, inputs, work.out, compute))
+    return store.get(stage.name, key)
+
+
+def record(stage: Stage[Any], config: Any, inputs: Inputs) -> dict[str, Any]:
+    """What the manifest says of the making: all of it is fingerprinted."""
+    sources = {name: {"stage": a.stage, "fingerprint": a.fingerprint} for name, a in sorted(inputs.items())}
+    return {"stage": stage.name, "version": stage.version, "config": plain(config), "inputs": sources}
