@@ -1,0 +1,82 @@
+"""Texts are framed as the papers frame them, at every length; labels and scores are plain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError
+from training.tasks.catalog import TASKS, task
+from training.tasks.classify import Classify, Frame, encode, shorten
+from training.tasks.task import Example, Examples
+
+BERT, GPT = Frame(start=1, between=2, stop=2), Frame(start=None, between=3, stop=None)
+
+
+def ids(text: str) -> list[int]:
+    return [10 + int(word) for word in text.split()]
+
+
+def popped(first: list[int], second: list[int], budget: int) -> tuple[list[int], list[int]]:
+    """The reference's loop, one token at a time."""
+    first, second = list(first), list(second)
+    while len(first) + len(second) > budget:
+        (first if len(first) > len(second) else second).pop()
+    return first, second
+
+
+@given(st.lists(st.integers(), max_size=30), st.lists(st.integers(), max_size=30), st.integers(2, 40))
+def test_shortening_is_popping_from_the_longer_side(first: list[int], second: list[int], budget: int) -> None:
+    assert shorten(first, second, budget) == popped(first, second, budget)
+
+
+def test_single_and_pair_carry_their_separators_and_segments() -> None:
+    single, both = encode(Example("1 2 3", "x"), ids, BERT, 8), encode(Example("1 2", "x", "3"), ids, BERT, 8)
+    assert (single.tokens, single.segments) == ([1, 11, 12, 13, 2], [0] * 5)
+    assert (both.tokens, both.segments) == ([1, 11, 12, 2, 13, 2], [0, 0, 0, 0, 1, 1])
+
+
+def test_a_causal_model_gets_the_bare_text_and_one_token_between_a_pair() -> None:
+    assert encode(Example("1 2 3", "x"), ids, GPT, 8).tokens == [11, 12, 13]
+    assert encode(Example("1 2", "x", "3"), ids, GPT, 8).tokens == [11, 12, 3, 13]
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(6, 14))
+def test_no_length_is_overrun_and_none_is_wasted(left: int, right: int, length: int) -> None:
+    text, pair = " ".join("1" * left), " ".join("2" * right)
+    for frame, extra in ((BERT, 3), (GPT, 1)):
+        both = encode(Example(text, "x", pair), ids, frame, length)
+        assert len(both.tokens) == min(length, left + right + extra) == len(both.segments)
+        assert both.tokens.count(frame.between) == (2 if frame is BERT else 1)
+    assert len(encode(Example(text, "x"), ids, BERT, length).tokens) == min(length, left + 2)
+
+
+def test_labels_are_the_sorted_ones_of_the_training_file() -> None:
+    train = Examples((Example("a", "pos"), Example("b", "neg"), Example("c", "pos")), {})
+    assert Classify().labels(train) == ("neg", "pos")
+    with pytest.raises(ConfigError, match="one label only"):
+        Classify().labels(Examples(train.rows[:1], {}))
+
+
+def test_a_label_the_model_never_saw_is_counted_not_scored() -> None:
+    dev = Examples((Example("a", "pos"), Example("b", "meh")), {"text": 1})
+    known = Classify().known(dev, ("neg", "pos"))
+    assert (len(known.rows), known.corrupt) == (1, {"text": 1, "unknown_label": 1})
+    with pytest.raises(ConfigError, match="no row has a label"):
+        Classify().known(dev, ("a", "b"))
+
+
+def test_the_score_says_what_a_constant_answer_would_get() -> None:
+    gold, said = np.array([0, 1, 1, 1]), np.array([1, 1, 1, 1])
+    score = Classify().score(gold, said, ("no", "yes"), 200, 0)
+    assert score["accuracy"]["value"] == score["majority"] == 0.75
+    assert (score["matthews"], score["f1_of"], score["said"]) == (0.0, "yes", {"no": 0, "yes": 4})
+    assert score["f1"] == pytest.approx(6 / 7, abs=1e-6)
+
+
+def test_an_unknown_task_is_answered_with_the_nearest_name() -> None:
+    assert task("classify") is TASKS["classify"]
+    with pytest.raises(ConfigError, match="did you mean 'classify'"):
+        task("clasify")
