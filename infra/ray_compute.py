@@ -1,0 +1,222 @@
+"""Ray's only door: map as plain tasks bounded in flight, gang through Ray Train."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.compute import cores
+from infra.errors import ConfigError, Preempted, StageFailed
+from infra.gang import run_gang
+from infra.log import attach, event
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT = 4  # tasks submitted ahead for each CPU: enough to keep all busy, few enough to hold no long queue in memory
+POLL_S = 0.5
+SYSTEM_RETRIES = 3  # of a task whose worker died; an exception of ours is not retried
+STORE_BYTES = 256 << 20  # only handles and small results pass through Ray's object store
+# With the defaults a silent partition hangs a job for minutes; with these a lost node is noticed in about 25 s.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+class RayCompute:
+    """Tasks on a Ray cluster: one started here (address None), or a running one by its address.
+
+    A gang on a cluster goes through Ray Train, so that a lost node's ranks start again elsewhere; on the cluster started
+    here there is no other node, and the ranks are plain child processes (measured: Ray Train adds 20 s to each gang).
+    close() ends what was started here. Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        cpus: int | None = None,
+        ranks: int = 1,
+        restarts: int = 2,
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        self.address, self.cpus, self.ranks, self.restarts = address, cpus or cores(), ranks, restarts
+        self.addresses = dict(addresses or {})
+        self._ray: Any = None
+        self._mailbox: Any = None
+        self._folder: Path | None = None
+
+    def __enter__(self) -> RayCompute:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = self._mailbox = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def map(self, name: str, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        todo = list(items)
+        if not todo:
+            return []
+        ray = self._connected()
+        task = ray.remote(_call).options(name=name, num_cpus=1, max_retries=SYSTEM_RETRIES)
+        shared = ray.put(fn)
+        results: dict[int, R] = {}
+        failures: dict[int, BaseException] = {}
+        waiting: dict[Any, int] = {}
+        ahead = iter(enumerate(todo))
+        while len(results) + len(failures) < len(todo):
+            while len(waiting) < IN_FLIGHT * self._slots() and (following := next(ahead, None)):
+                waiting[task.remote(shared, self._mailbox, following[1])] = following[0]
+            ready, _ = ray.wait(list(waiting), timeout=POLL_S)
+            for ref in ready:
+                index = waiting.pop(ref)
+                try:
+                    results[index] = ray.get(ref)
+                except ray.exceptions.RayTaskError as error:
+                    failures[index] = _cause(error)
+                except ray.exceptions.RayError as error:  # the worker died again and again
+                    failures[index] = error
+            self._tell()
+            if ready:
+                event("progress", stage=name, done=len(results) + len(failures), total=len(todo), unit="shards")
+        if failures:
+            raise StageFailed(name, failures, len(todo))
+        return [results[index] for index in range(len(todo))]
+
+    def gang(self, name: str, fn: Callable[[], R], ranks: int | None = None) -> list[R]:
+        world = ranks or self.ranks
+        if self.address is None:
+            return run_gang(name, fn, world, threads=max(1, self.cpus // world), restarts=self.restarts)
+        return self._train(name, fn, world)
+
+    def _slots(self) -> int:
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1))) if self.address else self.cpus
+
+    def _connected(self) -> Any:
+        """Start or join the cluster on first use: a run whose stages are all cached never pays for it."""
+        if self._ray is not None:
+            return self._ray
+        for key, value in {**KEEPALIVE, **QUIET}.items():
+            os.environ.setdefault(key, value)
+        import ray
+
+        if self.address is None:
+            self._start(ray)
+        else:
+            try:
+                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigError(f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token") from error
+        self._ray = ray
+        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
+        return ray
+
+    def _start(self, ray: Any) -> None:
+        """A private cluster: its own folder (short: Unix sockets allow 107 bytes) and token, no dashboard.
+
+        address="local", not None: a file left by a killed cluster would send None to a dead address for minutes.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="tm"))
+        token = self._folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+        ray.init(
+            address="local",
+            num_cpus=self.cpus,
+            object_store_memory=STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level="ERROR",
+            _temp_dir=str(self._folder),
+        )
+
+    def _tell(self) -> None:
+        for told in self._ray.get(self._mailbox.take.remote("event")):
+            _tell_again(told)
+
+    def _train(self, name: str, fn: Callable[[], Any], world: int) -> list[Any]:
+        """The gang through Ray Train's worker groups: gloo on CPUs, NCCL where every rank has a GPU."""
+        ray = self._connected()
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpus = ray.cluster_resources().get("GPU", 0) >= world
+        storage = tempfile.mkdtemp(prefix="tm-train")  # Ray Train's own notes; our checkpoints are the stage's
+        trainer = TorchTrainer(
+            partial(_train_rank, fn, self._mailbox),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(num_workers=world, use_gpu=gpus, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(name=name.replace(" ", "-"), storage_path=storage, failure_config=FailureConfig(max_failures=self.restarts)),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures = dict(ray.get(self._mailbox.take.remote("failure"))) or {0: error}
+            if preempted := next((e for e in failures.values() if isinstance(e, Preempted)), None):
+                raise preempted from error
+            raise StageFailed(name, failures, world, unit="rank") from error
+        finally:
+            self._tell()
+            shutil.rmtree(storage, ignore_errors=True)
+        answers = dict(ray.get(self._mailbox.take.remote("result")))
+        return [answers[rank] for rank in range(world)]
+
+
+class _Mailbox:
+    """An actor that keeps what workers say until the driver asks for it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Any]] = {}
+
+    def put(self, kind: str, value: Any) -> None:
+        self.kept.setdefault(kind, []).append(value)
+
+    def take(self, kind: str) -> list[Any]:
+        return self.kept.pop(kind, [])
+
+
+def _call(fn: Callable[[Any], Any], mailbox: Any, item: Any) -> Any:
+    """ray.remote takes a plain function and refuses a partial, so the work rides as an argument."""
+    detach = attach(lambda told: mailbox.put.remote("event", told))
+    try:
+        return fn(item)
+    finally:
+        detach()
+
+
+def _train_rank(fn: Callable[[], Any], mailbox: Any) -> None:
+    """One rank. Its answer goes by the mailbox: Ray Train hands back metrics only."""
+    import ray
+
+    rank = int(os.environ["RANK"])
+    detach = attach(lambda told: mailbox.put.remote("event", told))
+    try:
+        value = fn()
+    except Exception as error:
+        ray.get(mailbox.put.remote("failure", (rank, error)))
+        raise
+    finally:
+        detach()
+    ray.get(mailbox.put.remote("result", (rank, value)))
+
+
+def _cause(error: Any) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _tell_again(told: dict[str, Any]) -> None:
+    event(told["kind"], **{key: value for key, value in told.items() if key not in ("kind", "time")})

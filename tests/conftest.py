@@ -1,0 +1,32 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.compute import LocalCompute
+from infra.store import Store
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Real data that is not ours to ship; TEXTMILL_TEST_DATA says where it lies."""
+    folder = os.environ.get("TEXTMILL_TEST_DATA", "")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    if os.environ.get("CI") == "true":
+        pytest.fail("TEXTMILL_TEST_DATA names no folder; under CI the tests on real data must run")
+    return pytest.skip("TEXTMILL_TEST_DATA is not set")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def local() -> LocalCompute:
+    return LocalCompute()
