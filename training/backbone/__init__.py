@@ -1,0 +1,1 @@
+"""The one transformer of every family, and its weights under other names."""

@@ -1,0 +1,79 @@
+"""Who looks at whom: the mask, and attention by the fused kernel or written out.
+
+Letters: B batch, L length, D width, H heads, K width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.backbone.config import BackboneConfig
+
+
+class Sight:
+    """What each position may see, made once for all layers of a pass; None means everything."""
+
+    def __init__(self, config: BackboneConfig, tokens_BL: Tensor, keep_BL: Tensor | None) -> None:
+        self.length, self.device, self.config = tokens_BL.shape[1], tokens_BL.device, config
+        self.keep = None if keep_BL is None else keep_BL.bool()[:, None, None, :]
+        self.causal_only = config.causal and self.keep is None
+        self._masks: dict[int, Tensor | None] = {}
+
+    def band_of(self, layer: int) -> int:
+        """Even layers are dense, odd ones banded, where the config asks for bands (GPT-3, section 2.1)."""
+        band = self.config.band if layer % 2 else 0
+        return band if band < self.length else 0
+
+    def mask(self, layer: int) -> Tensor | None:
+        """True where a query (row) may look at a key (column)."""
+        band = self.band_of(layer)
+        if band not in self._masks:
+            self._masks[band] = self._make(band)
+        return self._masks[band]
+
+    def _make(self, band: int) -> Tensor | None:
+        if not self.config.causal:
+            return self.keep
+        past = torch.ones(self.length, self.length, dtype=torch.bool, device=self.device).tril()
+        if band:
+            past = past.triu(1 - band)
+        return past if self.keep is None else past & self.keep
+
+    def fused(self, layer: int) -> tuple[Tensor | None, bool]:
+        """The kernel's own causal mask where it says everything, else ours."""
+        plain = self.causal_only and not self.band_of(layer)
+        return (None, True) if plain else (self.mask(layer), False)
+
+
+class Attention(nn.Module):
+    def __init__(self, c: BackboneConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = c.heads, c.attention_rate
+        self.qkv = nn.Linear(c.width, 3 * c.width)
+        self.out = nn.Linear(c.width, c.width)
+
+    def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The mixed values and, when written out, the scores before mask and softmax."""
+        B, L, D = x_BLD.shape
+        q_BHLK, k_BHLK, v_BHLK = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        rate = self.dropout if self.training else 0.0
+        if written_out:
+            y_BHLK, scores_BHLL = attend(q_BHLK, k_BHLK, v_BHLK, sight.mask(layer), rate)
+        else:
+            mask, causal = sight.fused(layer)
+            y_BHLK, scores_BHLL = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, mask, rate, causal), None
+        return self.out(y_BHLK.transpose(1, 2).reshape(B, L, D)), scores_BHLL
+
+
+def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
+    """Attention written out (Vaswani et al. 2017, equation 1); the scores are scaled, and not yet masked."""
+    scores_BHLL = q_BHLK @ k_BHLK.transpose(-1, -2) / math.sqrt(q_BHLK.shape[-1])
+    seen = scores_BHLL if mask is None else scores_BHLL.masked_fill(~mask, torch.finfo(scores_BHLL.dtype).min)
+    weights_BHLL = seen.float().softmax(-1).to(seen.dtype)
+    if mask is not None:  # a row that may see nothing gets nothing, as the fused kernel has it
+        weights_BHLL = weights_BHLL.masked_fill(~mask, 0.0)
+    return F.dropout(weights_BHLL, rate, training=rate > 0) @ v_BHLK, scores_BHLL

@@ -1,0 +1,82 @@
+"""What a transformer is, in numbers: one class for GPT, BERT and all their kin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from infra.errors import ConfigError
+
+Share = Literal["none", "attention", "ffn", "all"]
+CHOICES = {"norm": ("pre", "post"), "activation": ("gelu", "gelu_tanh", "relu"), "share": ("none", "attention", "ffn", "all")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Checked when it is made: what cannot be built is a ConfigError that says what to change."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    positions: int  # the longest sequence; the table has `position_offset` rows more
+    causal: bool
+    norm: Literal["pre", "post"]  # the layer norm before each sublayer (GPT-2) or after it (GPT-1, BERT)
+    embedding_norm: bool  # BERT and its kin; GPT-1 is "post" without it
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    ffn: int = 0  # 0: four times the width
+    embedding_width: int = 0  # 0: the width; another value factorises the embedding (ALBERT, section 3.1)
+    segments: int = 0  # 0: no segment embedding, segment ids of a batch are ignored
+    share: Share = "none"  # what all layers have in common, with its layer norm (ALBERT, table 4)
+    dropout: float = 0.1  # after the embedding and after each sublayer
+    attention_dropout: float | None = None  # on the attention probabilities; None: as `dropout`
+    eps: float = 1e-12
+    init_std: float = 0.02
+    truncated_init: bool = False  # cut at two deviations (BERT's released code)
+    residual_init: bool = False  # projections into the residual stream start at init_std / sqrt(2 layers) (GPT-2, section 2.3)
+    position_offset: int = 0  # RoBERTa counts real tokens from 2 on, row 1 is padding's
+    band: int = 0  # 0: dense; else every second layer sees only the latest `band` positions (GPT-3, section 2.1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ffn", self.ffn or 4 * self.width)
+        object.__setattr__(self, "embedding_width", self.embedding_width or self.width)
+        self._check_choices()
+        self._check_sizes()
+        self._check_rates()
+
+    def _check_choices(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+
+    def _check_sizes(self) -> None:
+        for name in ("vocab", "width", "layers", "heads", "positions", "ffn", "embedding_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("segments", "position_offset", "band"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (none) or more")
+        if self.width % self.heads:
+            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            best = min(near, key=lambda h: abs(h - self.heads))
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}; {best} heads would do")
+        if self.band and not self.causal:
+            raise ConfigError(f"band {self.band} is for models that read left to right; set causal, or band to 0")
+
+    def _check_rates(self) -> None:
+        for name in ("dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise ConfigError(f"{name} is {rate}; it must be at least 0 and below 1")
+        for name in ("eps", "init_std"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def attention_rate(self) -> float:
+        """The dropout on attention probabilities."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads

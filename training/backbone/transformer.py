@@ -1,0 +1,160 @@
+"""The one transformer.
+
+Letters: B batch, L length, D width, E embedding width, H heads, K width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infra.errors import ConfigError
+from training.backbone.attention import Attention, Sight
+from training.backbone.config import BackboneConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass
+class Hidden:
+    """What heads may look at. `layers` and `scores` are empty unless asked for: distillation is the only asker."""
+
+    last_BLD: Tensor
+    layers: tuple[Tensor, ...] = ()  # the embedding's output, then each block's: layers + 1 tensors
+    scores: tuple[Tensor, ...] = ()  # per layer: attention scores, scaled, before mask and softmax, [B, H, L, L]
+    keep_BL: Tensor | None = None
+
+
+class Embedding(nn.Module):
+    def __init__(self, c: BackboneConfig) -> None:
+        super().__init__()
+        self.offset, self.longest = c.position_offset, c.positions
+        self.token = nn.Embedding(c.vocab, c.embedding_width)
+        self.position = nn.Embedding(c.positions + c.position_offset, c.embedding_width)
+        self.segment = nn.Embedding(c.segments, c.embedding_width) if c.segments else None
+        self.norm = nn.LayerNorm(c.embedding_width, c.eps) if c.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(c.dropout)
+        self.up = nn.Linear(c.embedding_width, c.width) if c.embedding_width != c.width else nn.Identity()
+
+    def places(self, tokens_BL: Tensor, keep_BL: Tensor | None) -> Tensor:
+        """Rows of the position table; with an offset only real tokens count, and padding has the row before them."""
+        length = tokens_BL.shape[1]
+        if length > self.longest:
+            raise ConfigError(f"a sequence of {length} tokens is longer than the model's {self.longest} positions; cut it or raise `positions`")
+        if self.offset == 0 or keep_BL is None:
+            return torch.arange(self.offset, self.offset + length, device=tokens_BL.device)[None]
+        keep = keep_BL.long()
+        return keep.cumsum(1) * keep + self.offset - 1
+
+    def forward(self, tokens_BL: Tensor, segments_BL: Tensor | None, keep_BL: Tensor | None) -> Tensor:
+        x_BLE = self.token(tokens_BL) + self.position(self.places(tokens_BL, keep_BL))
+        if self.segment is not None:
+            no_segment = segments_BL is None or self.segment.num_embeddings == 1  # RoBERTa's one row serves both segments
+            x_BLE = x_BLE + self.segment(torch.zeros_like(tokens_BL) if no_segment else segments_BL)
+        return self.up(self.dropout(self.norm(x_BLE)))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, c: BackboneConfig) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(c.width, c.ffn), nn.Linear(c.ffn, c.width)
+        self.activation = ACTIVATIONS[c.activation]
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x_BLD)))
+
+
+class Block(nn.Module):
+    """Two sublayers, each wrapped in a residual; the norm stands before (GPT-2) or after (GPT-1, BERT).
+
+    What layers share is taken from the first block, a sublayer together with its norm (ALBERT, table 4).
+    """
+
+    def __init__(self, c: BackboneConfig, first: Block | None = None) -> None:
+        super().__init__()
+        attention_of = first if c.share in ("attention", "all") else None
+        ffn_of = first if c.share in ("ffn", "all") else None
+        self.pre, self.dropout = c.norm == "pre", nn.Dropout(c.dropout)
+        self.attention = attention_of.attention if attention_of else Attention(c)
+        self.attention_norm = attention_of.attention_norm if attention_of else nn.LayerNorm(c.width, c.eps)
+        self.ffn = ffn_of.ffn if ffn_of else FeedForward(c)
+        self.ffn_norm = ffn_of.ffn_norm if ffn_of else nn.LayerNorm(c.width, c.eps)
+
+    def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
+        seen_BLD = self.attention_norm(x_BLD) if self.pre else x_BLD
+        mixed_BLD, scores = self.attention(seen_BLD, sight, layer, written_out)
+        x_BLD = x_BLD + self.dropout(mixed_BLD)
+        if self.pre:
+            return x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD))), scores
+        x_BLD = self.attention_norm(x_BLD)
+        return self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD))), scores
+
+
+class Backbone(nn.Module):
+    def __init__(self, c: BackboneConfig) -> None:
+        super().__init__()
+        self.config, self.embedding = c, Embedding(c)
+        self.blocks = nn.ModuleList()
+        for _ in range(c.layers):
+            self.blocks.append(Block(c, self.blocks[0] if len(self.blocks) else None))
+        self.norm = nn.LayerNorm(c.width, c.eps) if c.norm == "pre" else nn.Identity()
+        initialise(self, c)
+        self._shrink_residuals()
+
+    def _shrink_residuals(self) -> None:
+        if not self.config.residual_init:
+            return
+        std = self.config.init_std / math.sqrt(2 * self.config.layers)
+        for projection in {id(m): m for b in self.blocks for m in (b.attention.out, b.ffn.down)}.values():
+            draw(projection.weight, std, self.config.truncated_init)
+
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        segments_BL: Tensor | None = None,
+        keep_BL: Tensor | None = None,
+        *,
+        every_layer: bool = False,
+        attention_scores: bool = False,
+    ) -> Hidden:
+        x_BLD = self.embedding(tokens_BL, segments_BL, keep_BL)
+        sight = Sight(self.config, tokens_BL, keep_BL)
+        seen, scores = [x_BLD], []
+        for layer, block in enumerate(self.blocks):
+            x_BLD, scores_BHLL = block(x_BLD, sight, layer, attention_scores)
+            seen.append(x_BLD) if every_layer else None
+            scores.append(scores_BHLL) if attention_scores else None
+        return Hidden(self.norm(x_BLD), tuple(seen) if every_layer else (), tuple(scores), keep_BL)
+
+
+def initialise(module: nn.Module, c: BackboneConfig) -> None:
+    """Weights of every linear map and embedding below `module` from N(0, init_std), biases 0, norms 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            draw(part.weight, c.init_std, c.truncated_init)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def draw(weight: Tensor, std: float, truncated: bool) -> None:
+    if weight.is_meta:  # shapes only: somebody is counting
+        return
+    if truncated:
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+    else:
+        nn.init.normal_(weight, std=std)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Exact, tied tensors once."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,1 @@
+"""Each system as its paper has it: one short file a family."""

@@ -1,0 +1,1 @@
+"""What a model is trained for: heads, and the towers they stand on."""

@@ -1,0 +1,40 @@
+"""Next token and masked token: one kind of head that scores the vocabulary with the embedding matrix itself."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from training.backbone.transformer import ACTIVATIONS, Backbone, Hidden, initialise
+from training.objectives.tower import Head
+
+
+class Transform(nn.Module):
+    """BERT's step before the vocabulary: dense, activation, norm, at the embedding's width (ALBERT, ELECTRA)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        c = backbone.config
+        self.dense, self.norm = nn.Linear(c.width, c.embedding_width), nn.LayerNorm(c.embedding_width, c.eps)
+        self.activation = ACTIVATIONS[c.activation]
+        initialise(self, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(x)))
+
+
+class LanguageHead(Head):
+    """Models that read both ways have the transform and a bias of their own; those that read one way have neither."""
+
+    def __init__(self, name: str, backbone: Backbone, weight: float = 1.0) -> None:
+        super().__init__()
+        c = backbone.config
+        self.name, self.weight = name, weight
+        self.transform = nn.Identity() if c.causal else Transform(backbone)
+        self.scores = nn.Linear(c.embedding_width, c.vocab, bias=not c.causal, device="meta")
+        self.scores.weight = backbone.embedding.token.weight  # tied: one parameter under two names
+        if self.scores.bias is not None:
+            self.scores.bias = nn.Parameter(backbone.embedding.token.weight.new_zeros(c.vocab))
+
+    def logits(self, hidden: Hidden, at_BL: Tensor | None = None) -> Tensor:
+        states = hidden.last_BLD if at_BL is None else hidden.last_BLD[at_BL]
+        return self.scores(self.transform(states))
