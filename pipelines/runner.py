@@ -1,0 +1,193 @@
+"""One run from a recipe to a report: where it writes, what carries its stages, and how it ends.
+
+Prefect is not known here: `make_carry` decides whether a stage is called plainly or as somebody's task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.artifact import Artifact, fingerprint
+from infra.compute import Compute, LocalCompute
+from infra.errors import ConfigError, Preempted
+from infra.log import attach
+from infra.stage import Inputs, Stage
+from infra.stage import run as run_stage
+from infra.store import Store
+from pipelines import chain
+from pipelines.recipe import Loaded, load
+from pipelines.rundir import RunDir
+
+# how one stage that is not done yet is carried out, and what is told when it is done already
+Carry = Callable[[Stage[Any], Any, Inputs, str, str, Artifact | None], Artifact]
+MakeCarry = Callable[[Store, Compute], Carry]
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. No Exception, so that no stage takes it for the failure of one page."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for."""
+
+    recipe: str
+    workspace: Path = Path("workspace")
+    settings: tuple[str, ...] = ()
+    until: str = ""
+    ray: str = ""
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked recipe and the run directory made for it."""
+
+    order: Order
+    loaded: Loaded
+    run: RunDir
+    store: Store
+
+
+@dataclass
+class Outcome:
+    """What a finished run has to show."""
+
+    run: RunDir
+    store: Store
+    artifacts: dict[str, Artifact]
+    seconds: float
+    report: Path | None = None
+    ui: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def check(order: Order) -> Loaded:
+    """The recipe, with everything wrong in it told at once; nothing is written."""
+    loaded = load(order.recipe, order.settings)
+    chain.check_until(order.until)
+    chain.rehearse(loaded.recipe)
+    return loaded
+
+
+def prepare(order: Order) -> Prepared:
+    """Raises ConfigError before anything is written when the recipe is wrong."""
+    loaded = check(order)
+    workspace = order.workspace.absolute()
+    digest = fingerprint(loaded.recipe.model_dump(mode="json"))
+    run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
+    return Prepared(order, loaded, run, Store(workspace / "artifacts"))
+
+
+def plainly(store: Store, compute: Compute) -> Carry:
+    """Stages as function calls in this process."""
+
+    def carry(stage: Stage[Any], config: Any, inputs: Inputs, label: str, key: str, found: Artifact | None) -> Artifact:
+        return found or run_stage(stage, config, inputs, store, compute)
+
+    return carry
+
+
+def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
+    """Do the whole chain and write the report. However it ends, status.json says so."""
+    run, begun = prepared.run, time.monotonic()
+    with ExitStack() as stack:
+        stack.callback(attach(run.listen))
+        compute = stack.enter_context(_compute(prepared))
+        do = recorded(run, prepared.store, make_carry(prepared.store, compute))
+        try:
+            artifacts = chain.run(do, prepared.loaded.recipe, prepared.order.until, compute)
+            outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
+            run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
+        except BaseException as error:
+            run.stands(_ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
+            with suppress(Exception):  # the page of a broken run is a courtesy: it must not hide the error
+                _report(prepared)
+            raise
+        outcome.report = _report(prepared)
+        return outcome
+
+
+def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
+    """`do` that writes what happens into the run directory, whatever carries the stage."""
+
+    def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
+        key, label = stage.key(config, inputs), label or stage.name
+        found = store.find(stage.name, key)
+        row = run.begin(label, stage.name, key, store.path(stage.name, key), inputs, cached=found is not None)
+        begun = time.monotonic()
+        try:
+            artifact = carry(stage, config, inputs, label, key, found)
+        except BaseException:
+            run.end(row, "failed", time.monotonic() - begun, {})
+            raise
+        run.end(row, "done" if found is None else "cached", time.monotonic() - begun, artifact.counts)
+        return artifact
+
+    return do
+
+
+def end_children(keep: set[int], seconds: float = 5.0) -> None:
+    """End every process this one started, but not those that are to outlive a run."""
+    import psutil
+
+    spared = set(keep)
+    for pid in keep:
+        with suppress(psutil.Error):
+            spared |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    children = [child for child in psutil.Process().children(recursive=True) if child.pid not in spared]
+    for child in children:
+        with suppress(psutil.Error):
+            child.terminate()
+    for child in psutil.wait_procs(children, seconds)[1]:
+        with suppress(psutil.Error):
+            child.kill()
+
+
+def _compute(prepared: Prepared) -> Any:
+    resources, order = prepared.loaded.recipe.resources, prepared.order
+    addresses = dict(resources.connect_to)
+    if order.plain:
+        return _Closing(LocalCompute(ranks=resources.ranks, addresses=addresses))
+    from infra.ray_compute import RayCompute
+
+    return RayCompute(address=order.ray or None, cpus=resources.cpus or None, ranks=resources.ranks, addresses=addresses)
+
+
+class _Closing:
+    """LocalCompute has nothing to close; this lets both kinds stand in one `with`."""
+
+    def __init__(self, compute: LocalCompute) -> None:
+        self.compute = compute
+
+    def __enter__(self) -> LocalCompute:
+        return self.compute
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "preempted" if isinstance(error, Preempted | Terminated) else "failed"
+
+
+def _report(prepared: Prepared) -> Path:
+    from pipelines.report import build
+
+    return build(prepared.run.path, prepared.store)
+
+
+def exit_code(error: BaseException) -> int:
+    """0 ok, 2 usage or recipe, 3 a stage failed, 4 preempted and resumable, 130 interrupted."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, Terminated):
+        return 4
+    return 2 if isinstance(error, ConfigError) else int(getattr(error, "exit_code", 3))
