@@ -109,6 +109,8 @@ class RayCompute:
             return self._ray
         for key, value in {**KEEPALIVE, **QUIET}.items():
             os.environ.setdefault(key, value)
+        if self.address is not None and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.60 sends a token to another's cluster only when told to
         import ray
 
         if self.address is None:
