@@ -67,5 +67,3 @@ class LocalCompute:
     def gang(self, name: str, fn: Callable[[], R], ranks: int | None = None) -> list[R]:
         world = ranks or self.ranks
         return run_gang(name, fn, world, threads=max(1, cores() // world), restarts=self.restarts)
-
-

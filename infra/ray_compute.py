@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -117,9 +118,11 @@ class RayCompute:
             self._start(ray)
         else:
             try:
-                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token") from error
+                raise ConfigError(
+                    f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token"
+                ) from error
         self._ray = ray
         self._mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
         return ray
@@ -141,7 +144,7 @@ class RayCompute:
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _temp_dir=str(self._folder),
         )
 
@@ -161,7 +164,9 @@ class RayCompute:
             partial(_train_rank, fn, self._mailbox),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=world, use_gpu=gpus, resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(name=name.replace(" ", "-"), storage_path=storage, failure_config=FailureConfig(max_failures=self.restarts)),
+            run_config=RunConfig(
+                name=name.replace(" ", "-"), storage_path=storage, failure_config=FailureConfig(max_failures=self.restarts)
+            ),
         )
         try:
             trainer.fit()

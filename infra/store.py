@@ -102,7 +102,13 @@ class Store:
         yield work
         (scratch / MANIFEST).unlink(missing_ok=True)  # left by a try that was killed between writing it and the rename
         _drop_unfinished(scratch)
-        manifest = {**record, "counts": work.counts, "shards": _listing(scratch), "software": _software(), "created": datetime.now(UTC).isoformat()}
+        manifest = {
+            **record,
+            "counts": work.counts,
+            "shards": _listing(scratch),
+            "software": _software(),
+            "created": datetime.now(UTC).isoformat(),
+        }
         write_whole(scratch / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
         _sync(scratch)
         try:

@@ -65,7 +65,9 @@ def test_a_missing_source_file_is_told_with_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_fingerprints_do_not_depend_on_pythons_hash_seed(seed: str) -> None:
     code = "from infra.artifact import fingerprint; print(fingerprint({'b': [1.5, 'ü'], 'a': None}))"
-    out = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."}, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."}, capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == fingerprint({"a": None, "b": [1.5, "ü"]})
 
 

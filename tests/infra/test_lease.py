@@ -39,7 +39,9 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(tmp_path: Path) -> None:
     path = tmp_path / "x.lease"
-    path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0, "id": "old"}))  # the pid lives on as another process
+    path.write_text(
+        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0, "id": "old"})
+    )  # the pid lives on as another process
     begun = time.monotonic()
     with lease.held(path):
         assert time.monotonic() - begun < 2

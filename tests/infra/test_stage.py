@@ -171,7 +171,9 @@ def test_killed_at_any_shard_the_next_try_continues_at_once_and_ends_with_the_sa
     listings = []
     for kills in ([], [1, 3, 5]):
         root = tmp_path / f"store{len(kills)}"
-        codes = [subprocess.run([sys.executable, script, root, str(n)], env={**os.environ, "PYTHONPATH": "."}).returncode for n in [*kills, -1]]
+        codes = [
+            subprocess.run([sys.executable, script, root, str(n)], env={**os.environ, "PYTHONPATH": "."}).returncode for n in [*kills, -1]
+        ]
         assert codes == [-signal.SIGKILL] * len(kills) + [0]
         (artifact,) = Store(root).all()
         listings.append([artifact.fingerprint, artifact.files])

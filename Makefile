@@ -1,0 +1,50 @@
+# textmill: two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKSPACE ?= workspace
+TORCH ?= torch>=2.8,<2.14
+
+.PHONY: demo test test-fast slow check bench bench-gpu clean help
+
+help:
+	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
+	@echo "make test   every test, learning proofs last"
+	@echo "make check  linter, formatter, types"
+	@echo "make bench  our speed against other tools, as ratios"
+
+# On a machine without a GPU `make TORCH=torch==2.13.0 ...` picks a version for which a CPU wheel is at hand.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/textmill run demo --workspace $(WORKSPACE)
+
+test: test-fast slow
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv-bench/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet "datatrove[processing]>=0.10,<0.11"
+	touch $@
+
+bench: $(STAMP) .venv-bench/.installed
+	$(BIN)/python tests/benchmarks/bench_data.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_training.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
