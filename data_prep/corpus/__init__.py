@@ -1,0 +1,1 @@
+"""Links become clean documents."""

@@ -1,0 +1,131 @@
+"""One spelling for each URL.
+
+Two spellings become one only where RFC 3986 (section 6.2.2, 6.2.3) says that they are the same resource, and where a
+parameter is known to do nothing but track. Order of parameters, doubled and trailing slashes, http and https all
+stay as they are: a server may answer them differently, and libraries that merge them were found to lose pages.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import quote, urljoin, urlsplit
+
+import idna
+
+PORTS = {"http": 80, "https": 443}
+LONGEST = 4_096  # characters; longer ones are traps for crawlers far more often than pages
+UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")  # RFC 3986, section 2.3
+PATH_SAFE = "/%!$&'()*+,;=:@~-._"
+QUERY_SAFE = PATH_SAFE + "?[]|"
+ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
+SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
+HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
+TRACKING = re.compile(r"(utm_\w+|[gdf]clid|gclsrc|fbclid|msclkid|yclid|twclid|mc_[ce]id|igshid|_hsenc|_hsmi|mkt_tok)(=|$)", re.IGNORECASE)
+MEDIA = re.compile(
+    r"\.("
+    r"jpg|jpeg|png|gif|webp|bmp|svg|ico|tif|tiff|avif|psd|eps"
+    r"|mp3|wav|ogg|oga|flac|m4a|aac"
+    r"|mp4|m4v|webm|avi|mov|wmv|mkv|flv|swf|gifv|ogv"
+    r"|pdf|ps|doc|docx|xls|xlsx|ppt|pptx|odt|ods|odp|epub|mobi|djvu"
+    r"|zip|gz|tgz|bz2|xz|zst|7z|rar|tar|jar|war|exe|msi|dmg|iso|apk|deb|rpm|bin|img"
+    r"|css|js|mjs|woff|woff2|ttf|eot|otf"
+    r")$",
+    re.IGNORECASE,
+)
+
+
+def canonical(url: str, *, keep_tracking: bool = False) -> str | None:
+    """The one spelling of an http(s) URL, or None when it is none. canonical(canonical(u)) == canonical(u)."""
+    try:
+        parts = urlsplit(url.strip())
+        host, port = _host(parts.hostname or ""), parts.port
+        path, query = _escaped(parts.path, PATH_SAFE), _escaped(parts.query, QUERY_SAFE)
+    except ValueError:  # urlsplit's, idna's and quote's way to say: no URL
+        return None
+    if parts.scheme not in PORTS or not host or parts.username is not None:
+        return None
+    if not keep_tracking:
+        query = "&".join(part for part in query.split("&") if not TRACKING.match(part))
+    where = host if port in (None, PORTS[parts.scheme]) else f"{host}:{port}"
+    whole = f"{parts.scheme}://{where}{_without_dots(path) or '/'}" + (f"?{query}" if query else "")
+    return whole if len(whole) <= LONGEST else None
+
+
+def joined(base: str, reference: str, *, keep_tracking: bool = False) -> str | None:
+    """Where a link on the page base leads, canonical; None when nowhere on the web."""
+    try:
+        return canonical(urljoin(base, reference.strip()), keep_tracking=keep_tracking)
+    except ValueError:
+        return None
+
+
+def scheme(text: str) -> str:
+    """The scheme that text begins with, in small letters; "" when there is none."""
+    found = SCHEME.match(text)
+    return found[1].lower() if found else ""
+
+
+def authority(url: str) -> str:
+    """The host of a canonical URL, with its port when that is unusual."""
+    return url.split("/", 3)[2]
+
+
+def split_authority(url: str) -> tuple[str, int]:
+    """Host name (without the brackets of IPv6) and port of a canonical URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or PORTS[parts.scheme]
+
+
+def is_media(url: str) -> bool:
+    """True for a file type that holds no text worth extracting."""
+    return MEDIA.search(urlsplit(url).path) is not None
+
+
+def _host(name: str) -> str:
+    if ":" in name:
+        return f"[{ipaddress.IPv6Address(name).compressed}]"
+    name = name.removesuffix(".")
+    if not name.isascii():
+        name = _ascii(name)
+    name = name.lower()
+    if not HOST.fullmatch(name):
+        raise ValueError(f"no host name: {name!r}")
+    last = name.rpartition(".")[2]
+    if last.isdigit() or last.startswith("0x"):  # 127.1, 0x7f.1 and 2130706433 are spellings of an address: only the plain one may pass
+        return str(ipaddress.IPv4Address(name))
+    return name
+
+
+def _ascii(name: str) -> str:
+    try:
+        return idna.encode(name, uts46=True).decode()
+    except idna.IDNAError:  # emoji and underscores live in the wild though IDNA 2008 has no place for them
+        return name.encode("idna").decode()
+
+
+def _escaped(text: str, safe: str) -> str:
+    """Percent-escapes in one form: what need not be escaped is not, what must be is, hexadecimal digits are capital."""
+    return ESCAPE.sub(_one_escape, quote(text, safe=safe))
+
+
+def _one_escape(found: re.Match[str]) -> str:
+    if found[1] is None:
+        return "%25"  # a bare percent sign; left alone it could become an escape when the next one is decoded
+    character = chr(int(found[1], 16))
+    return character if character in UNRESERVED else f"%{found[1].upper()}"
+
+
+def _without_dots(path: str) -> str:
+    """RFC 3986, section 5.2.4."""
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept)
