@@ -83,6 +83,7 @@ def token_type(vocab: int) -> pa.DataType:
 
 
 def sentences(vocab: int) -> pa.Schema:
+    """One row a sentence; document is a row of the same shard's encoded documents."""
     return pa.schema([("document", pa.uint32()), ("tokens", pa.list_(token_type(vocab)))])
 
 

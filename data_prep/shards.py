@@ -29,6 +29,7 @@ class Made:
 
 
 def name(number: int) -> str:
+    """The file name of the shard with this number."""
     return f"{number:05d}.arrow"
 
 
@@ -74,9 +75,8 @@ def balance(stage: str, counted: Counts, read: str = "read", kept: str = "kept")
     """The counts, if what came in is what was kept, removed by a rule, or set aside. Raises ArtifactError if not."""
     gone = sum(value for key, value in counted.items() if key.startswith(("removed.", "set_aside.")))
     if counted.get(read, 0) != counted.get(kept, 0) + gone:
-        raise ArtifactError(
-            f"{stage}: the ledger does not add up: {read} {counted.get(read, 0)}, {kept} {counted.get(kept, 0)}, removed or set aside {gone}"
-        )
+        sums = f"{read} {counted.get(read, 0)}, {kept} {counted.get(kept, 0)}, removed or set aside {gone}"
+        raise ArtifactError(f"{stage}: the ledger does not add up: {sums}")
     return counted
 
 

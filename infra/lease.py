@@ -84,9 +84,7 @@ def _wait(path: Path, me: dict[str, Any]) -> None:
             continue
         if holder != seen:
             seen, since = holder, time.monotonic()
-        if _gone(holder) if holder else time.monotonic() - since > DEAD_S:
-            _evict(path, holder)
-        elif time.monotonic() - since > DEAD_S:
+        if (holder and _gone(holder)) or time.monotonic() - since > DEAD_S:
             _evict(path, holder)
         elif not told:
             event("note", message=f"waiting for process {holder.get('pid')} on {holder.get('host')}, which is making {path.stem}")
