@@ -1,0 +1,129 @@
+"""What a tokenizer is to the rest of the house: text to ids and back, never a control id from text.
+
+Every kind is saved as a folder that transformers.AutoTokenizer loads, with a meta.json of our own beside its files.
+Text is always encoded without the added-token table, so a page that says `[SEP]` yields brackets and letters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from string import punctuation
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+import xxhash
+from numpy.typing import NDArray
+
+from infra.errors import ArtifactError
+
+META = "meta.json"
+JSON = "tokenizer.json"
+ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What other rooms need to know without loading the tokenizer itself. specials: role ("mask") -> id."""
+
+    kind: str
+    vocab: int
+    specials: dict[str, int]
+    fingerprint: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def separator(self) -> int:
+        """What stands after a document when documents are joined."""
+        return self.specials["eos"] if "eos" in self.specials else self.specials["sep"]
+
+
+class Tokenizer(Protocol):
+    """pieces[id] is the text of an id as its vocabulary writes it; word_start[id] says whether a word begins there."""
+
+    kind: str
+    vocab: int
+    specials: dict[str, int]
+    fingerprint: str
+
+    @property
+    def word_start(self) -> NDArray[np.bool_]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids without specials."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class HubTokenizer:
+    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE and WordPiece."""
+
+    def __init__(self, folder: Path, meta: Meta) -> None:
+        self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
+        record = json.loads((folder / JSON).read_text(encoding="utf-8"))
+        self._engine = tokenizers.Tokenizer.from_str(json.dumps({**record, "added_tokens": [], "post_processor": None}))
+        self.pieces = ordered(self._engine.get_vocab(with_added_tokens=False))
+
+    @property
+    def word_start(self) -> NDArray[np.bool_]:
+        """WordPiece marks what continues a word; byte-level BPE writes a leading space as Ġ, a new line as Ċ."""
+        if self.kind == "wordpiece":
+            starts = [not piece.startswith("##") for piece in self.pieces]
+        else:
+            starts = [piece[0] in "ĠĊĉč" or piece[0] in punctuation for piece in self.pieces]
+        return with_specials(starts, self.specials)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._engine.decode(list(ids), skip_special_tokens=False))
+
+
+def ordered(vocabulary: Mapping[str, int]) -> list[str]:
+    """Pieces by id. Raises ArtifactError unless the ids are 0..n-1."""
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
+        raise ArtifactError("the tokenizer's ids are not 0..n-1, each once")
+    return pieces
+
+
+def with_specials(starts: list[bool], specials: Mapping[str, int]) -> NDArray[np.bool_]:
+    array = np.array(starts, dtype=bool)
+    array[list(specials.values())] = True
+    return array
+
+
+def identity(kind: str, pieces: Sequence[str], normaliser: Any, specials: Mapping[str, int]) -> str:
+    """The fingerprint of a tokenizer: every piece with its id, what is done to text before, the specials."""
+    state = xxhash.xxh3_128()
+    for part in (kind, json.dumps(normaliser, sort_keys=True), json.dumps(dict(specials), sort_keys=True), *pieces):
+        data = part.encode("utf-8", "surrogatepass")
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()
+
+
+def save_meta(folder: Path, meta: Meta) -> None:
+    (folder / META).write_text(json.dumps(asdict(meta), indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read_meta(path: Path) -> Meta:
+    """path: a meta.json, or a folder that holds one. Raises ArtifactError when it does not."""
+    path = path / META if path.is_dir() else path
+    try:
+        return Meta(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: not a tokenizer's {META} ({error}); run the tokenizer stage again") from error
+
+
+def save_hub(folder: Path, engine: tokenizers.Tokenizer, names: Mapping[str, str], extra: Mapping[str, Any]) -> None:
+    """The files transformers reads. names: role -> text of the special token."""
+    (folder / JSON).write_text(engine.to_str(pretty=False), encoding="utf-8")
+    roles = {f"{role}_token": text for role, text in sorted(names.items())}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "model_max_length": 1_000_000, **roles, **extra}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=1, sort_keys=True), encoding="utf-8")

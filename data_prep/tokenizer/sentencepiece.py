@@ -1,0 +1,144 @@
+"""SentencePiece BPE and Unigram (Kudo and Richardson 2018), numbered as ALBERT numbers them: text as a stream, spaces as ▁.
+
+The library's only door. Beside its own .model the folder holds a tokenizer.json made from it, which transformers loads.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+from numpy.typing import NDArray
+from sentencepiece import sentencepiece_model_pb2 as protobuf
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from data_prep.tokenizer.base import Meta, identity, save_hub, save_meta, with_specials
+from infra.errors import ArtifactError, ConfigError
+
+MODEL = "spiece.model"
+NAMES = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # ids 0-4
+THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
+LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
+SPACE = "▁"
+
+
+def train(texts: Sequence[str], folder: Path, vocab: int, model: str, lowercase: bool = False, coverage: float = 0.9995) -> Meta:
+    """model: "bpe" or "unigram". coverage: the share of letters that get an id of their own (the rest is unknown)."""
+    written = io.BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(_lines(texts)),
+            model_writer=written,
+            vocab_size=vocab,
+            model_type=model,
+            character_coverage=coverage,
+            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+            control_symbols=[NAMES["cls"], NAMES["sep"], NAMES["mask"]],
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            pad_piece=NAMES["pad"],
+            unk_piece=NAMES["unk"],
+            unk_surface="<unk>",
+            hard_vocab_limit=False,
+            shuffle_input_sentence=False,
+            input_sentence_size=0,
+            max_sentence_length=LONGEST_LINE,
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"tokenizer.vocab {vocab}: sentencepiece cannot make a {model} of this size from {len(texts)} documents ({error})"
+        ) from error
+    return _save(written.getvalue(), folder, model, lowercase)
+
+
+def _lines(texts: Sequence[str]) -> list[str]:
+    """The trainer counts words within lines, takes NUL for its own, and drops lines above a length."""
+    lines = (line for text in texts for line in text.replace("\0", " ").splitlines())
+    step = LONGEST_LINE // 4  # a letter has at most four bytes
+    return [line[at : at + step] for line in lines for at in range(0, len(line), step)]
+
+
+def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
+    proto = protobuf.ModelProto.FromString(serialized)
+    pieces = [p.piece for p in proto.pieces]
+    specials = {role: pieces.index(name) for role, name in NAMES.items()}
+    rule = {"name": proto.normalizer_spec.name, "charsmap": proto.normalizer_spec.precompiled_charsmap.hex()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(serialized)
+    save_hub(folder, convert(proto, model), NAMES, {"do_lower_case": lowercase})
+    kind = f"sentencepiece_{model}"
+    scores = [f"{p.piece} {p.score!r}" for p in proto.pieces]  # for Unigram the scores choose the pieces
+    meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials))
+    save_meta(folder, meta)
+    return meta
+
+
+def convert(proto: Any, model: str) -> Tokenizer:
+    """The same model for the `tokenizers` library."""
+    scored = [(p.piece, p.score) for p in proto.pieces]
+    ids = {piece: number for number, (piece, _) in enumerate(scored)}
+    if model == "unigram":
+        engine = Tokenizer(models.Unigram(scored, unk_id=ids[NAMES["unk"]], byte_fallback=False))
+    else:
+        engine = Tokenizer(models.BPE(ids, merges(scored), unk_token=NAMES["unk"], fuse_unk=True))
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    engine.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
+    engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
+    engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in NAMES.values()])
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(NAMES["cls"], ids[NAMES["cls"]]), (NAMES["sep"], ids[NAMES["sep"]])],
+    )
+    return engine
+
+
+def merges(scored: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others, the best-scored piece first, as sentencepiece would join them."""
+    known = {piece: score for piece, score in scored[len(NAMES) :]}
+    rank = {piece: number for number, (piece, _) in enumerate(scored)}
+    found = []
+    for piece, score in known.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in known and right in known:
+                found.append((-score, rank[left], rank[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+class SentencePieceTokenizer:
+    """Control symbols have no surface for the library's encoder, so no text becomes one."""
+
+    def __init__(self, folder: Path, meta: Meta) -> None:
+        self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
+        try:
+            self._engine = spm.SentencePieceProcessor(model_file=str(folder / MODEL))
+        except (OSError, RuntimeError) as error:
+            raise ArtifactError(f"{folder / MODEL}: not a sentencepiece model ({error}); run the tokenizer stage again") from error
+        self.pieces = [self._engine.id_to_piece(number) for number in range(self._engine.get_piece_size())]
+
+    @property
+    def word_start(self) -> NDArray[np.bool_]:
+        return with_specials([piece.startswith(SPACE) for piece in self.pieces], self.specials)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._engine.encode(list(texts), out_type=int)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._engine.decode([int(number) for number in ids]))
+
+
+def load(folder: Path, meta: Meta) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(folder, meta)
+

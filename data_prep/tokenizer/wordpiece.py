@@ -1,0 +1,93 @@
+"""WordPiece as BERT reads it (Devlin et al. 2019, section 3): words cut into the longest known pieces, continuations marked ##."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from data_prep.tokenizer.base import HubTokenizer, Meta, identity, ordered, save_hub, save_meta
+from infra.errors import ConfigError
+
+NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # ids 0-4
+LONGEST_WORD = 100  # letters; a longer word is unknown, as in BERT
+
+
+def train(texts: Sequence[str], folder: Path, vocab: int, lowercase: bool = True, min_frequency: int = 2, alphabet: int = 1000) -> Meta:
+    """alphabet: how many letters at most, the most frequent; words with other letters are unknown.
+
+    The library numbers "##x" in the order of a hash map, which differs from run to run and decides between merges of
+    equal count. So letters and their continuations are counted here and numbered first, in a fixed order.
+    """
+    engine = _blank(lowercase)
+    letters, inner = _letters(engine, texts, alphabet)
+    first = [*NAMES.values(), *(f"##{letter}" for letter in inner)]
+    _check_size(vocab, len(first) + len(letters))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab,
+        min_frequency=min_frequency,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        special_tokens=first,
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts, trainer, length=len(texts))
+    return _save(ordered(engine.get_vocab()), folder, lowercase)
+
+
+def _blank(lowercase: bool) -> Tokenizer:
+    engine = Tokenizer(models.WordPiece(unk_token=NAMES["unk"], max_input_chars_per_word=LONGEST_WORD))
+    engine.normalizer = normalizers.BertNormalizer(lowercase=lowercase)  # strips accents when it lower-cases, as BERT does
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return engine
+
+
+def _letters(engine: Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
+    """The most frequent letters, and which of them occur inside words; both in the order of Unicode."""
+    chunks: Counter[str] = Counter()
+    for text in texts:
+        chunks.update(engine.normalizer.normalize_str(text).split())
+    letters: Counter[str] = Counter()
+    inner: set[str] = set()
+    for chunk, count in chunks.items():
+        for word, _ in engine.pre_tokenizer.pre_tokenize_str(chunk):
+            inner.update(word[1:])
+            for letter in word:
+                letters[letter] += count
+    kept = sorted(letters, key=lambda letter: (-letters[letter], letter))[:limit]
+    return sorted(kept), sorted(inner.intersection(kept))
+
+
+def _check_size(vocab: int, needed: int) -> None:
+    if vocab < needed:
+        raise ConfigError(
+            f"tokenizer.vocab {vocab} is too small: specials, letters and their continuations alone are {needed}; raise vocab or lower tokenizer.alphabet"
+        )
+
+
+def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
+    """A fresh engine around the vocabulary: the trained one would treat every continuation as a special."""
+    engine = _blank(lowercase)
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    engine.model = models.WordPiece(vocab=vocabulary, unk_token=NAMES["unk"], max_input_chars_per_word=LONGEST_WORD)
+    engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in NAMES.values()])
+    specials = {role: vocabulary[name] for role, name in NAMES.items()}
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(NAMES["cls"], specials["cls"]), (NAMES["sep"], specials["sep"])],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    extra = {"do_lower_case": lowercase, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    save_hub(folder, engine, NAMES, extra)
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    meta = Meta("wordpiece", len(pieces), specials, identity("wordpiece", pieces, {"lowercase": lowercase, "bert": True}, specials))
+    save_meta(folder, meta)
+    return meta
+
+
+def load(folder: Path, meta: Meta) -> HubTokenizer:
+    return HubTokenizer(folder, meta)
