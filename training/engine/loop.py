@@ -1,0 +1,254 @@
+"""The one training loop. It knows no family, no objective, no way of distilling: a tower turns a batch into losses.
+
+A step is a pure function of the weights and its number: the batch, masks, dropout and the rate all follow from it. Losses are
+divided by counts over all ranks and micro-batches, so sharing a batch out differently changes rounding and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from infra.errors import ConfigError, PipelineError, Preempted
+from infra.log import event
+from training.engine.checkpoint import Checkpoints, Point
+from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
+from training.engine.optim import OptimConfig, lr_at
+from training.engine.rank import Rank, choose_matmul_mode, here, reseed
+from training.engine.zero import Engine, ZeroConfig, join
+from training.feed.batch import Batch
+from training.feed.loader import Feed
+
+CHECKPOINTS = ".checkpoints"
+PEER_GRACE_S = 3.0
+THEORY = 0.05  # how far the first loss may lie from guessing
+TRACED = 3  # documents named when a step goes wrong
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """micro_batch bounds memory: sequences a rank puts through the tower at once. valid_every 0: only at the end."""
+
+    steps: int
+    micro_batch: int
+    zero: int = 1
+    precision: str = "fp32"
+    optimiser: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 200
+    valid_every: int = 0
+    valid_batches: int = 0  # 0: all of them
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micro_batch", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        ZeroConfig(self.zero, self.precision, 1, self.clip)
+
+    def engine(self, accumulation: int) -> ZeroConfig:
+        return ZeroConfig(self.zero, self.precision, accumulation, self.clip, self.optimiser)
+
+
+@dataclass
+class Trained:
+    """weights: float32, by the tower's own names, on rank 0; None on the others."""
+
+    weights: dict[str, Tensor] | None
+    steps: int
+    tokens: int
+    loss: float
+    parts: dict[str, float]
+    valid: Verdict | None = None
+
+
+def train(  # noqa: PLR0917 - what, how, where: a stage names all of it
+    make_tower: Callable[[], nn.Module],
+    make_feed: Callable[[], Feed],
+    make_valid: Callable[[], Feed] | None,
+    config: LoopConfig,
+    out: Path,
+    stage: str,
+    imported: bool = False,
+) -> Trained:
+    """Train in this rank, from out's newest checkpoint on; all ranks of a gang call it alike.
+
+    imported: the tower comes with learnt weights, so a first loss below guessing is right. Raises Preempted after SIGTERM,
+    with the state saved, and PipelineError when a loss or gradient is not finite, with the state before that step saved.
+    """
+    place = here()
+    join(place)
+    choose_matmul_mode()
+    torch.manual_seed(config.seed)
+    tower, feed = make_tower(), make_feed()
+    valid = make_valid() if make_valid else None
+    if feed.batch_size < place.world:
+        raise ConfigError(f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens")
+    try:
+        with _asked_to_stop() as stop:
+            return _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported).all()
+    except RuntimeError:
+        if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see the death before this echo of it
+            time.sleep(PEER_GRACE_S)
+        raise
+
+
+class _Run:
+    def __init__(
+        self,
+        tower: nn.Module,
+        feed: Feed,
+        valid: Feed | None,
+        *,
+        config: LoopConfig,
+        out: Path,
+        stage: str,
+        place: Rank,
+        stop: threading.Event,
+        imported: bool,
+    ) -> None:
+        self.feed, self.config, self.place, self.stop, self.stage = feed, config, place, stop, stage
+        self.tower, self.imported, self.guessing = tower, imported, guessing(tower)
+        self.micros = micros(feed, place.world, config.micro_batch)
+        self.engine = Engine(tower, config.engine(self.micros), place, config.micro_batch)
+        self.exam = Exam(valid, place, config.micro_batch, self._count, config.valid_batches) if valid and valid.examples else None
+        self.checkpoints = Checkpoints(out / CHECKPOINTS, place)
+        self.point = self.checkpoints.resume(self.engine)
+        self.journal = Journal(out / METRICS, stage, place, config.steps, self.point.step)
+        if self.point.step and place.first:
+            event("note", message=f"{stage}: goes on from step {self.point.step}")
+
+    def all(self) -> Trained:
+        """Every step that is left; then the last verdict and the weights."""
+        loss, parts, verdict = math.nan, dict[str, float](), None
+        ahead = self._slice(self.point.step) if self.point.step < self.config.steps else None
+        counts = self._summed(ahead) if ahead else {}
+        self.engine.module.train()
+        while ahead is not None:
+            step, began = self.point.step, time.perf_counter()
+            tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
+            told = self._forward_backward(ahead, counts, step)
+            ahead = self._slice(step + 1) if step + 1 < self.config.steps else None
+            loss, parts, counts, stopping = self._agree(told, ahead)
+            norm = self._update(step, loss, lr)
+            self.point = Point(step + 1, self.point.tokens + tokens)
+            self.journal.passed(tokens, time.perf_counter() - began)
+            if step == 0:
+                self._compare_with_guessing(loss)
+            verdict = self._tell(step, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
+            self._save(stopping)
+        if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
+            verdict = self.exam.take(self.engine)
+        return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict)
+
+    def _slice(self, step: int) -> Batch:
+        return self.feed.slice(step, self.place.rank, self.place.world)
+
+    def _count(self, batch: Batch) -> dict[str, int]:
+        """Predictions by the name of their loss; a tower that knows no better predicts its labels."""
+        counts = getattr(self.tower, "counts", None)
+        counted: dict[str, int] = counts(batch) if counts else {name: batch.count(name) for name in sorted(batch.labels)}
+        return counted
+
+    def _counts(self, batch: Batch | None) -> dict[str, float]:
+        return {} if batch is None else {**self._count(batch), "tokens": real_tokens(batch)}
+
+    def _summed(self, batch: Batch) -> dict[str, float]:
+        counted = self._counts(batch)
+        return dict(zip(counted, self.place.sum(list(counted.values())), strict=True))
+
+    def _forward_backward(self, batch: Batch, counts: dict[str, float], step: int) -> dict[str, Tensor]:
+        """Gradients of this rank's share, and its losses summed over micro-batches."""
+        # DeepSpeed takes means over ranks and micro-batches: with these denominators they become the exact global mean.
+        shares = self.place.world * self.micros
+        denominators = {name: max(1.0, n) / shares for name, n in counts.items() if name != "tokens"}
+        told: dict[str, Tensor] = {}
+        for index, piece in enumerate(cut(batch, self.micros)):
+            if index:
+                self.engine.pass_on()
+            reseed(self.config.seed, step, self.place.rank, index)
+            losses = self.engine.forward(replace(piece.to(self.place.device), denominators=denominators))
+            self.engine.backward(losses.total)
+            for name, value in {"total": losses.total, **losses.parts}.items():
+                told[name] = told.get(name, 0.0) + value.detach().double()
+        return told
+
+    def _agree(self, told: dict[str, Tensor], ahead: Batch | None) -> tuple[float, dict[str, float], dict[str, float], bool]:
+        """The step's losses, the next step's counts and whether to stop, over all ranks in one sum."""
+        following = self._counts(ahead)
+        shares = self.place.world * self.micros
+        losses = (torch.stack(list(told.values())) / shares).tolist()
+        summed = self.place.sum([float(self.stop.is_set()), *losses, *following.values()])
+        total, *parts = summed[1 : 1 + len(told)]
+        counts = dict(zip(following, summed[1 + len(told) :], strict=True))
+        return total, dict(zip(list(told)[1:], parts, strict=True)), counts, summed[0] > 0
+
+    def _update(self, step: int, loss: float, lr: float) -> float:
+        """Move the weights, unless something is not finite on any rank: then save what was before and end."""
+        try:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss}")
+            return self.engine.step(lr)
+        except FloatingPointError as error:
+            self.checkpoints.save(self.engine, self.point)
+            documents = ", ".join(f"{shard} row {row}" for shard, row in self.feed.trace(step)[:TRACED])
+            raise PipelineError(
+                f"{self.stage}: {error} at step {step}; the state before it is saved. Lower lr or warm up longer; "
+                f"the step's first documents are {documents}"
+            ) from error
+
+    def _compare_with_guessing(self, loss: float) -> None:
+        """A model that has learnt nothing must do as badly as guessing: this catches most mistakes of wiring."""
+        if not self.guessing or (self.imported and loss <= self.guessing):
+            return
+        if abs(loss / self.guessing - 1) > THEORY:
+            said = f"{self.stage}: the first loss is {loss:.4f}, guessing gives {self.guessing:.4f}"
+            if not self.imported:
+                raise PipelineError(f"{said}; the model, its labels or its initialisation are wired wrongly")
+            if self.place.first:
+                event("warning", message=f"{said}: the imported weights do worse than guessing")
+
+    def _tell(self, step: int, **fields: object) -> Verdict | None:
+        last, every = step + 1 == self.config.steps, self.config.valid_every
+        due = self.exam and (last or (every and (step + 1) % every == 0))
+        verdict = self.exam.take(self.engine) if self.exam and due else None
+        if verdict or last or step % self.config.log_every == 0:
+            self.journal.tell(step, verdict, **fields)
+        return verdict
+
+    def _save(self, stopping: bool) -> None:
+        last = self.point.step == self.config.steps
+        if last or stopping or self.point.step % self.config.save_every == 0:
+            self.checkpoints.save(self.engine, self.point)
+        if stopping and not last:
+            raise Preempted(f"{self.stage}: asked to stop; saved after step {self.point.step} of {self.config.steps}")
+
+
+def guessing(tower: nn.Module) -> float:
+    """The loss of a tower that knows nothing: each head's weight times the logarithm of its choices; 0 where nobody can say."""
+    heads = getattr(tower, "heads", [])
+    return sum(head.weight * math.log(max(2, head.scores.out_features)) for head in heads)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """SIGTERM sets the event, where signals can be caught: in a process's main thread (Ray Train's loop runs in another)."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,145 @@
+"""What training tells: metrics.jsonl, events, and how well the held-out examples are predicted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infra.log import event
+from training.engine.rank import Rank
+from training.engine.zero import Engine
+from training.feed.batch import IGNORE, Batch
+from training.feed.loader import Feed
+
+METRICS = "metrics.jsonl"
+Count = Callable[[Batch], dict[str, int]]
+
+
+def blank(batch: Batch) -> Batch:
+    """One sequence of the same length in which nothing is to be predicted: for a rank with nothing to do beside others that have."""
+    return Batch(
+        tokens_BL=batch.tokens_BL.new_zeros((1, *batch.tokens_BL.shape[1:])),
+        segments_BL=None if batch.segments_BL is None else batch.segments_BL.new_zeros((1, *batch.segments_BL.shape[1:])),
+        keep_BL=None if batch.keep_BL is None else batch.keep_BL.new_ones((1, *batch.keep_BL.shape[1:])),
+        labels={name: x.new_full((1, *x.shape[1:]), IGNORE) for name, x in batch.labels.items()},
+    )
+
+
+def micros(feed: Feed, world: int, micro_batch: int) -> int:
+    """Micro-batches a step: the fewest that keep every rank's within micro_batch sequences; the same number on every rank."""
+    return math.ceil(math.ceil(feed.batch_size / world) / micro_batch)
+
+
+def cut(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in `parts` pieces of nearly equal size; a piece without a sequence is blank."""
+    n = len(batch)
+    pieces = [batch.rows(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+    return [piece if len(piece) else blank(batch) for piece in pieces]
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens that are not padding."""
+    return batch.tokens_BL.numel() if batch.keep_BL is None else int(batch.keep_BL.sum())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Means over all held-out predictions, exact for any number of ranks."""
+
+    loss: float
+    parts: dict[str, float]
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+
+class Exam:
+    """The held-out examples, the same ones in the same order each time; dropout is off and no random number is drawn."""
+
+    def __init__(self, feed: Feed, place: Rank, micro_batch: int, count: Count, batches: int = 0) -> None:
+        self.feed, self.place, self.count = feed, place, count
+        self.batches = min(batches or feed.steps_per_epoch, feed.steps_per_epoch)
+        self.micros = micros(feed, place.world, micro_batch)
+        self._totals: dict[str, float] = {}
+
+    @torch.no_grad()
+    def take(self, engine: Engine) -> Verdict:
+        totals = self._totals = self._totals or self._counted()
+        engine.module.eval()
+        told: dict[str, torch.Tensor] = {}
+        for step in range(self.batches):
+            for piece in cut(self._slice(step), self.micros):
+                losses = engine.forward(replace(piece.to(self.place.device), denominators=totals))
+                named = [("total", losses.total), *_named("part", losses.parts), *_named("hits", losses.hits)]
+                for name, value in named:
+                    told[name] = told.get(name, 0.0) + value.detach().double()
+        engine.module.train()
+        summed = dict(zip(told, self.place.sum([float(x) for x in told.values()]), strict=True))
+        parts = {name.removeprefix("part "): x for name, x in summed.items() if name.startswith("part ")}
+        hits = {name.removeprefix("hits "): x for name, x in summed.items() if name.startswith("hits ")}
+        return Verdict(summed["total"], parts, {name: x / totals[name] for name, x in hits.items() if name in totals})
+
+    def _slice(self, step: int) -> Batch:
+        return self.feed.slice(step, self.place.rank, self.place.world)
+
+    def _counted(self) -> dict[str, float]:
+        """Predictions by name over the whole exam: what every piece's sums are divided by, so that they add up to the means."""
+        counted: dict[str, int] = {}
+        for step in range(self.batches):
+            for name, n in self.count(self._slice(step)).items():
+                counted[name] = counted.get(name, 0) + n
+        return {name: max(1.0, n) for name, n in zip(counted, self.place.sum(list(counted.values())), strict=True)}
+
+
+def _named(kind: str, values: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{kind} {name}", value) for name, value in values.items()]
+
+
+class Journal:
+    """metrics.jsonl, one line a told step, and the same as events. Only the first rank's journal writes."""
+
+    def __init__(self, path: Path, stage: str, place: Rank, total: int, step: int) -> None:
+        self.path, self.stage, self.total, self.first = path, stage, total, place.first
+        self._tokens, self._seconds = 0, 0.0
+        if self.first:
+            self._forget(step)
+
+    def passed(self, tokens: int, seconds: float) -> None:
+        """One more step, and how long it took without validation and checkpoints."""
+        self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+
+    def tell(self, step: int, verdict: Verdict | None, **fields: Any) -> None:
+        speed = round(self._tokens / self._seconds, 1) if self._seconds else 0.0
+        self._tokens, self._seconds = 0, 0.0
+        if not self.first:
+            return
+        line = {"step": step, **fields, "tokens_per_s": speed}
+        event("train", stage=self.stage, total=self.total, **line)
+        if verdict is not None:
+            line |= {"valid_loss": verdict.loss, "valid_parts": verdict.parts, "valid_accuracy": verdict.accuracy}
+            event("eval", stage=self.stage, step=step, loss=verdict.loss, parts=verdict.parts, accuracy=verdict.accuracy)
+        event("progress", stage=self.stage, done=step + 1, total=self.total, unit="steps")
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _forget(self, step: int) -> None:
+        """Drop what an earlier try told after the checkpoint this one goes on from, and a line it was killed in."""
+        kept = [line for line in read(self.path) if line["step"] < step]
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(self.path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; none when there is no file."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break  # only the last line can be torn, by a kill while it was written
+    return lines

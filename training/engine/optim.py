@@ -1,0 +1,82 @@
+"""The optimiser in numbers: learning rate by step, which parameters decay, AdamW.
+
+The rate is a pure function of the step and is set before every update. Nothing about it is in a checkpoint, and DeepSpeed's
+own schedules (logarithmic warm-up by default, two updates at rate zero) have no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from infra.errors import ConfigError
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Defaults are GPT-3's (Brown et al. 2020, appendix B) at the scale of GPT-2's smallest model."""
+
+    lr: float = 6e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    schedule: str = "cosine"
+    warmup: float = 0.01  # below 1: share of all steps; from 1 on: steps
+    min_ratio: float = 0.1  # the last rate as a share of the highest
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr {self.lr} is not a positive number")
+        if self.warmup < 0 or not 0 <= self.min_ratio <= 1:
+            raise ConfigError(f"warmup {self.warmup} must be at least 0 and min_ratio {self.min_ratio} between 0 and 1")
+        if not all(0 <= b < 1 for b in self.betas) or self.eps <= 0 or self.weight_decay < 0:
+            said = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}"
+            raise ConfigError(f"{said}: betas lie in [0, 1), eps above 0, weight_decay at least 0")
+
+    def warmup_steps(self, steps: int) -> int:
+        """How many updates come before the highest rate."""
+        return min(steps - 1, round(self.warmup * steps) if self.warmup < 1 else round(self.warmup))
+
+
+def lr_at(config: OptimConfig, step: int, steps: int) -> float:
+    """The rate of update `step` (from 0) of `steps`: a straight rise, the peak at step `warmup`, then the schedule.
+
+    No update has rate zero: the rise starts at lr / (warmup + 1), and the fall reaches min_ratio only at step `steps`.
+    """
+    warmup = config.warmup_steps(steps)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / (steps - warmup))
+    left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * (config.min_ratio + (1.0 - config.min_ratio) * left)
+
+
+def parameter_groups(tower: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay, vectors (biases, layer norms) do not: Devlin et al. 2019's list of exclusions, said by shape.
+
+    A tied matrix is one parameter and is listed once; what is frozen is not listed.
+    """
+    trained = [p for p in tower.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError("every parameter of the model is frozen: there is nothing to train")
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(tower: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """torch's own fused AdamW: exact, and no C++ extension is built on anybody's machine."""
+    groups = parameter_groups(tower, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -1,0 +1,213 @@
+"""DeepSpeed's only door: a tower, shared out over the ranks by ZeRO 0, 1, 2 or 3."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infra.errors import ConfigError, PipelineError
+from training.engine.optim import OptimConfig, adamw
+from training.engine.rank import Rank
+from training.feed.batch import Batch
+
+STAGES = (0, 1, 2, 3)
+PRECISIONS = ("fp32", "bf16")
+TAG = "state"  # the folder DeepSpeed writes its shares of the state to
+UNIVERSAL = "universal"  # the same, taken apart by parameter, for another number of ranks
+
+
+@dataclass(frozen=True)
+class ZeroConfig:
+    """stage 0: plain data parallelism; 1 shares out the optimiser's state, 2 the gradients too, 3 the weights too."""
+
+    stage: int = 1
+    precision: str = "fp32"
+    accumulation: int = 1
+    clip: float = 1.0  # of the global norm; 0 = no clipping
+    optimiser: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ConfigError(f"zero {self.stage} is none of 0, 1, 2, 3")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.accumulation < 1 or self.clip < 0:
+            raise ConfigError(f"accumulation {self.accumulation} must be at least 1, clip {self.clip} at least 0")
+
+
+def _deepspeed() -> Any:
+    """The library, quiet, on the CPU where there is no GPU, and never with a compiler at work behind our back."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Its shared-memory all-reduce is C++ built on first use (minutes, and g++ and ninja on the PATH): gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def join(place: Rank) -> None:
+    """Make this process one of the group. Ray Train has done so already, and then this does nothing."""
+    address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.world), ("LOCAL_RANK", 0)):
+        os.environ.setdefault(name, str(value))
+    if address in ("127.0.0.1", "localhost") and Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo asks the resolver for this host's own name
+    if place.device.type == "cuda":
+        torch.cuda.set_device(place.device)
+    backend = "nccl" if place.device.type == "cuda" else "gloo"
+    if place.world == 1 and not dist.is_initialized():  # alone: no port that another run might hold
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    _deepspeed().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def leave() -> None:
+    """Close this process's group; without it the exit prints warnings."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Engine:
+    """Forward, backward, step; save and load; the whole weights at the end. Every call is made by all ranks alike."""
+
+    def __init__(self, tower: nn.Module, config: ZeroConfig, place: Rank, micro_batch: int = 1) -> None:
+        self.config, self.place = config, place
+        engine, *_ = _deepspeed().initialize(model=tower, optimizer=adamw(tower, config.optimiser), config=_settings(config, micro_batch))
+        self._engine = engine
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self._engine.module
+        return module
+
+    def forward(self, batch: Batch) -> Any:
+        """The tower's Losses of a batch."""
+        with self._cast():
+            return self._engine(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def pass_on(self) -> None:
+        """One micro-batch is through, and it was not the last of its step."""
+        self._engine.step()
+
+    def step(self, lr: float) -> float:
+        """The last micro-batch of a step is through: the weights move. Returns the norm of the gradient before clipping.
+
+        Raises FloatingPointError, weights untouched, when the norm is not finite.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        if self.config.stage == 0:
+            norm = self._clip()
+            self._engine.step()
+            return norm
+        skipped = self._engine.skipped_steps
+        self._engine.step()
+        if self._engine.skipped_steps > skipped:  # DeepSpeed leaves a step out when the gradient is not finite
+            raise FloatingPointError("the gradient is not finite")
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def _clip(self) -> float:
+        """Without ZeRO DeepSpeed would apply a NaN gradient and tell no norm, so both are done here."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the gradient is not finite")
+        if self.config.clip:
+            torch.nn.utils.clip_grads_with_norm_(list(self.module.parameters()), self.config.clip, norm)
+        return float(norm)
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        """Without ZeRO bf16 means autocast over float32 weights: DeepSpeed's own way there counts Adam's steps from two."""
+        if self.config.precision == "bf16" and self.config.stage == 0:
+            return torch.autocast(self.place.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The float32 weights under the tower's own names, on rank 0; None elsewhere. A tied weight is one tensor."""
+        gathered: dict[int, Tensor] = {}
+        named: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if id(parameter) not in gathered:
+                gathered[id(parameter)] = self._whole(parameter)
+            named[name] = gathered[id(parameter)]
+        for name, value in self.module.named_buffers():
+            named[name] = value.detach().cpu().clone()
+        kept = self.module.state_dict().keys()
+        return {name: value for name, value in named.items() if name in kept} if self.place.first else None
+
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        """One parameter in float32 from wherever its parts stand; all ranks take part, rank 0 keeps it."""
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.runtime.zero import GatheredParameters
+
+        if self.config.stage and parameter.requires_grad:
+            whole = safe_get_full_fp32_param(parameter)
+            return whole.detach().float().cpu().clone() if self.place.first else torch.empty(0)
+        with GatheredParameters([parameter]) if self.config.stage == 3 else nullcontext():
+            return parameter.detach().float().cpu().clone() if self.place.first else torch.empty(0)
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes its share of the state into folder; the caller makes the whole atomic."""
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path, world: int) -> None:
+        """Continue from what `world` ranks saved; for another number of ranks the state is taken apart first."""
+        universal = world != self.place.world and self.config.stage > 0
+        if universal:
+            self._take_apart(folder)
+        self._engine._config.load_universal_checkpoint = universal
+        path, _ = self._engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else TAG, load_lr_scheduler_states=False)
+        self._engine._config.load_universal_checkpoint = False  # or the next save would leave out all ranks but the first
+        if path is None:
+            raise PipelineError(f"{folder}: DeepSpeed finds no state there; delete the folder to start from the one before")
+
+    def _take_apart(self, folder: Path) -> None:
+        """ZeRO's shares to a universal checkpoint (Lian et al. 2024), by DeepSpeed's own tool, on rank 0."""
+        if self.place.first and not (folder / UNIVERSAL).exists():
+            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
+            command += ["--num_merge_workers", "1", "--input_folder", str(folder / TAG), "--output_folder", str(folder / UNIVERSAL)]
+            done = subprocess.run(command, capture_output=True, text=True, env=_alone(), check=False)
+            if done.returncode:
+                raise PipelineError(f"{folder}: cannot be converted for {self.place.world} ranks: {done.stderr[-500:]}")
+        self.place.sum([0.0])  # nobody reads before it is whole
+
+
+def _alone() -> dict[str, str]:
+    """The environment without this gang's, so that the tool does not wait for other ranks."""
+    return {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+
+
+def _settings(config: ZeroConfig, micro_batch: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration; optimiser, schedule, logs and data are ours and stay out of it."""
+    zero: dict[str, Any] = {"stage": config.stage, "overlap_comm": False, "contiguous_gradients": True}
+    if config.stage == 3:
+        zero["stage3_param_persistence_threshold"] = 0
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": config.clip if config.stage else 0.0,
+        "zero_optimization": zero,
+        "steps_per_print": None,
+    }
+    if config.precision == "bf16" and config.stage:
+        settings["bf16"] = {"enabled": True}
+    return settings
