@@ -23,7 +23,8 @@ def spread(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     """Layers evenly from the first to the last: 12 to 6 is (0, 2, 4, 7, 9, 11), the published map; 4 to 2 is (0, 3)."""
     if not 1 <= student_layers <= teacher_layers or teacher_layers % student_layers:
         raise ConfigError(
-            f"{student_layers} layers cannot be taken evenly from {teacher_layers}; choose a divisor of {teacher_layers}, or name the layers to keep"
+            f"{student_layers} layers cannot be taken evenly from {teacher_layers}; "
+            f"choose a divisor of {teacher_layers}, or name the layers to keep"
         )
     if student_layers == 1:
         return (0,)
@@ -41,6 +42,7 @@ def layer_map(teacher_layers: int, layers: int | tuple[int, ...]) -> tuple[int, 
 
 
 def student_config(teacher: BackboneConfig, layers: tuple[int, ...]) -> BackboneConfig:
+    """The teacher's shape with these layers only, and without segments."""
     if teacher.share != "none":
         raise ConfigError(f"the teacher's layers share their weights ({teacher.share}): there are no separate layers to take")
     return replace(teacher, layers=len(layers), segments=0)

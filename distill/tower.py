@@ -56,14 +56,6 @@ class TeacherStudent(nn.Module):
     def config(self) -> BackboneConfig:
         return self.student.config
 
-    @property
-    def backbone(self) -> nn.Module:
-        return self.student.backbone
-
-    @property
-    def heads(self) -> nn.ModuleList:
-        return self.student.heads
-
     def forward(self, batch: Batch) -> Losses:
         head = self.student.language_head()
         labels_BL = batch.labels[head.name]
@@ -122,6 +114,7 @@ def check_match(teacher: BackboneConfig, student: BackboneConfig) -> None:
     """Raises ConfigError: hidden states and guesses can only be compared when these sizes are the same."""
     for name in ("vocab", "width", "causal"):
         if getattr(teacher, name) != getattr(student, name):
-            raise ConfigError(f"the teacher's {name} is {getattr(teacher, name)}, the student's {getattr(student, name)}; this method needs them alike")
+            mine, theirs = getattr(student, name), getattr(teacher, name)
+            raise ConfigError(f"the teacher's {name} is {theirs}, the student's {mine}; this method needs them alike")
     if student.positions > teacher.positions:
         raise ConfigError(f"the student reads {student.positions} positions, its teacher only {teacher.positions}")

@@ -16,10 +16,30 @@ from training.objectives.tower import Tower
 
 VOCAB = 60
 BERT = BackboneConfig(
-    vocab=VOCAB, width=32, layers=4, heads=4, positions=24, causal=False, norm="post", embedding_norm=True, segments=2, dropout=0.1, init_std=0.2
+    vocab=VOCAB,
+    width=32,
+    layers=4,
+    heads=4,
+    positions=24,
+    causal=False,
+    norm="post",
+    embedding_norm=True,
+    segments=2,
+    dropout=0.1,
+    init_std=0.2,
 )
 GPT = BackboneConfig(
-    vocab=VOCAB, width=32, layers=4, heads=4, positions=24, causal=True, norm="pre", embedding_norm=False, activation="gelu_tanh", dropout=0.1, init_std=0.2
+    vocab=VOCAB,
+    width=32,
+    layers=4,
+    heads=4,
+    positions=24,
+    causal=True,
+    norm="pre",
+    embedding_norm=False,
+    activation="gelu_tanh",
+    dropout=0.1,
+    init_std=0.2,
 )
 
 
@@ -46,7 +66,9 @@ def batch(config: BackboneConfig, rows: int = 6, length: int = 16, seed: int = 0
         return Batch(tokens, None, keep, {"next": labels})
     chosen = (torch.rand(tokens.shape, generator=rng) < 0.3) & keep
     segments = (torch.arange(length)[None] >= length // 2).long().repeat(rows, 1)
-    return Batch(tokens.masked_fill(chosen, 3), segments, keep, {"mlm": tokens.masked_fill(~chosen, IGNORE), "pair": torch.arange(rows) % 2})
+    return Batch(
+        tokens.masked_fill(chosen, 3), segments, keep, {"mlm": tokens.masked_fill(~chosen, IGNORE), "pair": torch.arange(rows) % 2}
+    )
 
 
 @pytest.fixture(params=["bert", "gpt"])

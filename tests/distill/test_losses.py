@@ -15,7 +15,9 @@ def seeded(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def the_reference(s_BLV: Tensor, t_BLV: Tensor, hs_BLD: Tensor, ht_BLD: Tensor, labels_BL: Tensor, keep_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def the_reference(
+    s_BLV: Tensor, t_BLV: Tensor, hs_BLD: Tensor, ht_BLD: Tensor, labels_BL: Tensor, keep_BL: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """DistilBERT's three terms written from its paper with torch's own loss classes: T=2, non-padding positions, last layer."""
     temperature, vocab, width = 2.0, s_BLV.shape[-1], hs_BLD.shape[-1]
     at = keep_BL.unsqueeze(-1)
@@ -64,7 +66,11 @@ def test_the_divergence_is_forward_and_nought_when_both_agree() -> None:
 
 def test_parts_of_a_batch_divided_by_the_whole_count_sum_to_the_whole_loss() -> None:
     s, t, labels = seeded(10, 6), seeded(10, 6, seed=1), torch.arange(10) % 6
-    for loss in (lambda a, b: soft_targets(s[a:b], t[a:b], 2.0, 10), lambda a, b: hidden_cosine(s[a:b], t[a:b], 10), lambda a, b: true_labels(s[a:b], labels[a:b], 10)):
+    for loss in (
+        lambda a, b: soft_targets(s[a:b], t[a:b], 2.0, 10),
+        lambda a, b: hidden_cosine(s[a:b], t[a:b], 10),
+        lambda a, b: true_labels(s[a:b], labels[a:b], 10),
+    ):
         torch.testing.assert_close(loss(0, 3) + loss(3, 10), loss(0, 10))
 
 

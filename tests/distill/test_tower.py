@@ -49,7 +49,9 @@ def test_the_total_is_distilberts_weighted_sum(pair: TeacherStudent, config: Bac
     torch.testing.assert_close(losses.total, 5 * soft + 2 * hard + cosine)
 
 
-def test_the_teacher_is_still_without_gradient_and_never_a_child(pair: TeacherStudent, config: BackboneConfig, make_batch: MakeBatch) -> None:
+def test_the_teacher_is_still_without_gradient_and_never_a_child(
+    pair: TeacherStudent, config: BackboneConfig, make_batch: MakeBatch
+) -> None:
     before = {name: value.clone() for name, value in pair.teacher.state_dict().items()}
     optimiser = torch.optim.AdamW(pair.parameters(), 1e-2)
     first, second = pair.teach(make_batch(config)).last_BLD, pair.teach(make_batch(config)).last_BLD
@@ -64,7 +66,9 @@ def test_the_teacher_is_still_without_gradient_and_never_a_child(pair: TeacherSt
     assert all(name.startswith("student.") for name in pair.state_dict())
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(make_tower: MakeTower, make_batch: MakeBatch, config: BackboneConfig) -> None:
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(
+    make_tower: MakeTower, make_batch: MakeBatch, config: BackboneConfig
+) -> None:
     plain = replace(config, dropout=0.0)
     teacher = make_tower(plain)
     batch = make_batch(plain)
@@ -86,7 +90,9 @@ def test_padding_changes_no_loss(pair: TeacherStudent, config: BackboneConfig, m
         assert float(value) == pytest.approx(float(pair(wider).parts[part]), abs=1e-5), part
 
 
-def test_micro_batches_with_the_global_counts_add_up_to_the_whole(pair: TeacherStudent, config: BackboneConfig, make_batch: MakeBatch) -> None:
+def test_micro_batches_with_the_global_counts_add_up_to_the_whole(
+    pair: TeacherStudent, config: BackboneConfig, make_batch: MakeBatch
+) -> None:
     batch = make_batch(config)
     whole, counts = pair(batch), pair.counts(batch)
     assert counts == {head_name(config): batch.count(head_name(config)), "kd": int(batch.keep_BL.sum()), "cosine": int(batch.keep_BL.sum())}

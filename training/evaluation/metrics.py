@@ -33,6 +33,7 @@ class Interval:
 
 
 def accuracy(gold: Sequence[int] | Ints, predicted: Sequence[int] | Ints) -> float:
+    """The share that is right."""
     truth, guess = _both(gold, predicted, np.int64)
     return float((truth == guess).mean())
 
@@ -58,6 +59,7 @@ def f1(gold: Sequence[int] | Ints, predicted: Sequence[int] | Ints, positive: in
 
 
 def macro_f1(gold: Sequence[int] | Ints, predicted: Sequence[int] | Ints, classes: int) -> float:
+    """The mean of every class's F1, rare classes counting as much as frequent ones."""
     return float(f1_per_class(gold, predicted, classes).mean())
 
 
@@ -73,6 +75,7 @@ def matthews(gold: Sequence[int] | Ints, predicted: Sequence[int] | Ints) -> flo
 
 
 def pearson(gold: Sequence[float] | Floats, predicted: Sequence[float] | Floats) -> float:
+    """The linear correlation."""
     truth, guess = _both(gold, predicted, np.float64)
     truth, guess = truth - truth.mean(), guess - guess.mean()
     below = math.sqrt(float(truth @ truth)) * math.sqrt(float(guess @ guess))
@@ -136,5 +139,7 @@ def _ranks(values: Floats) -> Floats:
 def _both(gold: Sequence[float] | NDArray, predicted: Sequence[float] | NDArray, kind: type) -> tuple[NDArray, NDArray]:
     truth, guess = np.asarray(gold, dtype=kind), np.asarray(predicted, dtype=kind)
     if truth.shape != guess.shape or truth.ndim != 1 or not len(truth):
-        raise ConfigError(f"{truth.shape} true values cannot be scored against {guess.shape} predictions: both must be one row, of one length")
+        raise ConfigError(
+            f"{truth.shape} true values cannot be scored against {guess.shape} predictions: both must be one row of one length"
+        )
     return truth, guess

@@ -34,11 +34,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Encoded:
+    """One example as the model reads it, not yet padded."""
+
     tokens: list[int]
     segments: list[int]
 
 
 class Classify:
+    """The task's answers and scores; reading is task.py's, training finetune.py's."""
+
     name = "classify"
 
     def labels(self, train: Examples) -> tuple[str, ...]:

@@ -23,10 +23,20 @@ class TaskFeed:
     """shuffle: training, a new order in every epoch, the stream running over its edge. Else: file order, last batch partial."""
 
     def __init__(
-        self, encoded: Sequence[Encoded], classes: Sequence[int], *, batch_size: int, length: int, pad: int, segments: bool, seed: int = 0, shuffle: bool = False
+        self,
+        encoded: Sequence[Encoded],
+        classes: Sequence[int],
+        *,
+        batch_size: int,
+        length: int,
+        pad: int,
+        segments: bool,
+        seed: int = 0,
+        shuffle: bool = False,
     ) -> None:
         if not encoded or len(encoded) != len(classes) or batch_size < 1:
-            raise ConfigError(f"{len(encoded)} examples with {len(classes)} labels in batches of {batch_size} cannot be fed: all must be positive")
+            said = f"{len(encoded)} examples with {len(classes)} labels in batches of {batch_size}"
+            raise ConfigError(f"{said} cannot be fed: all must be positive, every example has one label")
         self.encoded, self.classes = encoded, np.asarray(classes, dtype=np.int64)
         self.examples, self.batch_size = len(encoded), batch_size
         self.steps_per_epoch = -(-self.examples // batch_size)

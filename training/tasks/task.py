@@ -40,6 +40,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Example:
+    """One row that can be used."""
+
     text: str
     label: str
     pair: str | None = None
@@ -47,6 +49,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
+    """A file's usable rows in its order, and how many were not, by reason."""
+
     rows: tuple[Example, ...]
     corrupt: Corrupt
 
@@ -78,14 +82,16 @@ def read_examples(source: SourceFile, columns: Columns) -> Examples:
         raise ArtifactError(f"{path}: is not the file this run was planned with; start the run again to read it anew")
     rows: list[Example] = []
     corrupt: Corrupt = {}
-    for cells, reason in _cells(path, columns):
-        example, reason = (None, reason) if reason else _example(cells, columns)
+    for cells, torn in _cells(path, columns):
+        example, reason = (None, torn) if torn else _example(cells, columns)
         if example is None:
             corrupt[reason] = corrupt.get(reason, 0) + 1
         else:
             rows.append(example)
     if not rows:
-        raise ConfigError(f"{path}: none of its {sum(corrupt.values())} rows can be used ({corrupt}); columns asked for: {', '.join(columns.used)}")
+        raise ConfigError(
+            f"{path}: none of its {sum(corrupt.values())} rows can be used ({corrupt}); the columns are {', '.join(columns.used)}"
+        )
     return Examples(tuple(rows), dict(sorted(corrupt.items())))
 
 
@@ -112,7 +118,8 @@ def _broken(text: Any) -> bool:
 def _cells(path: Path, columns: Columns) -> Iterator[tuple[Cells, str]]:
     """(cells by name, what is wrong with the row or "")."""
     kind = _kind(path)
-    with _text(path) as file:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         yield from _json_rows(file) if kind == ".jsonl" else _table_rows(path, file, kind, columns)
 
 
@@ -121,11 +128,6 @@ def _kind(path: Path) -> str:
     if kind not in KINDS:
         raise ConfigError(f"{path}: a task file must end in {', '.join(KINDS)} (or one of them and .gz), not in {kind or 'nothing'}")
     return kind
-
-
-def _text(path: Path) -> io.TextIOBase:
-    raw: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _json_rows(file: io.TextIOBase) -> Iterator[tuple[Cells, str]]:

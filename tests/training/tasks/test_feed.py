@@ -15,7 +15,9 @@ from training.tasks.feed import TaskFeed
 def feed(examples: int = 10, batch_size: int = 4, shuffle: bool = True, seed: int = 3) -> TaskFeed:
     """Example i is i + 1 tokens of value i + 1, so a row tells which example it is."""
     encoded = [Encoded([i + 1] * (i + 1), [0] * i + [1]) for i in range(examples)]
-    return TaskFeed(encoded, [i % 3 for i in range(examples)], batch_size=batch_size, length=64, pad=0, segments=True, seed=seed, shuffle=shuffle)
+    return TaskFeed(
+        encoded, [i % 3 for i in range(examples)], batch_size=batch_size, length=64, pad=0, segments=True, seed=seed, shuffle=shuffle
+    )
 
 
 @given(st.integers(0, 12), st.integers(1, 4), st.integers(2, 23))

@@ -41,7 +41,9 @@ def test_one_table_reads_the_same_from_every_kind_of_file(tmp_path: Path, name: 
 
 
 def test_every_bad_row_is_counted_under_its_reason(tmp_path: Path) -> None:
-    content = tsv([*ROWS, ("too", "many", "cells"), ("", "1"), ("no label", " ")]) + b"bad \xff byte\t1\n" + "lost \ufffd once\t0\n".encode()
+    content = (
+        tsv([*ROWS, ("too", "many", "cells"), ("", "1"), ("no label", " ")]) + b"bad \xff byte\t1\n" + "lost \ufffd once\t0\n".encode()
+    )
     examples = read_examples(write(tmp_path / "t.tsv", content), Columns())
     assert len(examples.rows) == 3
     assert examples.corrupt == {"columns": 1, "encoding": 2, "label": 1, "text": 1}
@@ -70,7 +72,9 @@ def test_a_missing_column_names_what_there_is(tmp_path: Path) -> None:
         read_examples(write(tmp_path / "t.tsv", tsv(ROWS)), Columns(text="sentence"))
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [("t.xlsx", b"x", "must end in"), ("t.tsv", b"text\tlabel\n", "none of its 0 rows")])
+@pytest.mark.parametrize(
+    ("name", "content", "message"), [("t.xlsx", b"x", "must end in"), ("t.tsv", b"text\tlabel\n", "none of its 0 rows")]
+)
 def test_a_file_that_cannot_be_a_task_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_examples(write(tmp_path / name, content), Columns())
@@ -83,7 +87,9 @@ def test_a_file_that_changed_since_it_was_named_is_refused(tmp_path: Path) -> No
         read_examples(source, Columns())
 
 
-cell = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffd\u2028\u2029"), min_size=1).filter(lambda t: t == t.strip() and t)
+cell = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffd\u2028\u2029"), min_size=1).filter(
+    lambda t: t == t.strip() and t
+)
 
 
 @given(st.lists(st.tuples(cell, cell), min_size=1, max_size=8))
