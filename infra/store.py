@@ -18,6 +18,7 @@ from infra.artifact import MANIFEST, Artifact, Counts, digest
 from infra.errors import ArtifactError
 from infra.lease import held
 from infra.log import event
+from infra.mirror import Mirror
 
 SOFTWARE = ("numpy", "pyarrow", "tokenizers", "sentencepiece", "torch", "deepspeed")
 
@@ -43,11 +44,8 @@ def write_whole(path: Path, text: str) -> None:
 class Store:
     """`root/<stage>/<fingerprint>/`; scratch folders are `root/<stage>/.<fingerprint>/` beside them."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
-
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
-        return type(self), (self.root,)
+    def __init__(self, root: Path | str, mirror: Mirror | None = None) -> None:
+        self.root, self.mirror = Path(root), mirror
 
     def path(self, stage: str, fingerprint: str) -> Path:
         return self.root / stage / fingerprint
@@ -55,7 +53,7 @@ class Store:
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """The artifact if it is finished and every file has its size; a damaged one is set aside, with a warning."""
         path = self.path(stage, fingerprint)
-        if not path.exists():
+        if not path.exists() and not (self.mirror and self.mirror.pull(stage, fingerprint, path)):
             return None
         artifact = Artifact(stage, fingerprint, path)
         try:
@@ -92,8 +90,7 @@ class Store:
     def writing(self, stage: str, fingerprint: str, record: dict[str, Any]) -> Iterator[Work]:
         """Hand out a scratch folder and commit it if the block ends well; if not, it stays for the next try.
 
-        One try at a time (a lease). When another has finished meanwhile, the block finds its folder there and
-        should not be entered: callers ask find() again inside `exclusive`.
+        Hold `exclusive` around it: two tries at once would fill the same folder.
         """
         final = self.path(stage, fingerprint)
         scratch = final.with_name(f".{fingerprint}")
@@ -117,9 +114,12 @@ class Store:
             if not (final / MANIFEST).exists():
                 raise
             shutil.rmtree(scratch)  # somebody else was faster: same fingerprint, same content
+        if self.mirror:
+            self.mirror.push(Artifact(stage, fingerprint, final))
 
     @contextmanager
     def exclusive(self, stage: str, fingerprint: str) -> Iterator[None]:
+        """The right to make this artifact; waits while another living process has it."""
         with held(self.root / stage / f".{fingerprint}.lease"):
             yield
 
