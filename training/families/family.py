@@ -1,0 +1,221 @@
+"""What a family is: sizes, objective, recipe and foreign names, as data; and what all families can do with them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from infra import log
+from infra.errors import ConfigError
+from training.backbone import exchange
+from training.backbone.config import BackboneConfig
+from training.backbone.exchange import Layout
+from training.backbone.transformer import Backbone, count_parameters
+from training.families.tokenizer_files import copy_tokenizer, special_ids
+from training.objectives.language import LanguageHead
+from training.objectives.rtd import DoubtHead
+from training.objectives.sequence import Pool, SequenceHead
+from training.objectives.tower import Head, Tower
+
+ONLY_FOR_INIT = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout"}  # a trained model is the same without
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How the paper pretrained: optimiser, schedule, batch. Clipping is of the global norm; 0 is none."""
+
+    lr: float
+    steps: int
+    batch: int  # sequences
+    length: int
+    warmup: int  # steps, linear
+    schedule: Literal["linear", "cosine"] = "linear"
+    min_ratio: float = 0.0  # the last rate as a share of the highest
+    optimiser: Literal["adamw", "lamb"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.01  # on matrices and embeddings, not on biases and layer norms
+    clip: float = 1.0
+    bias_correction: bool = True
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Of the chosen tokens: `mask` become [MASK], `random` a random token, the rest stays (BERT, section 3.1)."""
+
+    rate: float = 0.15
+    mask: float = 0.8
+    random: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Families derive from one another with dataclasses.replace; a new one is a file of data and a line in the catalog."""
+
+    name: str
+    paper: str
+    sizes: Mapping[str, BackboneConfig]
+    tokenizer: str  # kind
+    examples: Literal["blocks", "pairs"]
+    objective: Literal["next", "mlm", "mlm+nsp", "mlm+sop"]  # what the feed labels
+    heads: tuple[str, ...]  # what is pretrained: "next", "mlm", "pair", "rtd"
+    layout: Layout
+    presets: Mapping[str, Preset]  # by size; "" for every other
+    masking: Masking | None = None
+    pool: Pool = "tanh"  # of the head for one class a sequence
+    position: int = 0  # which token that head reads
+    class_dropout: float = 0.1
+    extra: Mapping[str, Any] = field(default_factory=dict)  # keys of config.json that only this family writes
+
+    def backbone(self, size: str, vocab: int | None = None, positions: int | None = None) -> BackboneConfig:
+        """A size of the paper, with the vocabulary of a tokenizer of one's own and another longest sequence where given."""
+        if size not in self.sizes:
+            raise ConfigError(f"{self.name} has no size `{size}`; its sizes are {', '.join(self.sizes)}")
+        found = self.sizes[size]
+        return replace(found, vocab=vocab or found.vocab, positions=positions or found.positions)
+
+    def preset(self, size: str) -> Preset:
+        return self.presets.get(size) or self.presets[""]
+
+    def build(self, backbone: BackboneConfig, seed: int | None = None) -> Tower:
+        """A fresh tower with its pretraining heads. With a seed the weights depend on it alone, else on torch's own state."""
+        with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
+            if seed is not None:
+                torch.manual_seed(seed)
+            return self._assemble(backbone)
+
+    def _assemble(self, backbone: BackboneConfig) -> Tower:
+        body = Backbone(backbone)
+        return Tower(body, [self.head(name, body) for name in self.heads])
+
+    def head(self, name: str, backbone: Backbone, classes: int = 2) -> Head:
+        """A fresh head of this family on `backbone`."""
+        c = backbone.config
+        if name in ("next", "mlm"):
+            return LanguageHead(name, backbone)
+        if name == "rtd":
+            return DoubtHead(name, c)
+        if name == "pair":
+            return SequenceHead(name, c, 2)
+        return SequenceHead(name, c, classes, position=self.position, pool=self.pool, dropout=self.class_dropout)
+
+    def task_tower(self, tower: Tower, classes: int, name: str = "class") -> Tower:
+        """The pretrained body under a fresh classification head; a pooler that pretraining made is kept (BERT, section 3.2)."""
+        head = self.head(name, tower.backbone, classes)
+        pretrained = [h for h in tower.heads if h.name == "pair"]
+        if pretrained and self.pool == "tanh":
+            head.pool.load_state_dict(pretrained[0].pool.state_dict())
+        return Tower(tower.backbone, [head])
+
+    def parameters(self, backbone: BackboneConfig) -> int:
+        """Exact count of the model that is kept, with its pretraining heads, tied tensors once; nothing is allocated."""
+        with torch.device("meta"):
+            return count_parameters(self.build(backbone))
+
+    def trained_parameters(self, backbone: BackboneConfig) -> int:
+        """What the optimiser holds: more than `parameters` where pretraining needs a second model (ELECTRA)."""
+        return self.parameters(backbone)
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def export(self, tower: Tower, folder: Path, tokenizer: Path | None = None) -> None:
+        """Write config.json, model.safetensors and the tokenizer's files; `transformers` loads the folder.
+
+        tokenizer: the folder with the tokenizer's files, or the artifact's that holds it as `tokenizer/`.
+        """
+        specials = special_ids(tokenizer)
+        config, weights = self.shift_positions(tower, specials)
+        settings = self.settings(config, tower, specials)
+        exchange.write(Path(folder), settings, weights)
+        if tokenizer is not None:
+            copy_tokenizer(Path(tokenizer), Path(folder))
+
+    def settings(self, config: BackboneConfig, tower: Tower, specials: Mapping[str, int]) -> dict[str, Any]:
+        """config.json: sizes, class, token ids. Refuses a config which the library's model cannot have."""
+        names = tuple(sorted(h.name for h in tower.heads))
+        if names not in self.layout.architectures:
+            raise ConfigError(f"{self.layout.model_type} has no model with the heads {list(names)}; it has {list(self.layout.architectures)}")
+        settings = {**self.extra, **exchange.describe(config, self.layout), **token_ids(specials)}
+        settings |= {"architectures": [self.layout.architectures[names]], "dtype": "float32", "initializer_range": config.init_std}
+        settings |= {"tie_word_embeddings": True, "textmill": {"family": self.name, "share": config.share, "band": config.band}}
+        for head in tower.heads:
+            if head.name == "class":
+                settings |= labels(head.classes)
+        self._check_round_trip(config, settings)
+        if config.band:  # no class of the library computes it; an unknown type fails there, a wrong one would answer wrongly
+            settings["model_type"] = "textmill-banded"
+        return settings
+
+    def _check_round_trip(self, config: BackboneConfig, settings: Mapping[str, Any]) -> None:
+        again = asdict(self.read_config(settings))
+        for name, value in asdict(config).items():
+            if name not in ONLY_FOR_INIT and again[name] != value:
+                raise ConfigError(f"a {self.layout.model_type} model always has {name} {again[name]}, not {value}; it cannot be exported so")
+
+    def read_config(self, settings: Mapping[str, Any]) -> BackboneConfig:
+        """What config.json says, and for the rest what this family always has."""
+        usual = next(iter(self.sizes.values()))
+        found = exchange.sizes(settings, self.layout) | {k: v for k, v in settings.get("textmill", {}).items() if k in ("share", "band")}
+        if usual.position_offset:
+            found["position_offset"] = int(settings.get("pad_token_id") or 0) + 1
+            found["positions"] = found["positions"] - found["position_offset"]
+        if "ffn" not in found:
+            found["ffn"] = 0
+        if "embedding_width" not in self.layout.fields:
+            found["embedding_width"] = 0
+        known = {f.name for f in fields(BackboneConfig)}
+        return replace(usual, **{k: v for k, v in found.items() if k in known})
+
+    def shift_positions(self, tower: Tower, specials: Mapping[str, int]) -> tuple[BackboneConfig, dict[str, torch.Tensor]]:
+        """The library counts RoBERTa's positions from the padding id on: rows move where a tokenizer pads with another id than 1."""
+        config, weights = tower.config, exchange.to_theirs(tower, self.layout)
+        offset = specials.get("pad", config.position_offset - 1) + 1
+        if config.position_offset and offset != config.position_offset:
+            name = f"{self.layout.modules['embedding.position']}.weight"
+            rows = weights[name][config.position_offset - 1 :]
+            weights[name] = torch.cat([rows.new_zeros(offset - 1, rows.shape[1]), rows])
+            config = replace(config, position_offset=offset)
+        return config, weights
+
+    def load(self, folder: Path) -> Tower:
+        """A tower from our own export or from a folder that transformers saved."""
+        settings = exchange.read_settings(Path(folder))
+        body = Backbone(self.read_config(settings))
+        tower = Tower(body, [self.head(name, body, class_count(settings)) for name in self._heads_of(settings)])
+        unused = exchange.from_theirs(exchange.read_weights(Path(folder)), tower, self.layout)
+        if unused:
+            log.event("note", message=f"{folder}: {len(unused)} tensors have no place in this model, such as {unused[0]}")
+        return tower
+
+    def _heads_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """In the family's own order; the class says which."""
+        named = (settings.get("architectures") or [None])[0]
+        for heads, architecture in self.layout.architectures.items():
+            if architecture == named:
+                return tuple(sorted(heads, key=lambda n: self.heads.index(n) if n in self.heads else len(self.heads)))
+        raise ConfigError(f"architecture {named!r} cannot be read as {self.name}; known: {', '.join(self.layout.architectures.values())}")
+
+
+def token_ids(specials: Mapping[str, int]) -> dict[str, int]:
+    return {f"{role}_token_id": specials[role] for role in ("pad", "bos", "eos") if role in specials}
+
+
+def labels(classes: int) -> dict[str, Any]:
+    names = {i: f"LABEL_{i}" for i in range(classes)}
+    return {"id2label": {str(i): n for i, n in names.items()}, "label2id": {n: i for i, n in names.items()}}
+
+
+def class_count(settings: Mapping[str, Any]) -> int:
+    return len(settings.get("id2label") or {}) or 2
+
+
+def prepare_folder(folder: Path) -> Path:
+    """An empty place for a second model beside the first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
