@@ -1,0 +1,144 @@
+"""Words of many documents at once: split once, numbered, and shared by every rule and by MinHash.
+
+A word is what stands between white space. Scripts that are written without spaces (Han, kana, Thai, Lao, Khmer, Burmese)
+give one word a character, and so does a run of Hangul too long to be one word, as in Korean typed without spaces.
+All work on characters is done once for each *different* word of a batch; everything by position is numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+BATCH_BYTES = 8 << 20  # of text: some 60 MB of arrays
+HANGUL_RUN = 13  # longer than any ordinary Korean word with its particles
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_CROWDED = re.compile(f"[{_UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
+_CROWDED_RE2 = f"[{_UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
+_NOT_LETTERS = re.compile(r"[\W_]+")
+_LETTER = re.compile(r"[^\W\d_]")
+
+Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Words:
+    """ids[starts[d]:starts[d + 1]] are document d's words, as numbers into the vocabulary."""
+
+    ids: Ints
+    starts: Ints
+    vocabulary: list[str]
+
+    @property
+    def documents(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def counts(self) -> Ints:
+        return np.diff(self.starts)
+
+    @cached_property
+    def document(self) -> Ints:
+        """The document of each position."""
+        return np.repeat(np.arange(self.documents), self.counts)
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Characters of each word of the vocabulary."""
+        return np.fromiter(map(len, self.vocabulary), np.int64, len(self.vocabulary))
+
+    @cached_property
+    def alphabetic(self) -> NDArray[np.bool_]:
+        """Whether a word of the vocabulary holds a letter of any script."""
+        return np.fromiter((_LETTER.search(w) is not None for w in self.vocabulary), np.bool_, len(self.vocabulary))
+
+    @cached_property
+    def before(self) -> Ints:
+        """Characters of all words before each position, and of all words at the end."""
+        return np.concatenate(([0], np.cumsum(self.lengths[self.ids])))
+
+    @cached_property
+    def characters(self) -> Ints:
+        """Characters of all words, by document."""
+        return np.diff(self.before[self.starts])
+
+    def sums(self, by_position: NDArray[Any]) -> NDArray[Any]:
+        """The sum over each document of a value that every position has."""
+        running = np.concatenate(([0], np.cumsum(by_position, dtype=np.int64)))
+        return running[self.starts[1:]] - running[self.starts[:-1]]
+
+    def hashes(self, form: Callable[[str], str]) -> Hashes:
+        """xxh3_64 of the form of each word of the vocabulary; 0 for a word that has none."""
+        formed = (form(word) for word in self.vocabulary)
+        return np.fromiter((xxhash.xxh3_64_intdigest(f.encode()) if f else 0 for f in formed), np.uint64, len(self.vocabulary))
+
+
+def lowered(word: str) -> str:
+    return word.lower()
+
+
+def bare(word: str) -> str:
+    """The letters and digits alone, in lower case: what near duplicates are compared by."""
+    return word.lower() if word.isalnum() else _NOT_LETTERS.sub("", word.lower())
+
+
+def spaced(text: str) -> str:
+    """The text with spaces around every character that is a word by itself."""
+    return _CROWDED.sub(lambda run: " " + " ".join(run[0]) + " ", text)
+
+
+def split(texts: pa.Array) -> Words:
+    """Split every text of one Arrow string array; a null counts as an empty text."""
+    texts = _with_spaces(pc.fill_null(texts, ""))
+    lists = pc.utf8_split_whitespace(texts)
+    coded = lists.flatten().dictionary_encode()
+    vocabulary = coded.dictionary.to_pylist()
+    ids = coded.indices.to_numpy().astype(np.int64)
+    starts = lists.offsets.to_numpy().astype(np.int64) - (lists.offsets[0].as_py() if len(lists) else 0)
+    return _without_empty(ids, starts, vocabulary)
+
+
+def split_texts(texts: Sequence[str]) -> Words:
+    return split(pa.array(texts, pa.string()))
+
+
+def batches(texts: pa.ChunkedArray, limit: int = BATCH_BYTES) -> Iterator[pa.Array]:
+    """The column in runs of rows of about `limit` bytes, in order; views, not copies."""
+    for chunk in texts.chunks:
+        if len(chunk) == 0:
+            continue
+        ends = np.cumsum(pc.fill_null(pc.binary_length(chunk), 0).to_numpy().astype(np.int64))
+        start = 0
+        while start < len(chunk):
+            done = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + limit, side="right")))
+            yield chunk.slice(start, stop - start)
+            start = stop
+
+
+def _with_spaces(texts: pa.Array) -> pa.Array:
+    """RE2 finds the few texts that need Python's slower look."""
+    crowded = pc.match_substring_regex(texts, _CROWDED_RE2)
+    if not pc.any(crowded).as_py():
+        return texts
+    return pa.array([spaced(t) if c else t for t, c in zip(texts.to_pylist(), crowded.to_pylist(), strict=True)], pa.string())
+
+
+def _without_empty(ids: Ints, starts: Ints, vocabulary: list[str]) -> Words:
+    """Arrow reports white space at an end of a text as an empty word; we know no empty words."""
+    if "" not in vocabulary:
+        return Words(ids, starts, vocabulary)
+    real = ids != vocabulary.index("")
+    kept = np.concatenate(([0], np.cumsum(real)))
+    return Words(ids[real], kept[starts], vocabulary)
