@@ -42,10 +42,10 @@ def layer_map(teacher_layers: int, layers: int | tuple[int, ...]) -> tuple[int, 
 
 
 def student_config(teacher: BackboneConfig, layers: tuple[int, ...]) -> BackboneConfig:
-    """The teacher's shape with these layers only, and without segments."""
+    """The teacher's shape with these layers only, and without segments; a table of one row (RoBERTa) says nothing and may stay."""
     if teacher.share != "none":
         raise ConfigError(f"the teacher's layers share their weights ({teacher.share}): there are no separate layers to take")
-    return replace(teacher, layers=len(layers), segments=0)
+    return replace(teacher, layers=len(layers), segments=teacher.segments if teacher.segments == 1 else 0)
 
 
 def empty_student(teacher: BackboneConfig, layers: tuple[int, ...], head: str) -> Tower:
@@ -70,7 +70,6 @@ def start_from(teacher: Tower, layers: tuple[int, ...]) -> Tower:
 def folded(embedding: nn.Module) -> dict[str, Tensor]:
     """An embedding's state without segments: position and segment 0 are added before the norm, so one table can hold both."""
     state = {name: value.clone() for name, value in embedding.state_dict().items()}
-    segments = state.pop("segment.weight", None)
-    if segments is not None:
-        state["position.weight"] += segments[0]
+    if len(state.get("segment.weight", ())) > 1:
+        state["position.weight"] += state.pop("segment.weight")[0]
     return state

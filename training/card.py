@@ -1,0 +1,49 @@
+"""What a model artifact says of itself: card.json beside the folder model/ that transformers loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.tokenizer.base import read_meta
+from infra.artifact import Artifact
+from infra.errors import ArtifactError
+
+CARD, MODEL = "card.json", "model"
+
+
+def read_card(model: Artifact) -> dict[str, Any]:
+    """Raises ArtifactError when there is none: the artifact is then no model."""
+    try:
+        card: dict[str, Any] = json.loads(model.file(CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{model.stage}/{model.fingerprint}: its {CARD} cannot be read ({error}); run again to remake it") from error
+    return card
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def check_tokenizer(model: Artifact, tokenizer: Artifact, sentences: Artifact | None = None) -> None:
+    """Raises ArtifactError unless model, tokenizer and encoded sentences share one vocabulary, id by id.
+
+    Equal sizes prove nothing: with two pieces swapped every loss is still a number.
+    """
+    ours, mine = read_card(model).get("tokenizer_fingerprint"), read_meta(tokenizer.path / "tokenizer").fingerprint
+    if ours not in (mine, tokenizer.fingerprint):
+        raise ArtifactError(
+            f"{model.stage}/{model.fingerprint} was made with tokenizer {ours}, but {tokenizer.fingerprint} ({mine}) is given: "
+            "the same id is another piece of text; use the model's own tokenizer"
+        )
+    if sentences is not None:
+        used = sentences.manifest["inputs"].get("tokenizer", {}).get("fingerprint")
+        if used != tokenizer.fingerprint:
+            raise ArtifactError(
+                f"the sentences were encoded with tokenizer {used}, not with {tokenizer.fingerprint}; encode them with the model's own"
+            )
