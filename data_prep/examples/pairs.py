@@ -1,0 +1,100 @@
+"""Stage: sentences in, pairs of segments out, as row numbers into the sentence shards: no text is copied.
+
+Chunks are taken as BERT's create_pretraining_data.py takes them (Devlin et al. 2019, appendix A.2): sentences of one
+document up to a target length, which is the full length, or in one chunk of ten a random shorter one; then a random
+sentence boundary parts A from B. Which pairs become random (NSP) or swapped (SOP) is drawn in the feed, anew each epoch.
+Two things differ: a chunk always has two sentences or more (one long sentence takes the next along, a last single one
+joins the chunk before it), so that no pair lacks a B; and both tasks read the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from data_prep import schemas, shards
+from data_prep.examples.encode import keep_meta
+from data_prep.shards import Made
+from data_prep.tokenizer.base import META
+from infra.artifact import Counts
+from infra.compute import Compute
+from infra.errors import ConfigError
+from infra.stage import Inputs, Stage
+
+SPECIALS = 3  # [CLS] A [SEP] B [SEP]
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    length: int = 128  # of the sequence the model sees, specials included
+    short_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length < SPECIALS + 2:
+            raise ConfigError(f"pairs.length {self.length}: three specials and two tokens need {SPECIALS + 2}")
+        if not 0 <= self.short_share <= 1:
+            raise ConfigError(f"pairs.short_share {self.short_share} is not within 0 and 1")
+
+
+def work(config: PairsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    source = inputs["sentences"]
+    counted = shards.each_path("pairs", partial(pair, config), source.shards, out, compute)
+    keep_meta(source.file(META), out)
+    return shards.balance("pairs", counted)
+
+
+def pair(config: PairsConfig, shard: Path, out: Path) -> Made:
+    lengths = pc.list_value_length(shards.read(shard)["tokens"]).to_numpy().astype(np.int64)
+    side = shards.read(shard.parent / "documents" / shard.name).select(["id", "split", "first", "sentences"])
+    triples: dict[str, list[tuple[int, int, int]]] = {"train": [], "valid": []}
+    counted: Counts = {"read": side.num_rows, "kept": 0, "set_aside.empty": 0, "set_aside.single_sentence": 0}
+    for key, split, first, sentences in zip(*(side[name].to_pylist() for name in side.column_names), strict=True):
+        if sentences < 2:
+            counted["set_aside.single_sentence" if sentences else "set_aside.empty"] += 1
+            continue
+        counted["kept"] += 1
+        triples[split] += [(first + a, first + s, first + b) for a, s, b in chunks(lengths[first : first + sentences], config, key)]
+    counted |= {"pairs": len(triples["train"]), "valid_pairs": len(triples["valid"])}
+    return Made(_table(triples["train"]), counted, {"valid": _table(triples["valid"])})
+
+
+def chunks(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple[int, int, int]]:
+    """(start, split, end) for a document of two sentences or more: every sentence is in exactly one chunk."""
+    edges = np.concatenate([[0], np.cumsum(lengths)])
+    start, number, total = 0, 0, len(lengths)
+    while start < total:
+        target = _target(config, key, number)
+        end = int(np.searchsorted(edges, edges[start] + target, side="left"))  # the first edge that reaches the target
+        end = min(max(end, start + 2), total)
+        if total - end == 1:
+            end = total
+        yield start, start + 1 + draw(config.seed, key, number, "split", end - start - 1), end
+        start, number = end, number + 1
+
+
+def _target(config: PairsConfig, key: str, number: int) -> int:
+    full = config.length - SPECIALS
+    if draw(config.seed, key, number, "short", 1 << 32) < config.short_share * 2**32:
+        return 2 + draw(config.seed, key, number, "target", full - 1)
+    return full
+
+
+def draw(seed: int, key: str, number: int, what: str, bound: int) -> int:
+    """An integer in [0, bound) that depends on its arguments only: not on the shard, nor on what was drawn before."""
+    return xxhash.xxh3_64_intdigest(f"{seed} {number} {what} {key}".encode()) * bound >> 64
+
+
+def _table(triples: list[tuple[int, int, int]]) -> pa.Table:
+    array = np.array(triples, dtype=np.uint32).reshape(-1, 3)
+    return pa.table([pa.array(np.ascontiguousarray(array[:, i])) for i in range(3)], schema=schemas.PAIRS)
+
+
+PAIRS = Stage(name="pairs", version=1, work=work)

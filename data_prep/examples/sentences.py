@@ -1,0 +1,54 @@
+"""Text cut into sentences that, put together again, are the text: nothing is lost, nothing added.
+
+White space between two sentences belongs to the second one, as byte-level BPE attaches it (" word"): so the ids of the
+sentences, one after another, are the ids of the text wherever a sentence ends before white space.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sentencex import segment
+
+LINE = re.compile(r"(?<=\n)")
+UNKNOWN_LANGUAGE = "en"  # its rules know . ! ? and the full stops of other scripts
+
+
+def split(text: str, language: str = "") -> list[str]:
+    """Sentences; "".join(split(text)) == text. Empty for an empty text, one for a text of white space only."""
+    cut = [piece for paragraph in paragraphs(text) for piece in _segment(paragraph, language or UNKNOWN_LANGUAGE)]
+    return _space_first(cut)
+
+
+def paragraphs(text: str) -> list[str]:
+    """A line ends a paragraph, unless the next one starts in lower case without a blank line between: then it was only wrapped."""
+    found: list[str] = []
+    for line in LINE.split(text):
+        if found and line[:1].islower() and not found[-1].isspace():
+            found[-1] += line
+        elif line:
+            found.append(line)
+    return found
+
+
+def _segment(paragraph: str, language: str) -> list[str]:
+    pieces = list(segment(language, paragraph))
+    return pieces if "".join(pieces) == paragraph else [paragraph]  # a rule that rewrites text may not cut it
+
+
+def _space_first(pieces: list[str]) -> list[str]:
+    """White space at the end of a piece moves to the head of the next; the last keeps what is left."""
+    sentences: list[str] = []
+    waiting = ""
+    for piece in pieces:
+        words = piece.rstrip()
+        if words:
+            sentences.append(waiting + words)
+            waiting = piece[len(words) :]
+        else:
+            waiting += piece
+    if waiting and sentences:
+        sentences[-1] += waiting
+    elif waiting:
+        sentences.append(waiting)
+    return sentences
