@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.recipes import Method, check_teacher, method
+from data_prep.tokenizer import catalog as tokenizers
+from distill.recipes import check_teacher, method
 from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -31,7 +32,11 @@ STUDENT = "student."  # what the tower of two prefixes its trained half's names 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """kd, data, cosine: how much each loss counts. layers: 0 half the teacher's, a number that many, or the ones to start from."""
+    """layers: 0 half the teacher's, a number that many, or the ones to start from. kd, data, cosine: how much each loss counts.
+
+    Weights of losses and the optimiser are those of DistilBERT's code and its README's command; the paper (Sanh et al. 2019,
+    section 3) names the losses only.
+    """
 
     method: str = "distilbert"
     layers: int | tuple[int, ...] = 0
@@ -45,6 +50,13 @@ class DistillConfig:
     batch_tokens: int = 16_384
     length: int = 128
     lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    schedule: str = "linear"
+    warmup: float = 0.05
+    min_ratio: float = 0.0
+    clip: float = 5.0
     zero: int = 1
     precision: str = "fp32"
     seed: int = 1
@@ -100,7 +112,6 @@ def train_rank(config: DistillConfig, inputs: dict[str, Artifact], out: Path) ->
 
 def make_tower(config: DistillConfig, inputs: dict[str, Artifact]) -> nn.Module:
     """Teacher and student, or for a control the student alone: both start alike."""
-    from data_prep.tokenizer.base import read_meta
     from distill.student import layer_map, start_from
     from distill.tower import Alphas, TeacherStudent
     from training.families import catalog
@@ -109,7 +120,7 @@ def make_tower(config: DistillConfig, inputs: dict[str, Artifact]) -> nn.Module:
     student = start_from(teacher, layer_map(teacher.config.layers, config.layers))
     if config.control:
         return student
-    vocab = read_meta(inputs["tokenizer"].path / "tokenizer").vocab
+    vocab = tokenizers.meta(inputs["tokenizer"]).vocab
     alphas = Alphas(config.kd, config.data, config.cosine)
     return TeacherStudent(teacher, student, alphas, temperature=config.temperature, vocab=vocab, only_predicted=config.only_predicted)
 
@@ -124,22 +135,23 @@ def make_feed(config: DistillConfig, inputs: dict[str, Artifact], split: str) ->
 
 
 def loop_config(config: DistillConfig) -> LoopConfig:
+    """What the one loop is told."""
     from training.engine.loop import LoopConfig
     from training.engine.optim import OptimConfig
 
-    chosen: Method = method(config.method)
+    optimiser = OptimConfig(config.lr, config.betas, config.eps, config.weight_decay, config.schedule, config.warmup, config.min_ratio)
     return LoopConfig(
         steps=config.steps,
         micro_batch=config.micro_batch,
         zero=config.zero,
         precision=config.precision,
-        optimiser=OptimConfig(config.lr, chosen.betas, chosen.eps, chosen.weight_decay, "linear", chosen.warmup, 0.0),
+        optimiser=optimiser,
         seed=config.seed,
         log_every=config.log_every,
         save_every=config.save_every,
         valid_every=config.valid_every,
         valid_batches=config.valid_batches,
-        clip=chosen.clip,
+        clip=config.clip,
     )
 
 
@@ -156,13 +168,14 @@ def publish(config: DistillConfig, inputs: dict[str, Artifact], out: Path, train
     student.load_state_dict({name.removeprefix(STUDENT): value for name, value in weights.items()})
     catalog.family(chosen.family).export(student, out / MODEL, inputs["tokenizer"].path)
     parameters = {"student": count_parameters(student), "teacher": count_parameters(teacher)}
-    write_json(out / CARD, student_card(config, student, trained, card, layers, parameters))
+    write_json(out / CARD, student_card(config, student, trained, teacher=card, layers=layers, parameters=parameters))
     return {"steps": trained.steps, "tokens": trained.tokens, "parameters": parameters["student"]}
 
 
 def student_card(
-    config: DistillConfig, student: Tower, trained: Trained, teacher: dict[str, Any], layers: tuple[int, ...], parameters: dict[str, int]
+    config: DistillConfig, student: Tower, trained: Trained, *, teacher: dict[str, Any], layers: tuple[int, ...], parameters: dict[str, int]
 ) -> dict[str, Any]:
+    """Like every model's card, and of whom it learnt."""
     return {
         "family": method(config.method).family,
         "size": teacher.get("size", ""),

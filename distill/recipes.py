@@ -1,7 +1,4 @@
-"""The published ways to distil, as data: which teachers, which student family, which losses, which optimiser.
-
-Numbers are from DistilBERT's code and its README's command (Sanh et al. 2019, section 3, names the losses and gives no weights).
-"""
+"""The published ways to distil, as data: which teachers they are for, what the student is, what it learns to predict."""
 
 from __future__ import annotations
 
@@ -20,11 +17,6 @@ class Method:
     teachers: tuple[str, ...]
     family: str
     objective: str
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    clip: float = 5.0
 
 
 DISTILBERT = Method("distilbert", teachers=("bert",), family="distilbert", objective="mlm")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.tokenizer.base import read_meta
+from data_prep.tokenizer import catalog as tokenizers
 from infra.artifact import Artifact
 from infra.errors import ArtifactError
 
@@ -35,7 +35,7 @@ def check_tokenizer(model: Artifact, tokenizer: Artifact, sentences: Artifact | 
 
     Equal sizes prove nothing: with two pieces swapped every loss is still a number.
     """
-    ours, mine = read_card(model).get("tokenizer_fingerprint"), read_meta(tokenizer.path / "tokenizer").fingerprint
+    ours, mine = read_card(model).get("tokenizer_fingerprint"), tokenizers.meta(tokenizer).fingerprint
     if ours not in (mine, tokenizer.fingerprint):
         raise ArtifactError(
             f"{model.stage}/{model.fingerprint} was made with tokenizer {ours}, but {tokenizer.fingerprint} ({mine}) is given: "

@@ -45,7 +45,7 @@ def tally(
     for step in range(steps):
         whole = feed.slice(step, 0, 1)
         for start in range(0, len(whole), _MICRO):
-            for name, sums in _score(whole.rows(start, start + _MICRO), towers, label, teacher, prior, vocab).items():
+            for name, sums in _score(whole.rows(start, start + _MICRO), towers, label, teacher=teacher, prior=prior, vocab=vocab).items():
                 kept[name].append(sums)
     return {
         name: {key: torch.cat([sums[key] for sums in parts]).double().numpy() for key in parts[0]} for name, parts in kept.items() if parts
@@ -61,7 +61,7 @@ def _label(towers: Mapping[str, Tower]) -> str:
 
 @torch.no_grad()
 def _score(
-    batch: Batch, towers: Mapping[str, Tower], label: str, teacher: str, prior: Tensor | None, vocab: int
+    batch: Batch, towers: Mapping[str, Tower], label: str, *, teacher: str, prior: Tensor | None, vocab: int
 ) -> dict[str, dict[str, Tensor]]:
     labels_BL = batch.labels[label]
     at_BL = labels_BL != IGNORE
@@ -126,8 +126,8 @@ def tokens_per_byte(sentences: Artifact, ends: int) -> float:
     for path in sentences.side("documents"):
         table = shards.read(path)
         held = table.filter(table["split"].to_numpy() == "valid") if table.num_rows else table
-        tokens += sum(held["tokens"].to_pylist()) + ends * held.num_rows
-        size += sum(held["bytes"].to_pylist())
+        tokens += int(held["tokens"].to_numpy().astype(np.int64).sum()) + ends * held.num_rows
+        size += int(held["bytes"].to_numpy().astype(np.int64).sum())
     if not size:
         raise ConfigError("no document is held out, so there are no bits per byte; raise the share that encode holds out")
     return tokens / size

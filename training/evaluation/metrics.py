@@ -137,7 +137,8 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _both(gold: Sequence[float] | NDArray, predicted: Sequence[float] | NDArray, kind: type) -> tuple[NDArray, NDArray]:
-    truth, guess = np.asarray(gold, dtype=kind), np.asarray(predicted, dtype=kind)
+    truth: NDArray = np.asarray(gold, dtype=kind)
+    guess: NDArray = np.asarray(predicted, dtype=kind)
     if truth.shape != guess.shape or truth.ndim != 1 or not len(truth):
         raise ConfigError(
             f"{truth.shape} true values cannot be scored against {guess.shape} predictions: both must be one row of one length"
