@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import xxhash
+
 from infra.artifact import digest
 from infra.log import event
 from training.engine.rank import Rank
@@ -42,8 +44,10 @@ class Checkpoints:
     def save(self, engine: Stateful, point: Point) -> None:
         """All ranks; returns when the checkpoint is whole, on disk, and the older ones are gone."""
         final, part = self.root / f"step-{point.step}", self.root / f"step-{point.step}.part"
+        if self.place.sum([float(self.place.first and (final / MANIFEST).exists())])[0]:
+            return  # the same step has the same state, and this one is whole: resume would have removed it otherwise
         if self.place.first:
-            for stale in (part, final):  # what a killed try left, or a damaged one that was set aside by nobody
+            for stale in (part, final):  # what a killed try left
                 shutil.rmtree(stale, ignore_errors=True)
             part.mkdir(parents=True)
         self.place.sum([0.0])
@@ -70,7 +74,7 @@ class Checkpoints:
         for folder in sorted(self._folders(), key=_step, reverse=True):
             try:
                 return verify(folder)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 event("warning", message=f"checkpoint {folder.name} is damaged ({error}); the one before it is used")
                 shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -84,8 +88,11 @@ class Checkpoints:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises OSError, KeyError or ValueError saying what is wrong with any other."""
-    record: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    """The manifest of a whole checkpoint. Raises OSError, KeyError, TypeError or ValueError for any other."""
+    sealed = json.loads((folder / MANIFEST).read_text())
+    record: dict[str, Any] = sealed["record"]
+    if sealed["xxh3"] != _seal_of(record):
+        raise ValueError("its manifest is not what was written")
     if record["step"] != _step(folder):
         raise ValueError(f"its manifest is of step {record['step']}")
     for name, said in record["files"].items():
@@ -106,11 +113,16 @@ def _seal(folder: Path, record: dict[str, Any]) -> None:
         _sync(path)
     entries = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "xxh3": digest(p)} for p in files}
     part = folder / (MANIFEST + ".part")
-    part.write_text(json.dumps({**record, "files": entries}, indent=1, sort_keys=True))
+    whole = {**record, "files": entries}
+    part.write_text(json.dumps({"record": whole, "xxh3": _seal_of(whole)}, indent=1, sort_keys=True))
     _sync(part)
     part.rename(folder / MANIFEST)
     for inner in {path.parent for path in files} | {folder}:
         _sync(inner)
+
+
+def _seal_of(record: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(record, sort_keys=True).encode())
 
 
 def _sync(path: Path) -> None:

@@ -68,8 +68,8 @@ class Exam:
 
     @torch.no_grad()
     def take(self, engine: Engine) -> Verdict:
-        totals = self._totals = self._totals or self._counted()
         engine.module.eval()
+        totals = self._totals = self._totals or self._counted()
         told: dict[str, torch.Tensor] = {}
         for step in range(self.batches):
             for piece in cut(self._slice(step), self.micros):

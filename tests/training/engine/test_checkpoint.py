@@ -1,0 +1,133 @@
+"""A checkpoint is whole or absent: torn at any byte it is noticed, and the one before it is used."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.log import attach
+from training.engine.checkpoint import Checkpoints, Point, verify
+from training.engine.rank import Rank
+
+ALONE = Rank(0, 1, torch.device("cpu"))
+
+
+class Weights:
+    """The simplest thing with a state."""
+
+    def __init__(self, value: float = 0.0, pause_s: float = 0.0) -> None:
+        self.value, self.pause_s, self.world = torch.full((64,), value), pause_s, 0
+
+    def save(self, folder: Path) -> None:
+        (folder / "state").mkdir()
+        torch.save(self.value, folder / "state" / "a.pt")
+        time.sleep(self.pause_s)
+        torch.save(self.value, folder / "state" / "b.pt")
+
+    def load(self, folder: Path, world: int) -> None:
+        a, b = (torch.load(folder / "state" / name, weights_only=True) for name in ("a.pt", "b.pt"))
+        assert torch.equal(a, b)
+        self.value, self.world = a, world
+
+
+def saved(root: Path, *steps: int) -> Checkpoints:
+    checkpoints = Checkpoints(root, ALONE)
+    for step in steps:
+        checkpoints.save(Weights(step), Point(step, step * 100))
+    return checkpoints
+
+
+def test_the_newest_is_loaded_with_its_step_tokens_and_world(tmp_path: Path) -> None:
+    saved(tmp_path, 5, 10)
+    weights = Weights()
+    assert Checkpoints(tmp_path, ALONE).resume(weights) == Point(10, 1000)
+    assert weights.value[0] == 10 and weights.world == 1
+
+
+def test_without_a_checkpoint_training_starts_at_the_start(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none", ALONE).resume(Weights()) == Point(0, 0)
+
+
+def test_the_last_two_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+    saved(tmp_path, 8, 9, 10, 11)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-10", "step-11"]
+
+
+def test_saving_the_same_step_again_leaves_the_whole_one_alone(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5)
+    before = (tmp_path / "step-5" / "manifest.json").stat().st_mtime_ns
+    checkpoints.save(Weights(99), Point(5, 500))
+    assert (tmp_path / "step-5" / "manifest.json").stat().st_mtime_ns == before
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), how=st.sampled_from(["cut", "flip", "remove"]))
+def test_a_checkpoint_torn_at_any_byte_gives_way_to_the_one_before(tmp_path: Path, data: st.DataObject, how: str) -> None:
+    root = tmp_path / str(len(list(tmp_path.iterdir())))
+    saved(root, 5, 10)
+    victim = root / "step-10" / data.draw(st.sampled_from(["manifest.json", "state/a.pt", "state/b.pt"]))
+    content = bytearray(victim.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if how == "cut":
+        victim.write_bytes(content[:at])
+    elif how == "remove":
+        victim.unlink()
+    else:
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+        victim.write_bytes(content)
+    told: list[dict] = []
+    detach = attach(told.append)
+    weights = Weights()
+    point = Checkpoints(root, ALONE).resume(weights)
+    detach()
+    if point.step == 10:  # a flipped bit of the manifest may make a space a newline
+        assert victim.name == "manifest.json" and how == "flip"
+        assert weights.value[0] == 10
+    else:
+        assert point == Point(5, 500) and weights.value[0] == 5
+        assert any("step-10 is damaged" in e.get("message", "") for e in told)
+
+
+def save_slowly(root: str) -> None:
+    Checkpoints(Path(root), ALONE).save(Weights(10, pause_s=60), Point(10, 1000))
+
+
+def test_killed_while_saving_the_one_before_is_used_and_the_next_save_clears_up(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    process = mp.get_context("spawn").Process(target=save_slowly, args=(str(tmp_path),))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "step-10.part" / "state" / "a.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    weights = Weights()
+    assert Checkpoints(tmp_path, ALONE).resume(weights) == Point(5, 500)
+    saved(tmp_path, 10)
+    assert not (tmp_path / "step-10.part").exists()
+    assert verify(tmp_path / "step-10")["tokens"] == 1000
+
+
+def test_a_manifest_under_a_wrong_name_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    (tmp_path / "step-5").rename(tmp_path / "step-7")
+    with pytest.raises(ValueError, match="of step 5"):
+        verify(tmp_path / "step-7")
+
+
+def test_the_manifest_names_every_file_with_size_and_hash(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    record = json.loads((tmp_path / "step-5" / "manifest.json").read_text())["record"]
+    assert sorted(record["files"]) == ["state/a.pt", "state/b.pt"]
+    assert all(entry["bytes"] > 0 and len(entry["xxh3"]) == 32 for entry in record["files"].values())

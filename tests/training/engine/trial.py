@@ -1,0 +1,148 @@
+"""Small towers, a feed made of numbers, and a rank's program: what the engine's tests are made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.backbone.config import BackboneConfig
+from training.backbone.transformer import Backbone
+from training.engine.loop import LoopConfig, train
+from training.engine.measure import METRICS, read
+from training.feed.batch import IGNORE, Batch
+from training.objectives.language import LanguageHead
+from training.objectives.sequence import SequenceHead
+from training.objectives.tower import Tower
+
+VOCAB, LENGTH, MASK = 48, 12, 3
+TIED = ("backbone.embedding.token.weight", "heads.0.scores.weight")
+
+
+def backbone(causal: bool, dropout: float) -> BackboneConfig:
+    return BackboneConfig(
+        vocab=VOCAB,
+        width=32,
+        layers=2,
+        heads=4,
+        positions=LENGTH,
+        causal=causal,
+        norm="pre" if causal else "post",
+        embedding_norm=not causal,
+        segments=0 if causal else 2,
+        dropout=dropout,
+    )
+
+
+def gpt(dropout: float = 0.0) -> Tower:
+    body = Backbone(backbone(True, dropout))
+    return Tower(body, [LanguageHead("next", body)])
+
+
+def bert(dropout: float = 0.0) -> Tower:
+    body = Backbone(backbone(False, dropout))
+    return Tower(body, [LanguageHead("mlm", body), SequenceHead("pair", body.config, 2)])
+
+
+TOWERS = {"gpt": gpt, "bert": bert}
+
+
+@dataclass
+class Numbers:
+    """Batches by arithmetic: batch `step` is a function of the step (or the same each time, to be learnt by heart).
+
+    BERT's sequences are of unequal length with unequal numbers of masks, many in the first rows, hardly any in the last.
+    """
+
+    kind: str
+    batch_size: int = 10
+    same: bool = False
+    examples: int = 40
+    steps_per_epoch: int = 4
+    kill_at: int = -1  # rank 1 dies as it asks for this step, once
+    fail_at: int = -1
+    term_at: int = -1
+    mark: str = ""
+
+    def whole(self, step: int) -> Batch:
+        rng = torch.Generator().manual_seed(0 if self.same else step)
+        tokens = torch.randint(4, VOCAB, (self.batch_size, LENGTH + 1), generator=rng)
+        if self.kind == "gpt":
+            return Batch(tokens[:, :-1].contiguous(), labels={"next": tokens[:, 1:].contiguous()})
+        tokens = tokens[:, :-1]
+        rows = torch.arange(self.batch_size)[:, None]
+        keep = torch.arange(LENGTH)[None] < LENGTH - rows % 4
+        chosen = (torch.rand(tokens.shape, generator=rng) < 0.6 / (1 + rows)) & keep
+        labels = tokens.masked_fill(~chosen, IGNORE)
+        segments = (torch.arange(LENGTH)[None] > 5).long().expand_as(tokens)
+        pair = torch.randint(2, (self.batch_size,), generator=rng)
+        return Batch(tokens.masked_fill(chosen, MASK), segments, keep, {"mlm": labels, "pair": pair})
+
+    def slice(self, step: int, rank: int, world: int) -> Batch:
+        if step == self.kill_at and rank == world - 1 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.term_at and rank == world - 1 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.fail_at:
+            raise ValueError("as if the disk were gone")
+        return self.whole(step).rows(self.batch_size * rank // world, self.batch_size * (rank + 1) // world)
+
+    def trace(self, step: int) -> list[tuple[str, int]]:
+        return [("00000.arrow", step), ("00001.arrow", step)]
+
+
+@dataclass
+class Trial:
+    """One call of train()."""
+
+    out: Path
+    config: LoopConfig
+    kind: str = "gpt"
+    dropout: float = 0.0
+    feed: dict[str, object] = field(default_factory=dict)
+    valid: bool = False
+    make: object = None
+    imported: bool = False
+
+
+@dataclass
+class Seen:
+    losses: list[float]
+    lines: list[dict]
+    arrays: dict[str, np.ndarray]  # not tensors: those cross processes by handles that die with their owner
+    tied: bool
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(x) for name, x in self.arrays.items()}
+
+
+def run_all(trials: list[Trial]) -> list[Seen] | None:
+    """A rank's program: every trial in one process, because torch and DeepSpeed take seconds to import."""
+    torch.set_num_threads(1)
+    seen = []
+    for trial in trials:
+        trial.out.mkdir(parents=True, exist_ok=True)
+        make = trial.make or partial(TOWERS[trial.kind], trial.dropout)
+        valid = partial(Numbers, trial.kind, batch_size=7, steps_per_epoch=3) if trial.valid else None
+        done = train(make, partial(Numbers, trial.kind, **trial.feed), valid, trial.config, trial.out, "pretrain", trial.imported)
+        lines = read(trial.out / METRICS)
+        arrays = {name: x.numpy() for name, x in (done.weights or {}).items()}
+        tied = len({x.ctypes.data for name, x in arrays.items() if name in TIED}) == 1
+        seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied))
+    return seen if os.environ["RANK"] == "0" else None
+
+
+def settings(**changes: object) -> LoopConfig:
+    from training.engine.optim import OptimConfig
+
+    said = {"steps": 12, "micro_batch": 5, "zero": 1, "optimiser": OptimConfig(lr=3e-3, warmup=3), "seed": 7, "log_every": 1, "save_every": 5}
+    return LoopConfig(**{**said, **changes})
