@@ -77,7 +77,7 @@ def start(prepared: Prepared) -> Outcome:
     order = prepared.order
     try:
         run = textmill.with_options(flow_run_name=prepared.run.id)
-        run(order.recipe, str(order.workspace), [_without_value(s) for s in order.settings], order.until, order.ray, order.plain)
+        run(order.recipe, str(order.workspace), list(order.settings), order.until, order.ray, order.plain)
     finally:
         _PREPARED.reset(given)
         _OUTCOME.reset(out)
@@ -258,11 +258,6 @@ def _logical_date(flow_run: Any) -> tuple[str, ...]:
     if not flow_run.auto_scheduled or flow_run.expected_start_time is None:
         return ()
     return (f"date={flow_run.expected_start_time.strftime('%Y-%m-%dT%H:%M')}",)
-
-
-def _without_value(setting: str) -> str:
-    """A value typed on the command line may be a secret; the resolved recipe stands in the run directory."""
-    return setting.partition("=")[0]
 
 
 def _words(told: Event, done: int) -> str:

@@ -14,22 +14,18 @@ from typing import Any
 
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
-from infra.errors import ConfigError, Preempted
 from infra.log import attach
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import chain
+from pipelines.ending import ending
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 
 # how one stage that is not done yet is carried out, and what is told when it is done already
 Carry = Callable[[Stage[Any], Any, Inputs, str, str, Artifact | None], Artifact]
 MakeCarry = Callable[[Store, Compute], Carry]
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived. No Exception, so that no stage takes it for the failure of one page."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
-            run.stands(_ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
+            run.stands(ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
             with suppress(Exception):  # the page of a broken run is a courtesy: it must not hide the error
                 _report(prepared)
             raise
@@ -132,23 +128,6 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
     return do
 
 
-def end_children(keep: set[int], seconds: float = 5.0) -> None:
-    """End every process this one started, but not those that are to outlive a run."""
-    import psutil
-
-    spared = set(keep)
-    for pid in keep:
-        with suppress(psutil.Error):
-            spared |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-    children = [child for child in psutil.Process().children(recursive=True) if child.pid not in spared]
-    for child in children:
-        with suppress(psutil.Error):
-            child.terminate()
-    for child in psutil.wait_procs(children, seconds)[1]:
-        with suppress(psutil.Error):
-            child.kill()
-
-
 def _compute(prepared: Prepared) -> Any:
     resources, order = prepared.loaded.recipe.resources, prepared.order
     addresses = dict(resources.connect_to)
@@ -172,22 +151,8 @@ class _Closing:
         return None
 
 
-def _ending(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return "preempted" if isinstance(error, Preempted | Terminated) else "failed"
-
-
 def _report(prepared: Prepared) -> Path:
     from pipelines.report import build
 
     return build(prepared.run.path, prepared.store)
 
-
-def exit_code(error: BaseException) -> int:
-    """0 ok, 2 usage or recipe, 3 a stage failed, 4 preempted and resumable, 130 interrupted."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, Terminated):
-        return 4
-    return 2 if isinstance(error, ConfigError) else int(getattr(error, "exit_code", 3))

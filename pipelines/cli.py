@@ -1,0 +1,324 @@
+"""The `textmill` command. Heavy libraries are imported only by the commands that use them: --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infra.errors import PipelineError, Preempted
+from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.runner import Order, Outcome
+
+app = typer.Typer(
+    name="textmill",
+    help="A list of web links in; small, evaluated, Hugging Face-loadable language models out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with textmill, such as demo.")]
+Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Where artifacts and runs are kept.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+HERE = Path("workspace")
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    settings: Settings = None,
+    workspace: Workspace = HERE,
+    until: Annotated[str, typer.Option(metavar="STAGE", help="Stop after this stage, such as dedup.")] = "",
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="A running Ray cluster; without it one is started here.")] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="No Prefect, no Ray: everything in this process.")] = False,
+) -> None:
+    """Do everything the recipe says; what is done already is not done again."""
+    from pipelines.runner import Order, plainly, prepare
+
+    prepared = prepare(Order(recipe, workspace, tuple(settings or ()), until, ray, plain))
+    console = _console()
+    from pipelines.console import watching
+
+    with watching(console):
+        if plain:
+            from pipelines.runner import carry_out
+
+            outcome = carry_out(prepared, plainly)
+        else:
+            from pipelines import prefect_server
+
+            api = prefect_server.connect()
+            from pipelines import flows
+
+            outcome = flows.start(prepared)
+            outcome.ui = prefect_server.ui(api)
+    _summary(console, outcome)
+
+
+@app.command()
+def plan(recipe: RecipeArgument, settings: Settings = None, workspace: Workspace = HERE, until: str = "", as_json: AsJson = False) -> None:
+    """What a run would do, stage by stage, and why. Starts nothing."""
+    from dataclasses import asdict
+
+    from pipelines import plan as planning
+    from pipelines.console import table
+
+    loaded = _checked(_order(recipe, workspace, settings, until))
+    steps = planning.plan(loaded.recipe, workspace.absolute(), until)
+    if as_json:
+        return _print_json([asdict(step) for step in steps])
+    rows = [{"stage": step.label, "action": step.action, "why": step.why, "fingerprint": step.fingerprint[:6]} for step in steps]
+    _console().print(table("", rows, ("stage", "action", "why", "fingerprint")))
+    todo = sum(step.action != "reuse" for step in steps)
+    return typer.echo(f"{todo} of {len(steps)} stages to run")
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(help="A run's id; the newest when left out.")] = "", workspace: Workspace = HERE, as_json: AsJson = False
+) -> None:
+    """Where a run stands."""
+    from pipelines import rundir
+    from pipelines.console import table
+
+    found = rundir.status(rundir.find_run(workspace, run))
+    if as_json:
+        return _print_json(found)
+    at = found.get("progress") or {}
+    progress = f", {at['done']:,} of {at['total']:,} {at['unit']}" if at.get("total") else ""
+    where = f" in {found['stage']}{progress}" if found.get("stage") else ""
+    typer.echo(f"{found['run']}: {found['state']}{where}")
+    if found.get("error"):
+        typer.echo(f"  {found['error']}")
+    return _console().print(table("", found["stages"], ("label", "state", "seconds", "fingerprint")))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="A run's id; the newest when left out.")] = "", workspace: Workspace = HERE) -> None:
+    """Write a run's page anew and say where it is."""
+    from infra.store import Store
+    from pipelines.report import build
+    from pipelines.rundir import find_run
+
+    typer.echo(build(find_run(workspace.absolute(), run), Store(workspace.absolute() / "artifacts")))
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="A stage (dedup), a label of the newest run (gpt), or stage/fingerprint.")],
+    workspace: Workspace = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """An artifact: its manifest, counts, lineage and samples."""
+    from infra.store import Store
+    from pipelines import show as showing
+
+    found = showing.show(Store(workspace.absolute() / "artifacts"), workspace.absolute() / "runs", what)
+    if as_json:
+        return _print_json(found)
+    return showing.render(found, _console())
+
+
+@app.command()
+def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
+    """Hash every file of every artifact again."""
+    from infra.errors import ArtifactError
+    from infra.store import Store
+
+    store, damaged = Store(workspace.absolute() / "artifacts"), []
+    artifacts = store.all()
+    for artifact in artifacts:
+        try:
+            store.verify(artifact)
+        except ArtifactError as error:
+            damaged.append(str(error))
+    if as_json:
+        _print_json({"artifacts": len(artifacts), "damaged": damaged})
+    for problem in damaged:
+        typer.echo(f"textmill: {problem}; the next run sets it aside and makes it again", err=True)
+    if not as_json and not damaged:
+        typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
+    raise typer.Exit(3 if damaged else 0)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A model of the newest run (gpt), or a folder that holds one.")],
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.8,
+    seed: int = 1,
+    workspace: Workspace = HERE,
+) -> None:
+    """Let a model that reads left to right go on with a text."""
+    from pipelines.models import continue_text
+
+    typer.echo(continue_text(workspace.absolute(), model, prompt, tokens, temperature, seed))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A model of the newest run, such as gpt.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    workspace: Workspace = HERE,
+) -> None:
+    """Copy a model out in Hugging Face format: transformers.AutoModel.from_pretrained(FOLDER) loads it."""
+    from pipelines.models import export_to
+
+    typer.echo(export_to(workspace.absolute(), model, folder))
+
+
+@app.command()
+def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server and the worker that textmill started.")] = False) -> None:
+    """Start the Prefect server with its pages on this machine, if it does not run yet, and say where."""
+    from pipelines import prefect_server
+
+    if stop:
+        ended = prefect_server.stop()
+        return typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing of ours was running")
+    return typer.echo(prefect_server.ui(prefect_server.connect()))
+
+
+@app.command()
+def deploy(
+    recipe: RecipeArgument,
+    cron: Annotated[str, typer.Option(help="When, as five cron fields: '0 3 * * *' is every night at three.")],
+    timezone: Annotated[str, typer.Option(help="Whose three o'clock, such as Asia/Seoul.")] = "UTC",
+    settings: Settings = None,
+    workspace: Workspace = HERE,
+    plain: Annotated[bool, typer.Option("--no-ray", help="Scheduled runs do without Ray.")] = False,
+) -> None:
+    """Schedule a recipe on the Prefect server; every run crawls anew. A worker on this machine carries it out."""
+    from pipelines import prefect_server
+
+    loaded = _checked(_order(recipe, workspace, settings))
+    api = prefect_server.connect()
+    from pipelines import flows
+
+    path = recipe if loaded.builtin else str(Path(recipe).absolute())
+    name = flows.deploy(path, workspace.absolute(), tuple(settings or ()), cron, timezone, loaded.recipe.name, plain=plain)
+    worker = prefect_server.worker(api)
+    typer.echo(f"{name} runs at '{cron}' ({timezone}); worker {worker}, pages at {prefect_server.ui(api)}/deployments")
+
+
+@app.command()
+def doctor(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
+    """What is missing or clashes on this machine, each with its fix."""
+    from dataclasses import asdict
+
+    from pipelines.console import table
+    from pipelines.doctor import examine
+
+    found = examine(workspace)
+    if as_json:
+        _print_json([asdict(finding) for finding in found])
+    else:
+        _console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
+    raise typer.Exit(2 if any(finding.state == "bad" for finding in found) else 0)
+
+
+def main() -> None:
+    """The console script: exit codes 0 ok, 2 usage or recipe, 3 a stage failed, 4 preempted and resumable, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    listen()
+    try:
+        app(arguments, standalone_mode=False)
+        code = 0
+    except typer.Exit as asked:
+        code = asked.exit_code
+    except BaseException as error:
+        code = _tell(error, debug=debug)
+    if "pipelines.runner" in sys.modules:
+        _end_children(code)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _tell(error: BaseException, *, debug: bool) -> int:
+    """One clear line on stderr for each thing that is wrong; the exit code."""
+    if debug and not isinstance(error, SystemExit):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    from click.exceptions import Abort, ClickException
+
+    if isinstance(error, ClickException) or type(error).__module__.startswith("typer") and hasattr(error, "exit_code"):
+        error.show()  # type: ignore[attr-defined]
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, Abort | KeyboardInterrupt):
+        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
+        return 130
+    if isinstance(error, Terminated):
+        typer.echo("textmill: ended by SIGTERM; the same command goes on from here", err=True)
+    elif isinstance(error, PipelineError):
+        for line in str(error).splitlines():
+            typer.echo(f"textmill: {line}", err=True)
+    else:
+        hint = "" if debug else " (--debug shows where)"
+        typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
+    return exit_code(error)
+
+
+def _end_children(code: int) -> None:
+    from pipelines.prefect_server import pids
+
+    if code in (FAILED, Preempted.exit_code, INTERRUPTED):
+        end_children(pids())
+
+
+def _summary(console: Console, outcome: Outcome) -> None:
+    from pipelines.console import table
+    from pipelines.summary import funnel, scores, stages
+
+    console.print()
+    console.print(table("stages", stages(outcome), ("stage", "state", "seconds")))
+    for title, rows in (("funnel", funnel(outcome)), ("scores", scores(outcome))):
+        if rows:
+            console.print()
+            console.print(table(title, rows, tuple(rows[0])))
+    console.print()
+    console.print(f"run     {outcome.run.id} in {outcome.seconds:.1f} s", highlight=False)
+    console.print(f"report  {outcome.report}", highlight=False, soft_wrap=True)
+    if outcome.ui:
+        console.print(f"UI      {outcome.ui}", highlight=False)
+
+
+def _order(recipe: str, workspace: Path, settings: list[str] | None, until: str = "") -> Order:
+    from pipelines.runner import Order
+
+    return Order(recipe, workspace, tuple(settings or ()), until)
+
+
+def _checked(order: Order) -> Any:
+    from pipelines.runner import check
+
+    return check(order)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(width=width)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""A recipe: what is to be made, from YAML, checked to the last key before any work.
+
+Corpus sections are the stages' own config classes, so no default stands twice. Sections of the model side name their
+fields and types here, without defaults: their classes would import torch, and a wrong recipe is to be answered at once.
+"""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from data_prep.corpus.crawl import CrawlConfig
+from data_prep.corpus.dedup import DedupConfig
+from data_prep.corpus.extract import ExtractConfig
+from data_prep.corpus.filter import FilterConfig
+from data_prep.examples.encode import EncodeConfig
+from data_prep.tokenizer.train import TokenizerConfig
+from infra.errors import ConfigError
+from pipelines import recipe_checks, recipe_yaml
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+SITE = "site:"  # a path that begins so names a file of the site's artifact
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and a recipe does not change once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def said(self, *leave: str) -> dict[str, Any]:
+        """What the recipe gives of this section; everything else keeps the stage's own default."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set and name not in leave}
+
+
+class Submissions(Section):
+    """A dump of Reddit submissions: jsonl or csv; .gz, .xz, .bz2, .zst."""
+
+    kind: Literal["submissions"]
+    path: str
+    min_karma: int = 3
+    karma_rule: Literal["post", "sum"] = "post"
+    allow_over_18: bool = False
+
+
+class Urls(Section):
+    """One URL a line."""
+
+    kind: Literal["urls"]
+    path: str
+
+
+class StartPage(Section):
+    """A site that is followed within its host."""
+
+    kind: Literal["site"]
+    url: str
+    depth: int = 3
+    max_pages: int = 1_000
+
+
+class Warc(Section):
+    """A crawl that exists already."""
+
+    kind: Literal["warc"]
+    path: str
+
+
+class Documents(Section):
+    """Text that is text already: jsonl, parquet or plain, also .gz and .zst."""
+
+    kind: Literal["documents"]
+    path: str
+    text: str = "text"
+
+
+Source = Annotated[Submissions | Urls | StartPage | Warc | Documents, Field(discriminator="kind")]
+
+
+class Links(Section):
+    """How link sources become one list."""
+
+    shards: int = 16
+    exclude_hosts: tuple[str, ...] = ()
+
+
+class Corpus(Section):
+    """Links or texts in, clean documents out."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    links: Links = Links()
+    crawl: CrawlConfig = CrawlConfig()
+    extract: ExtractConfig = ExtractConfig()
+    filter: FilterConfig = FilterConfig()
+    dedup: DedupConfig = DedupConfig()
+
+
+class Site(Section):
+    """A web of our own on this machine: the documentation of installed packages."""
+
+    kind: Literal["pydoc"]
+    packages: tuple[str, ...] = ()
+    max_pages: int | None = None
+    task_rows: int | None = None
+
+
+class Optimiser(Section):
+    """AdamW and its schedule."""
+
+    lr: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup: float | None = None
+    min_ratio: float | None = None
+
+
+class Training(Section):
+    """What every training stage can be told."""
+
+    batch_tokens: int | None = None
+    length: int | None = None
+    micro_batch: int | None = None
+    zero: Literal[0, 1, 2, 3] | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    optimiser: Optimiser | None = None
+    log_every: int | None = None
+    save_every: int | None = None
+    valid_every: int | None = None
+    valid_batches: int | None = None
+    clip: float | None = None
+    tokens: int | None = None
+
+
+class Model(Section):
+    """One model from random weights."""
+
+    family: str
+    size: str
+    tokenizer: str
+    backbone: dict[str, Any] = Field(default_factory=dict)
+    pretrain: Training = Training()
+
+
+class Student(Section):
+    """A smaller model taught by a bigger one, with a control that has the same start and batches but no teacher."""
+
+    teacher: str
+    method: str = "distilbert"
+    distill: Training = Training()
+    control: bool = True
+
+
+class Task(Section):
+    """Sentences with labels, and the models that learn them."""
+
+    kind: Literal["classify"]
+    train: str
+    dev: str
+    models: tuple[str, ...] = Field(min_length=1)
+
+
+class Evaluate(Section):
+    """What is measured."""
+
+    batches: int | None = None
+
+
+class Resources(Section):
+    """How, not what: never part of a fingerprint. cpus 0: all there are."""
+
+    ranks: int = Field(1, ge=1)
+    cpus: int = Field(0, ge=0)
+    connect_to: dict[str, str] = Field(default_factory=dict)
+
+
+class Recipe(Section):
+    """The whole run. date: another one makes a new crawl; schedules set it."""
+
+    name: Name
+    seed: int = 1
+    date: str = ""
+    site: Site | None = None
+    corpus: Corpus
+    encode: EncodeConfig = EncodeConfig()
+    tokenizers: dict[Name, TokenizerConfig] = Field(default_factory=dict)
+    models: dict[Name, Model] = Field(default_factory=dict)
+    students: dict[Name, Student] = Field(default_factory=dict)
+    tasks: dict[Name, Task] = Field(default_factory=dict)
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe with its two texts: as the user wrote it, and with every default spelt out."""
+
+    recipe: Recipe
+    source: str
+    resolved: str
+    builtin: bool
+
+
+def load(name: str, settings: tuple[str, ...] = ()) -> Loaded:
+    """Raises ConfigError with one line for each thing that is wrong."""
+    path, builtin = find(name)
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    document = recipe_yaml.read(source, path.name)
+    for text in settings:
+        key, value = recipe_yaml.setting(text)
+        document.put(key, value, f"--set {text}")
+    _absolute_paths(document.value, path.parent)
+    recipe = recipe_checks.validated(Recipe, document)
+    return Loaded(recipe, source, resolved(recipe), builtin)
+
+
+def find(name: str) -> tuple[Path, bool]:
+    """A file, or a recipe that comes with textmill."""
+    if Path(name).is_file():
+        return Path(name).absolute(), False
+    shipped = Path(str(files("pipelines") / "recipes"))
+    if (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml", True
+    known = sorted(path.stem for path in shipped.glob("*.yaml"))
+    raise ConfigError(f"no recipe {name!r}: it is neither a file nor one of {', '.join(known)}{recipe_checks.meant(name, known)}")
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every value spelt out; it loads to the same recipe."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml, out = YAML(typ="safe", pure=True), StringIO()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(_without_none(recipe.model_dump(mode="json", exclude_none=False)), out)
+    return out.getvalue()
+
+
+def expand(path: str) -> list[Path]:
+    """The files of a path with wildcards, in the order of their names."""
+    return sorted(Path(found) for found in glob.glob(path, recursive=True) if Path(found).is_file())  # noqa: PTH207
+
+
+def _absolute_paths(value: dict[str, Any], base: Path) -> None:
+    """A relative path is looked for beside the recipe, then where the command was typed."""
+    corpus, tasks = value.get("corpus"), value.get("tasks")
+    sources = corpus.get("sources") if isinstance(corpus, dict) else None
+    places = [(item, "path") for item in sources if isinstance(item, dict)] if isinstance(sources, list) else []
+    if isinstance(tasks, dict):
+        places += [(task, key) for task in tasks.values() if isinstance(task, dict) for key in ("train", "dev")]
+    for holder, key in places:
+        text = holder.get(key)
+        if isinstance(text, str) and text and not text.startswith(SITE):
+            beside = str(base / text)
+            holder[key] = beside if expand(beside) or not expand(text) else str(Path(text).absolute())
+
+
+def _without_none(value: Any, depth: int = 0) -> Any:
+    """Fields of the model side that nobody gave are left out; a None of a filter is a rule switched off and stays."""
+    if isinstance(value, dict):
+        kept = ("filter", "dedup", "extract", "crawl", "links")
+        return {k: v if k in kept else _without_none(v, depth + 1) for k, v in value.items() if v is not None}
+    return [_without_none(item, depth + 1) for item in value] if isinstance(value, list) else value
