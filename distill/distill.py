@@ -103,7 +103,8 @@ def train_rank(config: DistillConfig, inputs: dict[str, Artifact], out: Path) ->
     from training.engine.loop import train
 
     feed = partial(make_feed, config, inputs, "train")
-    valid = partial(make_feed, config, inputs, "valid")
+    held = sum(file["rows"] for file in inputs["examples"].files if file["name"].startswith("valid/"))
+    valid = partial(make_feed, config, inputs, "valid") if held else None
     trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "distill", imported=True)
     if trained.weights is None:
         return {}

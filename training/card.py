@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.tokenizer import catalog as tokenizers
+from data_prep.tokenizer.base import META, read_meta
 from infra.artifact import Artifact
 from infra.errors import ArtifactError
 
@@ -42,8 +43,6 @@ def check_tokenizer(model: Artifact, tokenizer: Artifact, sentences: Artifact | 
             "the same id is another piece of text; use the model's own tokenizer"
         )
     if sentences is not None:
-        used = sentences.manifest["inputs"].get("tokenizer", {}).get("fingerprint")
-        if used != tokenizer.fingerprint:
-            raise ArtifactError(
-                f"the sentences were encoded with tokenizer {used}, not with {tokenizer.fingerprint}; encode them with the model's own"
-            )
+        used = read_meta(sentences.file(META)).fingerprint
+        if used != mine:
+            raise ArtifactError(f"the sentences were encoded with tokenizer {used}, not with {mine}; encode them with the model's own")

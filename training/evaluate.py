@@ -92,7 +92,7 @@ def measure_language(config: EvaluateConfig, inputs: dict[str, Artifact], out: P
     base = summary(sums[UNIGRAM], config.samples, config.seed)
     scores |= {"unigram": base, "below_unigram": round(base["loss"]["value"] - scores["loss"]["value"], 6)}
     if objective == "next":
-        per_byte = tokens_per_byte(inputs["sentences"], 1) / math.log(2)
+        per_byte = tokens_per_byte(inputs["sentences"]) / math.log(2)
         scores["bits_per_byte"] = {name: round(value * per_byte, 6) for name, value in scores["loss"].items()}
     write_json(out / SCORES, {"kind": "language", "objective": objective, "model": about(inputs["model"]), "scores": scores})
     return {"sequences": scores["sequences"], "predicted": scores["predicted"]}
@@ -145,22 +145,28 @@ def held_out(config: EvaluateConfig, inputs: dict[str, Artifact], teacher: str) 
     named = models(config, inputs)
     towers = {name: catalog.load(model.path / MODEL) for name, model in named.items()}
     lead = next(iter(named))
+    block = block_length(inputs["examples"])
     objective = catalog.family_of(named[lead].path / MODEL).objective
-    settings = FeedConfig(config.batch, length_of(config, inputs, lead), config.seed, objective)
+    objective = objective.partition("+")[0] if block else objective  # blocks hold no pairs
+    settings = FeedConfig(config.batch, length_of(config, read_card(named[lead]), block, objective), config.seed, objective)
     feed = open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, "valid")
-    if not feed.examples:
-        raise ConfigError("nothing is held out, so nothing can be measured; raise the share that encode holds out")
     vocab = tokenizers.meta(inputs["tokenizer"]).vocab
     prior = unigram(inputs["examples"], inputs["sentences"], vocab)
     return tally(feed, towers, teacher=teacher, unigram=prior, vocab=vocab, batches=config.batches), objective
 
 
-def length_of(config: EvaluateConfig, inputs: dict[str, Artifact], lead: str) -> int:
-    """Asked for, or the blocks' own, or the length that the model was trained with."""
-    first = shards.read(inputs["examples"].shards[0]).schema if inputs["examples"].shards else None
-    block = first.field("tokens").type.list_size if first is not None and "tokens" in first.names else 0
-    card = read_card(inputs[lead])
-    return int(config.length or block or card.get("length") or card["backbone"]["positions"])
+def block_length(examples: Artifact) -> int:
+    """Tokens in a block; 0 for pairs."""
+    schema = shards.read(examples.shards[0]).schema
+    return int(schema.field("tokens").type.list_size) if "tokens" in schema.names else 0
+
+
+def length_of(config: EvaluateConfig, card: dict[str, Any], block: int, objective: str) -> int:
+    """Asked for, or the blocks' own (masked ones may be framed by two tokens), or the length that the model was trained with."""
+    trained = int(card.get("length") or card["backbone"]["positions"])
+    if block and not (objective == "mlm" and trained == block + 2):
+        trained = block
+    return config.length or trained
 
 
 def measure_task(config: EvaluateConfig, inputs: dict[str, Artifact], out: Path) -> Counts:

@@ -120,17 +120,12 @@ def _training_tokens(sentences: Artifact, name: str) -> Floats:
     return np.asarray(column.flatten().to_numpy()[mine])
 
 
-def tokens_per_byte(sentences: Artifact, ends: int) -> float:
-    """Tokens a byte of the held-out documents' own text, `ends` separators a document counted in: they too are predicted."""
-    tokens = size = 0
-    for path in sentences.side("documents"):
-        table = shards.read(path)
-        held = table.filter(table["split"].to_numpy() == "valid") if table.num_rows else table
-        tokens += int(held["tokens"].to_numpy().astype(np.int64).sum()) + ends * held.num_rows
-        size += int(held["bytes"].to_numpy().astype(np.int64).sum())
-    if not size:
-        raise ConfigError("no document is held out, so there are no bits per byte; raise the share that encode holds out")
-    return tokens / size
+def tokens_per_byte(sentences: Artifact) -> float:
+    """Tokens a byte of the held-out documents' own text; the end of each document is a token too, and is predicted."""
+    counts = sentences.counts
+    if not counts.get("valid_bytes"):
+        raise ConfigError("no document is held out, so there are no bits per byte; raise encode.valid_share")
+    return (counts["valid_tokens"] + counts["valid_documents"]) / counts["valid_bytes"]
 
 
 # ---- summaries ------------------------------------------------------------------------------------------------------------
