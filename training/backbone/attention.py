@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import Tensor, nn
 
 from training.backbone.config import BackboneConfig
@@ -50,6 +50,8 @@ class Sight:
 
 
 class Attention(nn.Module):
+    """Query, key and value from one product, as many heads as the config says, one projection back."""
+
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.heads, self.dropout = c.heads, c.attention_rate

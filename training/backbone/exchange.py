@@ -54,13 +54,15 @@ class Pair:
 
 
 def pairs(tower: Tower, layout: Layout) -> Iterator[Pair]:
+    """Every tensor that is written; a tensor that layers share once for each of them."""
     tied = id(tower.backbone.embedding.token.weight)
     for ours, parameter in tower.backbone.named_parameters(remove_duplicate=False):
         theirs, in_block = _backbone_names(ours, layout, tower.config)
         yield Pair(f"backbone.{ours}", theirs, layout.transposed and in_block and parameter.dim() == 2)
     for index, head in enumerate(tower.heads):
         if head.name not in layout.heads:
-            raise ConfigError(f"the head `{head.name}` has no name in {layout.model_type} models; those are: {', '.join(sorted(layout.heads))}")
+            known = ", ".join(sorted(layout.heads))
+            raise ConfigError(f"the head `{head.name}` has no name in {layout.model_type} models; those are: {known}")
         for ours, parameter in head.named_parameters():
             if id(parameter) != tied:  # written once, as the embedding
                 yield Pair(f"heads.{index}.{ours}", (_find(ours, layout.heads[head.name]),), False)
@@ -121,7 +123,8 @@ def modern(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Old spellings made new; a model saved without heads gets its prefix."""
     out = {}
     bare = not any(name.startswith(layout.prefix) for name in weights)
-    for name, tensor in weights.items():
+    for written, tensor in weights.items():
+        name = written
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
         out[layout.prefix + name if bare else name] = tensor
@@ -180,6 +183,7 @@ def write(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, Tenso
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
+    """The folder's config.json; ArtifactError when there is none."""
     try:
         found: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
@@ -29,13 +29,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Hidden:
     """What heads may look at. `layers` and `scores` are empty unless asked for: distillation is the only asker."""
 
-    last_BLD: Tensor
+    last_BLD: Tensor  # noqa: N815
     layers: tuple[Tensor, ...] = ()  # the embedding's output, then each block's: layers + 1 tensors
     scores: tuple[Tensor, ...] = ()  # per layer: attention scores, scaled, before mask and softmax, [B, H, L, L]
-    keep_BL: Tensor | None = None
+    keep_BL: Tensor | None = None  # noqa: N815
 
 
 class Embedding(nn.Module):
+    """Token + position (+ segment), normed where the config says so, brought to the model's width last."""
+
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.offset, self.longest = c.position_offset, c.positions
@@ -50,7 +52,7 @@ class Embedding(nn.Module):
         """Rows of the position table; with an offset only real tokens count, and padding has the row before them."""
         length = tokens_BL.shape[1]
         if length > self.longest:
-            raise ConfigError(f"a sequence of {length} tokens is longer than the model's {self.longest} positions; cut it or raise `positions`")
+            raise ConfigError(f"{length} tokens are more than the model's {self.longest} positions; cut the text or raise `positions`")
         if self.offset == 0 or keep_BL is None:
             return torch.arange(self.offset, self.offset + length, device=tokens_BL.device)[None]
         keep = keep_BL.long()
@@ -65,6 +67,8 @@ class Embedding(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Each place by itself: up, activation, down."""
+
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(c.width, c.ffn), nn.Linear(c.ffn, c.width)
@@ -101,6 +105,8 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
+    """Embedding and blocks: token ids in, hidden states out."""
+
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.config, self.embedding = c, Embedding(c)
@@ -147,6 +153,7 @@ def initialise(module: nn.Module, c: BackboneConfig) -> None:
 
 
 def draw(weight: Tensor, std: float, truncated: bool) -> None:
+    """Fill a tensor from N(0, std), cut at two deviations if asked."""
     if weight.is_meta:  # shapes only: somebody is counting
         return
     if truncated:

@@ -30,7 +30,7 @@ ALBERT = replace(
         "large-v1": albert_size(24, 1024, 16, dropout=0.1),
         "tiny": albert_size(4, 256, 4),
     },
-    tokenizer="unigram",
+    tokenizer="sentencepiece_unigram",
     objective="mlm+sop",
     layout=Layout(
         model_type="albert",

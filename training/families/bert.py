@@ -18,13 +18,22 @@ def bert_size(layers: int, width: int, heads: int, vocab: int = VOCAB) -> Backbo
 
 
 FIELDS = {
-    "vocab": ("vocab_size",), "width": ("hidden_size",), "layers": ("num_hidden_layers",), "heads": ("num_attention_heads",),
-    "positions": ("max_position_embeddings",), "ffn": ("intermediate_size",), "segments": ("type_vocab_size",), "activation": ("hidden_act",),
-    "eps": ("layer_norm_eps",), "dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",),
-}  # fmt: skip
+    "vocab": ("vocab_size",),
+    "width": ("hidden_size",),
+    "layers": ("num_hidden_layers",),
+    "heads": ("num_attention_heads",),
+    "positions": ("max_position_embeddings",),
+    "ffn": ("intermediate_size",),
+    "segments": ("type_vocab_size",),
+    "activation": ("hidden_act",),
+    "eps": ("layer_norm_eps",),
+    "dropout": ("hidden_dropout_prob",),
+    "attention_dropout": ("attention_probs_dropout_prob",),
+}
 
 
 def encoder_modules(prefix: str) -> dict[str, str]:
+    """The embedding of BERT, RoBERTa and ELECTRA."""
     return {
         "embedding.token": f"{prefix}embeddings.word_embeddings",
         "embedding.position": f"{prefix}embeddings.position_embeddings",
@@ -34,6 +43,7 @@ def encoder_modules(prefix: str) -> dict[str, str]:
 
 
 def encoder_block(prefix: str) -> dict[str, str]:
+    """One layer of them."""
     layer = f"{prefix}encoder.layer.{{i}}."
     return {
         "attention.out": f"{layer}attention.output.dense",
@@ -45,6 +55,7 @@ def encoder_block(prefix: str) -> dict[str, str]:
 
 
 def encoder_qkv(prefix: str) -> tuple[str, ...]:
+    """Its query, key and value."""
     return tuple(f"{prefix}encoder.layer.{{i}}.attention.self.{part}" for part in ("query", "key", "value"))
 
 
@@ -56,12 +67,21 @@ BERT_LAYOUT = Layout(
     block=encoder_block("bert."),
     qkv=encoder_qkv("bert."),
     heads={
-        "mlm": {"transform.dense": "cls.predictions.transform.dense", "transform.norm": "cls.predictions.transform.LayerNorm", "scores.bias": "cls.predictions.bias"},
+        "mlm": {
+            "transform.dense": "cls.predictions.transform.dense",
+            "transform.norm": "cls.predictions.transform.LayerNorm",
+            "scores.bias": "cls.predictions.bias",
+        },
         "pair": {"pool": "bert.pooler.dense", "scores": "cls.seq_relationship"},
         "class": {"pool": "bert.pooler.dense", "scores": "classifier"},
     },
-    architectures={("mlm", "pair"): "BertForPreTraining", ("mlm",): "BertForMaskedLM", ("class",): "BertForSequenceClassification", (): "BertModel"},
-)  # fmt: skip
+    architectures={
+        ("mlm", "pair"): "BertForPreTraining",
+        ("mlm",): "BertForMaskedLM",
+        ("class",): "BertForSequenceClassification",
+        (): "BertModel",
+    },
+)
 
 PRESET = Preset(lr=1e-4, steps=1_000_000, batch=256, length=512, warmup=10_000, bias_correction=False)
 

@@ -30,8 +30,15 @@ DISTILBERT = replace(
         model_type="distilbert",
         prefix="distilbert.",
         fields={
-            "vocab": ("vocab_size",), "width": ("dim",), "layers": ("n_layers",), "heads": ("n_heads",), "positions": ("max_position_embeddings",),
-            "ffn": ("hidden_dim",), "activation": ("activation",), "dropout": ("dropout",), "attention_dropout": ("attention_dropout",),
+            "vocab": ("vocab_size",),
+            "width": ("dim",),
+            "layers": ("n_layers",),
+            "heads": ("n_heads",),
+            "positions": ("max_position_embeddings",),
+            "ffn": ("hidden_dim",),
+            "activation": ("activation",),
+            "dropout": ("dropout",),
+            "attention_dropout": ("attention_dropout",),
         },
         modules={
             "embedding.token": "distilbert.embeddings.word_embeddings",
@@ -56,4 +63,4 @@ DISTILBERT = replace(
     presets={"": Preset(lr=5e-4, steps=100_000, batch=4000, length=512, warmup=5000, weight_decay=0.0, clip=5.0)},
     pool="relu",
     class_dropout=0.2,
-)  # fmt: skip
+)

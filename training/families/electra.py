@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from infra.artifact import Artifact
 from infra.errors import ConfigError
-from training.backbone import exchange
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters
@@ -21,6 +21,7 @@ GENERATOR = "generator"  # the folder of the second model in an export
 
 
 def electra_size(layers: int, width: int, heads: int, embedding_width: int = 0) -> BackboneConfig:
+    """BERT's configuration in the sizes of table 6."""
     shape = replace(BERT.sizes["base"], layers=layers, width=width, heads=heads, ffn=4 * width)
     return replace(shape, embedding_width=embedding_width or width, truncated_init=True)
 
@@ -49,7 +50,7 @@ class Electra(Family):
         with torch.device("meta"):
             return count_parameters(self.build(backbone))
 
-    def export(self, tower: Tower, folder: Path, tokenizer: Path | None = None) -> None:
+    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
         """The discriminator stands in the folder itself, the generator, if there is one, in `generator/`."""
         if isinstance(tower, GeneratorDiscriminator):
             guess = Tower(tower.generator, [tower.head("mlm")])
@@ -61,10 +62,11 @@ class Electra(Family):
         tower, second = super().load(folder), Path(folder) / GENERATOR
         if not second.exists() or [h.name for h in tower.heads] != ["rtd"]:
             return tower
-        whole = GeneratorDiscriminator(Backbone(self.read_config(exchange.read_settings(second))), tower.backbone)
-        whole.heads[0].load_state_dict(super().load(second).heads[0].state_dict())
-        whole.generator.load_state_dict(super().load(second).backbone.state_dict())
-        whole.heads[1] = tower.heads[0]
+        guess = super().load(second)
+        whole = GeneratorDiscriminator(Backbone(guess.config), tower.backbone)
+        whole.generator.load_state_dict(guess.backbone.state_dict())  # with the embedding that both files hold
+        whole.head("mlm").load_state_dict(guess.head("mlm").state_dict())
+        whole.head("rtd").load_state_dict(tower.head("rtd").state_dict())
         return whole
 
 
@@ -89,12 +91,19 @@ ELECTRA = Electra(
         block=encoder_block("electra."),
         qkv=encoder_qkv("electra."),
         heads={
-            "mlm": {"transform.dense": "generator_predictions.dense", "transform.norm": "generator_predictions.LayerNorm", "scores.bias": "generator_lm_head.bias"},
+            "mlm": {
+                "transform.dense": "generator_predictions.dense",
+                "transform.norm": "generator_predictions.LayerNorm",
+                "scores.bias": "generator_lm_head.bias",
+            },
             "rtd": {"dense": "discriminator_predictions.dense", "scores": "discriminator_predictions.dense_prediction"},
             "class": {"pool": "classifier.dense", "scores": "classifier.out_proj"},
         },
         architectures={
-            ("rtd",): "ElectraForPreTraining", ("mlm",): "ElectraForMaskedLM", ("class",): "ElectraForSequenceClassification", (): "ElectraModel",
+            ("rtd",): "ElectraForPreTraining",
+            ("mlm",): "ElectraForMaskedLM",
+            ("class",): "ElectraForSequenceClassification",
+            (): "ElectraModel",
         },
     ),
     presets={  # appendix A, table 6
@@ -105,4 +114,4 @@ ELECTRA = Electra(
     },
     masking=Masking(rate=0.15, mask=0.85, random=0.0),  # the released code: no random tokens
     pool="gelu",
-)  # fmt: skip
+)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from infra import log
+from infra.artifact import Artifact
 from infra.errors import ConfigError
 from training.backbone import exchange
 from training.backbone.config import BackboneConfig
@@ -124,11 +125,12 @@ class Family:
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def export(self, tower: Tower, folder: Path, tokenizer: Path | None = None) -> None:
+    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files; `transformers` loads the folder.
 
-        tokenizer: the folder with the tokenizer's files, or the artifact's that holds it as `tokenizer/`.
+        tokenizer: an artifact, its folder, or the folder with the tokenizer's files.
         """
+        tokenizer = tokenizer.path if isinstance(tokenizer, Artifact) else tokenizer
         specials = special_ids(tokenizer)
         config, weights = self.shift_positions(tower, specials)
         settings = self.settings(config, tower, specials)
@@ -140,7 +142,8 @@ class Family:
         """config.json: sizes, class, token ids. Refuses a config which the library's model cannot have."""
         names = tuple(sorted(h.name for h in tower.heads))
         if names not in self.layout.architectures:
-            raise ConfigError(f"{self.layout.model_type} has no model with the heads {list(names)}; it has {list(self.layout.architectures)}")
+            known = [list(heads) for heads in self.layout.architectures]
+            raise ConfigError(f"{self.layout.model_type} has no model with the heads {list(names)}; it has {known}")
         settings = {**self.extra, **exchange.describe(config, self.layout), **token_ids(specials)}
         settings |= {"architectures": [self.layout.architectures[names]], "dtype": "float32", "initializer_range": config.init_std}
         settings |= {"tie_word_embeddings": True, "textmill": {"family": self.name, "share": config.share, "band": config.band}}
@@ -156,7 +159,8 @@ class Family:
         again = asdict(self.read_config(settings))
         for name, value in asdict(config).items():
             if name not in ONLY_FOR_INIT and again[name] != value:
-                raise ConfigError(f"a {self.layout.model_type} model always has {name} {again[name]}, not {value}; it cannot be exported so")
+                kind = self.layout.model_type
+                raise ConfigError(f"a {kind} model always has {name} {again[name]}, not {value}; it cannot be exported so")
 
     def read_config(self, settings: Mapping[str, Any]) -> BackboneConfig:
         """What config.json says, and for the rest what this family always has."""
@@ -175,6 +179,8 @@ class Family:
     def shift_positions(self, tower: Tower, specials: Mapping[str, int]) -> tuple[BackboneConfig, dict[str, torch.Tensor]]:
         """The library counts RoBERTa's positions from the padding id on: rows move where a tokenizer pads with another id than 1."""
         config, weights = tower.config, exchange.to_theirs(tower, self.layout)
+        if config.position_offset and specials and "pad" not in specials:
+            raise ConfigError(f"{self.name} counts positions of real tokens; give it a tokenizer that has a padding token")
         offset = specials.get("pad", config.position_offset - 1) + 1
         if config.position_offset and offset != config.position_offset:
             name = f"{self.layout.modules['embedding.position']}.weight"
@@ -203,15 +209,18 @@ class Family:
 
 
 def token_ids(specials: Mapping[str, int]) -> dict[str, int]:
+    """The ids that config.json repeats from the tokenizer."""
     return {f"{role}_token_id": specials[role] for role in ("pad", "bos", "eos") if role in specials}
 
 
 def labels(classes: int) -> dict[str, Any]:
+    """Names of classes as the library writes them before anybody gives better ones."""
     names = {i: f"LABEL_{i}" for i in range(classes)}
     return {"id2label": {str(i): n for i, n in names.items()}, "label2id": {n: i for i, n in names.items()}}
 
 
 def class_count(settings: Mapping[str, Any]) -> int:
+    """How many classes a config.json names; two where it names none."""
     return len(settings.get("id2label") or {}) or 2
 
 

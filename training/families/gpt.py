@@ -15,30 +15,63 @@ from training.families.family import Family, Preset
 GPT2_VOCAB = 50_257
 
 
-def gpt2_size(layers: int, width: int, heads: int, positions: int = 1024, vocab: int = GPT2_VOCAB) -> BackboneConfig:
+def gpt2_size(layers: int, width: int, heads: int, *, positions: int = 1024, vocab: int = GPT2_VOCAB) -> BackboneConfig:
+    """Norm before each sublayer and once at the end, tanh GELU, projections into the residual stream started smaller (section 2.3)."""
     return BackboneConfig(
-        vocab=vocab, width=width, layers=layers, heads=heads, positions=positions,
-        causal=True, norm="pre", embedding_norm=False, activation="gelu_tanh", eps=1e-5, residual_init=True,
-    )  # fmt: skip
+        vocab=vocab,
+        width=width,
+        layers=layers,
+        heads=heads,
+        positions=positions,
+        causal=True,
+        norm="pre",
+        embedding_norm=False,
+        activation="gelu_tanh",
+        eps=1e-5,
+        residual_init=True,
+    )
 
 
-GPT_BLOCK = {"attention.out": "transformer.h.{i}.attn.c_proj", "attention_norm": "transformer.h.{i}.ln_1", "ffn_norm": "transformer.h.{i}.ln_2"}
+FIELDS = {
+    "vocab": ("vocab_size",),
+    "width": ("n_embd",),
+    "layers": ("n_layer",),
+    "heads": ("n_head",),
+    "positions": ("n_positions", "n_ctx"),
+    "eps": ("layer_norm_epsilon",),
+    "dropout": ("resid_pdrop", "embd_pdrop"),
+    "attention_dropout": ("attn_pdrop",),
+}
 GPT2_LAYOUT = Layout(
     model_type="gpt2",
     prefix="transformer.",
-    fields={
-        "vocab": ("vocab_size",), "width": ("n_embd",), "layers": ("n_layer",), "heads": ("n_head",), "positions": ("n_positions", "n_ctx"),
-        "ffn": ("n_inner",), "activation": ("activation_function",), "eps": ("layer_norm_epsilon",),
-        "dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",),
-    },
+    fields={**FIELDS, "ffn": ("n_inner",), "activation": ("activation_function",)},
     modules={"embedding.token": "transformer.wte", "embedding.position": "transformer.wpe", "norm": "transformer.ln_f"},
-    block={**GPT_BLOCK, "ffn.up": "transformer.h.{i}.mlp.c_fc", "ffn.down": "transformer.h.{i}.mlp.c_proj"},
+    block={
+        "attention_norm": "transformer.h.{i}.ln_1",
+        "attention.out": "transformer.h.{i}.attn.c_proj",
+        "ffn_norm": "transformer.h.{i}.ln_2",
+        "ffn.up": "transformer.h.{i}.mlp.c_fc",
+        "ffn.down": "transformer.h.{i}.mlp.c_proj",
+    },
     qkv=("transformer.h.{i}.attn.c_attn",),
     heads={"next": {}, "class": {"scores": "score"}},
     architectures={("next",): "GPT2LMHeadModel", ("class",): "GPT2ForSequenceClassification", (): "GPT2Model"},
     transposed=True,
-)  # fmt: skip
+)
 
+GPT2_PRESET = Preset(  # batch and length are section 2.3's; the paper names no rates: these are GPT-3's (table 2.1, appendix B)
+    lr=6e-4,
+    steps=600_000,
+    batch=512,
+    length=1024,
+    warmup=2000,
+    schedule="cosine",
+    min_ratio=0.1,
+    betas=(0.9, 0.95),
+    eps=1e-8,
+    weight_decay=0.1,
+)
 GPT2 = Family(
     name="gpt2",
     paper="Radford et al. 2019, Language Models are Unsupervised Multitask Learners",
@@ -57,38 +90,47 @@ GPT2 = Family(
     objective="next",
     heads=("next",),
     layout=GPT2_LAYOUT,
-    # The paper names no rates: batch 512 x 1024 is section 2.3's; the rest is what reached its losses again, as GPT-3's table 2.1 has it.
     presets={
-        "": Preset(lr=6e-4, steps=600_000, batch=512, length=1024, warmup=2000, schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-        "355m": Preset(lr=3e-4, steps=600_000, batch=512, length=1024, warmup=2000, schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-        "774m": Preset(lr=2.5e-4, steps=600_000, batch=512, length=1024, warmup=2000, schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-        "1.5b": Preset(lr=2e-4, steps=600_000, batch=512, length=1024, warmup=2000, schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
-        "tiny": Preset(lr=2e-3, steps=1000, batch=32, length=256, warmup=50, schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+        "": GPT2_PRESET,
+        "355m": replace(GPT2_PRESET, lr=3e-4),
+        "774m": replace(GPT2_PRESET, lr=2.5e-4),
+        "1.5b": replace(GPT2_PRESET, lr=2e-4),
+        "tiny": replace(GPT2_PRESET, lr=2e-3, steps=1000, batch=32, length=256, warmup=50),
+        "mini": replace(GPT2_PRESET, lr=1e-3, steps=2000, batch=32, length=256, warmup=100),
     },
     pool="none",
     position=-1,
-)  # fmt: skip
+)
 
 DISTILGPT2 = replace(
     GPT2,
     name="distilgpt2",
     paper="Sanh et al. 2019, DistilBERT (the GPT-2 variant of its release)",
-    sizes={"base": gpt2_size(6, 768, 12), **{name: replace(GPT2.sizes[name], layers=GPT2.sizes[name].layers // 2) for name in ("tiny", "mini", "small")}},
+    sizes={
+        "base": gpt2_size(6, 768, 12),
+        **{name: replace(GPT2.sizes[name], layers=GPT2.sizes[name].layers // 2) for name in ("tiny", "mini", "small")},
+    },
 )
 
-GPT3_SHAPES = {  # table 2.1; 1.3b has 16 heads (its 24 x 128 is not 2048) and 13b is 5120 wide (5140 is not 40 x 128)
-    "125m": (12, 768, 12, 6e-4, 0.5), "350m": (24, 1024, 16, 3e-4, 0.5), "760m": (24, 1536, 16, 2.5e-4, 0.5), "1.3b": (24, 2048, 16, 2e-4, 1.0),
-    "2.7b": (32, 2560, 32, 1.6e-4, 1.0), "6.7b": (32, 4096, 32, 1.2e-4, 2.0), "13b": (40, 5120, 40, 1e-4, 2.0), "175b": (96, 12288, 96, 0.6e-4, 3.2),
-}  # fmt: skip
+# Table 2.1: layers, width, heads, rate, batch in millions of tokens. Two entries there cannot be: 1.3b has 16 heads here
+# (24 x 128 is not 2048), 13b is 5120 wide (5140 is not 40 x 128).
+GPT3_SHAPES = {
+    "125m": (12, 768, 12, 6e-4, 0.5),
+    "350m": (24, 1024, 16, 3e-4, 0.5),
+    "760m": (24, 1536, 16, 2.5e-4, 0.5),
+    "1.3b": (24, 2048, 16, 2e-4, 1.0),
+    "2.7b": (32, 2560, 32, 1.6e-4, 1.0),
+    "6.7b": (32, 4096, 32, 1.2e-4, 2.0),
+    "13b": (40, 5120, 40, 1e-4, 2.0),
+    "175b": (96, 12288, 96, 0.6e-4, 3.2),
+}
 
 
 def gpt3_preset(lr: float, millions: float) -> Preset:
     """Appendix B: 375M tokens of warm-up, cosine to a tenth over 260B, then flat to 300B; the batch in millions of tokens."""
     batch = round(millions * 1e6 / 2048)
-    return Preset(
-        lr=lr, steps=round(260e9 / (batch * 2048)), batch=batch, length=2048, warmup=round(375e6 / (batch * 2048)),
-        schedule="cosine", min_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1,
-    )  # fmt: skip
+    steps, warmup = round(260e9 / (batch * 2048)), round(375e6 / (batch * 2048))
+    return replace(GPT2_PRESET, lr=lr, steps=steps, batch=batch, length=2048, warmup=warmup)
 
 
 GPT3 = replace(
@@ -104,14 +146,14 @@ GPT1 = replace(
     GPT2,
     name="gpt1",
     paper="Radford et al. 2018, Improving Language Understanding by Generative Pre-Training",
-    sizes={"base": GPT1_SIZE, "tiny": replace(GPT1_SIZE, layers=4, width=256, heads=4, ffn=0, embedding_width=0, positions=256, vocab=8192)},
+    sizes={
+        "base": GPT1_SIZE,
+        "tiny": replace(GPT1_SIZE, layers=4, width=256, heads=4, ffn=0, embedding_width=0, positions=256, vocab=8192),
+    },
     layout=Layout(
         model_type="openai-gpt",
         prefix="transformer.",
-        fields={
-            "vocab": ("vocab_size",), "width": ("n_embd",), "layers": ("n_layer",), "heads": ("n_head",), "positions": ("n_positions", "n_ctx"),
-            "activation": ("afn",), "eps": ("layer_norm_epsilon",), "dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",),
-        },
+        fields={**FIELDS, "activation": ("afn",)},
         modules={"embedding.token": "transformer.tokens_embed", "embedding.position": "transformer.positions_embed"},
         block=GPT2_LAYOUT.block,
         qkv=GPT2_LAYOUT.qkv,
@@ -121,4 +163,4 @@ GPT1 = replace(
         activations={"gelu": "gelu_tanh", "relu": "relu"},  # there "gelu" means the tanh form
     ),
     presets={"": Preset(lr=2.5e-4, steps=1_200_000, batch=64, length=512, warmup=2000, schedule="cosine", eps=1e-8)},
-)  # fmt: skip
+)

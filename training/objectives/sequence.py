@@ -23,7 +23,15 @@ class SequenceHead(Head):
     """
 
     def __init__(
-        self, name: str, c: BackboneConfig, classes: int, weight: float = 1.0, position: int = 0, pool: Pool = "tanh", dropout: float = 0.0
+        self,
+        name: str,
+        c: BackboneConfig,
+        classes: int,
+        weight: float = 1.0,
+        *,
+        position: int = 0,
+        pool: Pool = "tanh",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.name, self.weight, self.position, self.classes = name, weight, position, classes

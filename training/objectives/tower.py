@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import Tensor, nn
 
 from infra.errors import ConfigError
@@ -93,6 +93,7 @@ class Tower(nn.Module):
 
 
 def weigh(parts: Mapping[str, tuple[float, Tensor]], right: Mapping[str, Tensor] | None = None) -> Losses:
+    """Parts (weight, loss) to one total."""
     total = torch.stack([weight * loss for weight, loss in parts.values()]).sum()
     return Losses(total, {name: loss.detach() for name, (_, loss) in parts.items()}, dict(right or {}))
 
@@ -104,4 +105,5 @@ def over(denominator: float | None, own: int) -> float:
 
 @torch.no_grad()
 def hits(scores_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """How often the highest score is the label's."""
     return (scores_NC.argmax(-1) == labels_N).sum()
