@@ -1,0 +1,127 @@
+"""Which examples step s is made of: computed from (seed, s), never stored, the same for every number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import ConfigError
+from training.feed.batch import Batch
+from training.feed.permutation import permute
+from training.feed.random import U64, fold
+
+OBJECTIVES = ("next", "mlm", "mlm+nsp", "mlm+sop")
+WINDOW = 4096  # examples planned together: numpy's cost per call is paid once for all of them
+SHUFFLE, DRAW, DRAW_VALID = 1, 2, 3  # streams of random numbers that share nothing
+I64 = NDArray[np.int64]
+Plan = Mapping[str, NDArray[Any]]  # columns of equal length, one row an example
+
+
+@dataclass(frozen=True)
+class FeedConfig:
+    """length: positions of a sequence. blocks: the block's length ("mlm" also takes block + 2: framed by [CLS] and [SEP])."""
+
+    batch_size: int
+    length: int
+    seed: int = 0
+    objective: str = "next"
+    mask_rate: float = 0.15  # Devlin et al. 2019, section 3.1, with the two shares below
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"feed.objective {self.objective!r} is none of {', '.join(OBJECTIVES)}")
+        if self.batch_size < 1 or self.length < 2:
+            raise ConfigError(f"feed: batch_size {self.batch_size} and length {self.length} must be at least 1 and 2")
+        if not (0 < self.mask_rate < 1 and self.mask_share >= 0 and self.random_share >= 0 and self.mask_share + self.random_share <= 1):
+            raise ConfigError(f"feed: mask_rate {self.mask_rate}, shares {self.mask_share} and {self.random_share} are not shares of a whole")
+
+
+class Feed(Protocol):
+    """What the loop asks for. Nothing in it moves: any step may be asked for, in any order, again."""
+
+    steps_per_epoch: int  # rounded up; the stream of train examples runs on over the edge of an epoch
+    examples: int
+    batch_size: int  # sequences in a global batch
+
+    def slice(self, step: int, rank: int, world: int) -> Batch:
+        """This rank's rows of global batch `step`: rows [B*rank//world, B*(rank+1)//world) of the same B for every world.
+        In the last batch of a valid feed B may be smaller than batch_size, and so a rank's share may be empty."""
+        ...
+
+    def trace(self, step: int) -> list[tuple[str, int]]:
+        """Which documents the global batch of `step` holds: (shard name, row in encode's documents side)."""
+        ...
+
+
+class Source(Protocol):
+    """What a feed is made from: examples that can be planned in bulk and then assembled."""
+
+    examples: int
+
+    def plan(self, index: I64, key: U64) -> Plan:
+        """Where the examples stand and what is drawn for them; key: one for each."""
+        ...
+
+    def assemble(self, plan: Plan) -> Batch: ...
+
+    def documents(self, plan: Plan) -> list[tuple[str, int]]: ...
+
+
+class StepFeed:
+    """A Feed over a source. train: each epoch shuffled by its own permutation, its own draws. valid: in order, one fixed draw."""
+
+    def __init__(self, source: Source, batch_size: int, seed: int, shuffled: bool) -> None:
+        self.source, self.batch_size, self.seed, self.shuffled = source, batch_size, seed, shuffled
+        self.examples = source.examples
+        self.steps_per_epoch = -(-self.examples // batch_size)
+        self._window = min(WINDOW, max(self.examples, batch_size))
+        self._planned: dict[int, Plan] = {}  # a memory of two windows; what it holds is a function of the window's number
+
+    def slice(self, step: int, rank: int, world: int) -> Batch:
+        if not 0 <= rank < world or step < 0:
+            raise ConfigError(f"feed: no rank {rank} of {world} at step {step}")
+        start, stop = self.bounds(step)
+        size = stop - start
+        return self.source.assemble(self._plan(start + size * rank // world, start + size * (rank + 1) // world))
+
+    def trace(self, step: int) -> list[tuple[str, int]]:
+        return self.source.documents(self._plan(*self.bounds(step)))
+
+    def bounds(self, step: int) -> tuple[int, int]:
+        """Places in the stream of examples. A valid feed begins again after its last, partial batch."""
+        if self.shuffled:
+            return step * self.batch_size, (step + 1) * self.batch_size
+        start = step % self.steps_per_epoch * self.batch_size
+        return start, min(start + self.batch_size, self.examples)
+
+    def order(self, places: I64) -> tuple[I64, I64]:
+        """(epoch, example) at each place of the stream."""
+        epoch, index = np.divmod(places, self.examples)
+        return epoch, permute(index, self.examples, fold(self.seed, SHUFFLE, epoch)) if self.shuffled else index
+
+    def _plan(self, start: int, stop: int) -> Plan:
+        if start == stop:
+            return {name: column[:0] for name, column in self._window_of(0).items()}
+        parts = []
+        while start < stop:
+            number = start // self._window
+            end = min(stop, (number + 1) * self._window)
+            parts.append({name: c[start - number * self._window : end - number * self._window] for name, c in self._window_of(number).items()})
+            start = end
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def _window_of(self, number: int) -> Plan:
+        if number not in self._planned:
+            places = np.arange(number * self._window, (number + 1) * self._window, dtype=np.int64)
+            if not self.shuffled:
+                places = places[places < self.examples]
+            epoch, index = self.order(places)
+            plan = self.source.plan(index, fold(self.seed, DRAW if self.shuffled else DRAW_VALID, epoch, index))
+            self._planned = {n: p for n, p in self._planned.items() if n == number - 1} | {number: plan}
+        return self._planned[number]

@@ -1,0 +1,130 @@
+"""Pairs of segments as batches: masked tokens, and whether B follows A (NSP) or stands in the right order (SOP).
+
+[CLS] A [SEP] B [SEP]. NSP: Devlin et al. 2019, section 3.1 and appendix A.2; SOP: Lan et al. 2020, section 3.1.
+Here every random B is from another document (the reference code gives up after ten tries, and makes lone sentences
+random always), it begins where that document's own B would, and it takes whole sentences up to the length of the B
+it stands for: so neither length nor place in the document tells the two classes apart. What is too long loses words of
+the longer side; the part that stays is a window at a uniformly random place (the reference flips a coin for each word).
+Letters: B sequences, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from infra.errors import ArtifactError, ConfigError
+from training.feed.batch import Batch
+from training.feed.masking import Masker
+from training.feed.order import I64, Plan
+from training.feed.random import U64, below, draws, fold
+from training.feed.views import Shards
+
+SPECIALS = 3
+TRIES = 8  # draws of another document before the next one in line is taken
+COIN, CUT_A, CUT_B, PARTNER = 0, 1, 2, 3  # numbers of an example's draws
+PAIRING, MASKING = 1, 2  # streams under an example's key
+
+
+class PairSource:
+    """task: "nsp", "sop", or "" for masked tokens alone."""
+
+    def __init__(
+        self, paths: Sequence[Path], sentences: Shards, documents: Shards, length: int, specials: Mapping[str, int], masker: Masker, task: str
+    ) -> None:
+        self._pairs, self._sentences, self._documents = Shards(paths), sentences, documents
+        if self._pairs.names != sentences.names or documents.names != sentences.names:
+            raise ArtifactError("the pairs and the sentences have different shards; they were not made from each other")
+        self._start, self._split, self._end = (self._pairs.numbers(name) for name in ("start", "split", "end"))
+        self._tokens, self._owner = sentences.lists("tokens"), sentences.numbers("document")
+        self._first, self._count = documents.numbers("first"), documents.numbers("sentences")
+        self._length, self._specials, self._masker, self._task = length, specials, masker, task
+        self.examples = len(self._pairs)
+        if task == "nsp" and self.examples:
+            ends = self._document(self._rows(self._start, np.array([0, self.examples - 1])))
+            if ends[0] == ends[1]:
+                raise ConfigError("mlm+nsp needs two documents with pairs, here is one: take mlm+sop, or more text")
+
+    def plan(self, index: I64, key: U64) -> Plan:
+        """Token places of A and B after truncation, the label, and the sentence rows they come from."""
+        draw = draws(fold(key, PAIRING), PARTNER + TRIES)
+        start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
+        a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
+        b0, b_row = a1, split
+        coin = draw[:, COIN] >> np.uint64(63) == 1
+        if self._task == "nsp":
+            b_row = np.where(coin, self._rows(self._split, self._partner(index, start, draw)), split)
+            other0, other1 = self._other(b_row, b1 - a1)
+            b0, b1 = np.where(coin, other0, b0), np.where(coin, other1, b1)
+        elif self._task == "sop":
+            a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
+            a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
+        a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
+        return {"a0": a0, "a1": a1, "b0": b0, "b1": b1, "pair": coin.astype(np.int64), "key": fold(key, MASKING), "row": start, "b_row": b_row}
+
+    def _rows(self, column: object, index: I64) -> I64:
+        """Sentence rows, numbered through all shards, of the pairs' column."""
+        return column.at(index) + self._sentences.starts[self._pairs.shard_of(index)]  # type: ignore[attr-defined, no-any-return]
+
+    def _document(self, rows: I64) -> I64:
+        return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
+
+    def _partner(self, index: I64, start: I64, draw: U64) -> I64:
+        """Another pair, of another document."""
+        own = self._document(start)
+        partner = below(draw[:, PARTNER], self.examples)
+        for attempt in range(1, TRIES + self.examples):
+            same = np.flatnonzero(self._document(self._rows(self._start, partner)) == own)
+            if not len(same):
+                break
+            again = below(draw[same, PARTNER + attempt], self.examples) if attempt < TRIES else (partner[same] + 1) % self.examples
+            partner[same] = again
+        return partner
+
+    def _other(self, rows: I64, wanted: I64) -> tuple[I64, I64]:
+        """From sentence rows on, whole sentences of the same document until `wanted` tokens."""
+        document = self._document(rows)
+        shard = self._sentences.shard_of(rows)
+        last = self._first.at(document) + self._count.at(document) + self._sentences.starts[shard]
+        return self._tokens.places(rows), self._tokens.reach(rows, wanted, last)
+
+    def _truncate(self, a0: I64, a1: I64, b0: I64, b1: I64, draw: U64) -> tuple[I64, I64, I64, I64]:
+        """The lengths that taking one word at a time from the longer side would leave."""
+        room = self._length - SPECIALS
+        a, b = a1 - a0, b1 - b0
+        b_kept = np.minimum(b, np.maximum(room - a, room // 2))
+        a_kept = np.minimum(a, room - b_kept)
+        a0 = a0 + below(draw[:, CUT_A], a - a_kept + 1)
+        b0 = b0 + below(draw[:, CUT_B], b - b_kept + 1)
+        return a0, a0 + a_kept, b0, b0 + b_kept
+
+    def assemble(self, plan: Plan) -> Batch:
+        batch, length, ids = len(plan["a0"]), self._length, self._specials
+        tokens_BL = np.full((batch, length), ids["pad"], np.int64)
+        copy = self._tokens.copy
+        columns = (plan[name].tolist() for name in ("a0", "a1", "b0", "b1"))
+        for row, a0, a1, b0, b1 in zip(tokens_BL, *columns, strict=True):
+            copy(a0, a1, row[1:])
+            copy(b0, b1, row[a1 - a0 + 2 :])
+        a_sep = plan["a1"] - plan["a0"] + 1
+        real_B = a_sep + plan["b1"] - plan["b0"] + 2
+        row = np.arange(batch)
+        tokens_BL[:, 0] = ids["cls"]
+        tokens_BL[row, a_sep] = tokens_BL[row, real_B - 1] = ids["sep"]
+        place = np.arange(length)
+        keep_BL = place < real_B[:, None]
+        segments_BL = (place > a_sep[:, None]) & keep_BL
+        maskable_BL = keep_BL & (tokens_BL != ids["unk"])
+        maskable_BL[:, 0] = maskable_BL[row, a_sep] = maskable_BL[row, real_B - 1] = False
+        labels = {"mlm": torch.from_numpy(self._masker(tokens_BL, maskable_BL, real_B, plan["key"]))}
+        if self._task:
+            labels["pair"] = torch.from_numpy(plan["pair"].copy())
+        return Batch(torch.from_numpy(tokens_BL), torch.from_numpy(segments_BL.astype(np.int64)), torch.from_numpy(keep_BL), labels)
+
+    def documents(self, plan: Plan) -> list[tuple[str, int]]:
+        rows = np.unique(np.concatenate([plan["row"], plan["b_row"]]))
+        shard, document = self._sentences.shard_of(rows), self._owner.at(rows)
+        return sorted({(self._sentences.names[s], d) for s, d in zip(shard.tolist(), document.tolist(), strict=True)})
