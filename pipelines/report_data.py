@@ -1,0 +1,309 @@
+"""What a run has to tell, gathered from its folder and its artifacts' manifests; stages that are not there are left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from data_prep import shards
+from infra.artifact import Artifact
+from infra.store import Store
+
+EXAMPLES = 3  # shown of each rule
+SNIPPET = 220  # characters of a text shown
+CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "decontaminate", "encode")
+FINISHED = ("cached", "done")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished stage of the run."""
+
+    label: str
+    stage: str
+    state: str
+    seconds: float
+    artifact: Artifact
+    inputs: dict[str, str]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        return self.artifact.counts
+
+
+class Run:
+    """A run's folder, read with tolerance: any file may be missing while a run is on its way or ended early."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder, self.store = folder, store
+        self.rows: list[Row] = read_json(folder / "stages.json") or []
+        self.status: Row = read_json(folder / "status.json") or {}
+
+    @cached_property
+    def made(self) -> list[Made]:
+        found = []
+        for row in self.rows:
+            artifact = self.store.find(row["stage"], row["fingerprint"]) if row["state"] in FINISHED else None
+            if artifact is not None:
+                found.append(Made(row["label"], row["stage"], row["state"], row.get("seconds", 0.0), artifact, row.get("inputs", {})))
+        return found
+
+    def of(self, *stages: str) -> list[Made]:
+        return [made for made in self.made if made.stage in stages]
+
+
+def read_json(path: Path) -> Any:
+    """The file's content; None when it is not there or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def gather(folder: Path, store: Store) -> Row:
+    """Everything the page shows, as plain JSON."""
+    run = Run(folder, store)
+    status = run.status
+    return {
+        "run": {
+            "id": folder.name,
+            **{key: status[key] for key in ("name", "state", "started", "updated", "seconds", "error") if key in status},
+        },
+        "funnel": funnel(run),
+        "removed": removed(run),
+        "crawl": crawl(run),
+        "timing": [
+            {key: row.get(key) for key in ("label", "stage", "state", "seconds", "fingerprint", "path", "inputs")} for row in run.rows
+        ],
+        "curves": [curve(made, run) for made in run.of("pretrain", "distill", "finetune") if has(made, "metrics.jsonl")],
+        "models": models(run),
+        "scores": scores(run),
+        "students": students(run),
+        "environment": read_json(folder / "env.json") or {},
+        "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").exists() else "",
+    }
+
+
+def has(made: Made, name: str) -> bool:
+    """Whether the artifact holds a file of this name."""
+    return any(entry["name"] == name for entry in made.artifact.files)
+
+
+def funnel(run: Run) -> list[Row]:
+    """From links to tokens: what came into each stage, what left it, and how much a rule removed or set aside."""
+    rows = []
+    for made in sorted(run.of(*CORPUS), key=lambda made: CORPUS.index(made.stage)):
+        counts = made.counts
+        kept = counts.get("kept", sum(entry["rows"] or 0 for entry in made.artifact.files if "/" not in entry["name"]))
+        read = counts.get("read", kept)
+        row = {
+            "stage": made.label,
+            "read": read,
+            "kept": kept,
+            "removed": _sum(counts, "removed."),
+            "set_aside": _sum(counts, "set_aside."),
+            "kept_share": round(kept / read, 4) if read else None,
+            "tokens": counts.get("tokens"),
+        }
+        rows.append(row)
+    return rows
+
+
+def _sum(counts: dict[str, int], prefix: str) -> int:
+    return sum(value for name, value in counts.items() if name.startswith(prefix))
+
+
+def removed(run: Run) -> list[Row]:
+    """For each stage and rule: how many, and a few examples."""
+    rows = []
+    for made in sorted(run.of(*CORPUS), key=lambda made: CORPUS.index(made.stage)):
+        shown = examples(made)
+        read = made.counts.get("read", 0)
+        for name, count in sorted(made.counts.items(), key=lambda item: (-item[1], item[0])):
+            kind, _, rule = name.partition(".")
+            if kind in ("removed", "set_aside") and count:
+                rows.append(
+                    {
+                        "stage": made.label,
+                        "kind": kind,
+                        "rule": rule,
+                        "count": count,
+                        "share": round(count / read, 4) if read else None,
+                        "examples": shown.get(rule, []),
+                    }
+                )
+    return rows
+
+
+def examples(made: Made) -> dict[str, list[Row]]:
+    """A few rows of every rule, read from the side shards that each stage leaves."""
+    readers: dict[str, tuple[str, Callable[[Row], tuple[str, str, str]]]] = {
+        "links": ("set_aside", lambda row: (row["reason"], row["source"], row["line"])),
+        "extract": ("set_aside", lambda row: (row["reason"], row["url"], "")),
+        "filter": ("rejected", lambda row: (row["rule"], row["url"] or row["source"], f"[{row['value']:.4g}] {row['text']}")),
+        "dedup": ("duplicates", lambda row: ("", row["url"] or row["source"], f"kept instead: {row['survivor_id']}. {row['text']}")),
+    }
+    if made.stage not in readers:
+        return {}
+    side, read = readers[made.stage]
+    found: dict[str, list[Row]] = {}
+    for row in first_rows(made.artifact.side(side), "rule" if made.stage == "filter" else "reason"):
+        rule, where, text = read(row)
+        names = [rule] if rule else [name.partition(".")[2] for name in made.counts if name.startswith("removed.")]
+        for name in names:
+            if len(found.setdefault(name, [])) < EXAMPLES:
+                found[name].append({"where": where, "text": " ".join(text.split())[:SNIPPET]})
+    return found
+
+
+def first_rows(paths: list[Path], column: str) -> Iterator[Row]:
+    """The first rows of every value of a column, shard by shard; without the column, the first rows."""
+    for path in paths:
+        table = shards.read(path)
+        if column not in table.column_names:
+            yield from table.slice(0, EXAMPLES).to_pylist()
+            continue
+        values = table[column]
+        for value in sorted(set(values.unique().to_pylist()) - {None}):
+            yield from table.filter(pc.equal(values, value)).slice(0, EXAMPLES).to_pylist()
+
+
+def crawl(run: Run) -> Row:
+    """How the requests ended, with examples of each ending that is no success."""
+    outcomes: Counter[str] = Counter()
+    shown: dict[str, list[Row]] = {}
+    size = 0
+    for made in run.of("crawl"):
+        for path in made.artifact.shards:
+            table = shards.read(path)
+            outcomes.update(table["outcome"].to_pylist())
+            size += pc.sum(table["bytes"]).as_py() or 0
+        for row in first_rows(made.artifact.shards, "outcome"):
+            if row["outcome"] != "ok" and len(shown.setdefault(row["outcome"], [])) < EXAMPLES:
+                shown[row["outcome"]].append(
+                    {"where": row["url"], "text": " ".join(str(row[key]) for key in ("status", "reason") if row[key])}
+                )
+    told = [{"outcome": name, "count": count, "examples": shown.get(name, [])} for name, count in outcomes.most_common()]
+    return {"outcomes": told, "pages": sum(outcomes.values()), "bytes": size} if told else {}
+
+
+def curve(made: Made, run: Run) -> Row:
+    """The losses of one training, with the loss of guessing by frequency alone."""
+    points = []
+    for line in made.artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        point = json.loads(line)
+        kept = ("step", "tokens", "loss", "parts", "lr", "valid_loss", "valid_parts", "tokens_per_s")
+        points.append({key: point[key] for key in kept if point.get(key) is not None})
+    return {"label": made.label, "stage": made.stage, "unigram": unigram(made, run) if made.stage != "finetune" else None, "points": points}
+
+
+def unigram(made: Made, run: Run) -> float | None:
+    """Nats per token on held-out text of a model that knows only how often each token comes in the training text."""
+    source = made.artifact.manifest["inputs"].get("sentences")
+    found = run.store.find(source["stage"], source["fingerprint"]) if source else None
+    if found is None:
+        return None
+    train, valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    for path, side in zip(found.shards, found.side("documents"), strict=True):
+        table, documents = shards.read(path), shards.read(side)
+        held = np.asarray(pc.equal(documents["split"], "valid").combine_chunks().to_numpy(zero_copy_only=False))
+        for chunk_tokens, chunk_documents in zip(table["tokens"].chunks, table["document"].chunks, strict=True):
+            lengths = np.diff(chunk_tokens.offsets.to_numpy())
+            is_held = np.repeat(held[chunk_documents.to_numpy()], lengths)
+            flat = chunk_tokens.flatten().to_numpy()
+            train, valid = _add(train, np.bincount(flat[~is_held])), _add(valid, np.bincount(flat[is_held]))
+    if not valid.sum() or not train.sum():
+        return None
+    train, valid = _add(train, np.zeros(valid.size, np.int64)), _add(valid, np.zeros(train.size, np.int64))
+    chance = (train + 1) / (train.sum() + train.size)  # one for the tokens the training text never had
+    return round(float(-(valid * np.log(chance)).sum() / valid.sum()), 4)
+
+
+def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    wide = np.zeros(max(a.size, b.size), np.int64)
+    wide[: a.size] += a
+    wide[: b.size] += b
+    return wide
+
+
+def card_of(made: Made) -> Row:
+    """What the model says of itself; nothing when it says nothing."""
+    return read_json(made.artifact.path / "card.json") or {}
+
+
+def models(run: Run) -> list[Row]:
+    """The models of the run: what they are and where their training ended."""
+    keys = ("family", "size", "parameters", "steps", "tokens", "valid_loss")
+    return [{"model": made.label, **{key: card_of(made).get(key) for key in keys}} for made in run.of("pretrain", "distill", "finetune")]
+
+
+def scores(run: Run) -> list[Row]:
+    """Every number of every scores.json, one row a measure; intervals keep their ends."""
+    rows = []
+    for made in run.of("evaluate"):
+        if has(made, "scores.json"):
+            found = read_json(made.artifact.file("scores.json")) or {}
+            rows += [{"model": made.label, **row} for row in flatten(found)]
+    return rows
+
+
+def students(run: Run) -> list[Row]:
+    """Each student beside its teacher and the control of its size: what they are, and every score they have."""
+    pretrained = {made.label: made for made in run.of("pretrain", "distill")}
+    found = []
+    for label, made in pretrained.items():
+        if made.stage != "distill" or card_of(made).get("control"):
+            continue
+        rivals = [other for other in run.of("distill") if card_of(other).get("control") and _same_but_control(other, made)]
+        teacher = made.inputs.get("teacher", "")
+        columns = {"student": label, "teacher": teacher, **({"control": rivals[0].label} if rivals else {})}
+        rows: dict[str, Row] = {
+            "parameters": {role: card_of(pretrained[name]).get("parameters") for role, name in columns.items() if name in pretrained}
+        }
+        for role, name in columns.items():
+            for measure, row in scores_of(run, name).items():
+                rows.setdefault(measure, {})[role] = row
+        found.append(
+            {"label": label, "columns": list(columns), "names": columns, "rows": [{"measure": name, **row} for name, row in rows.items()]}
+        )
+    return found
+
+
+def _same_but_control(one: Made, other: Made) -> bool:
+    def rest(made: Made) -> Any:
+        return made.artifact.manifest["inputs"], {
+            key: value for key, value in made.artifact.config.items() if key not in ("control", "name")
+        }
+
+    return bool(rest(one) == rest(other))
+
+
+def scores_of(run: Run, model: str) -> dict[str, Row]:
+    """The scores of a model, and of what was fine-tuned from it, by measure."""
+    tuned = {
+        made.label for made in run.of("finetune") if made.inputs.get("model") == model and not made.artifact.config.get("from_scratch")
+    }
+    wanted = {made.label for made in run.of("evaluate") if made.inputs.get("model") in {model, *tuned}}
+    return {
+        row["measure"]: {key: row[key] for key in ("value", "low", "high") if key in row} for row in scores(run) if row["model"] in wanted
+    }
+
+
+def flatten(value: Any, name: str = "") -> Iterator[Row]:
+    """{measure, value, low?, high?} of every number in a nested dictionary."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield {"measure": name, "value": value}
+    elif isinstance(value, dict) and isinstance(value.get("value"), int | float):
+        yield {"measure": name, **{key: value[key] for key in ("value", "low", "high") if isinstance(value.get(key), int | float)}}
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{name}.{key}" if name else str(key))

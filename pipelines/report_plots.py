@@ -1,0 +1,88 @@
+"""Curves as pictures that live inside the page: SVG for the report, small PNGs for Prefect's Markdown.
+
+Colours are Okabe and Ito's (2008), told apart by colour-blind readers; lines differ in stroke as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B7280"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9CA3AF",
+    "axes.labelcolor": "#374151",
+    "axes.grid": True,
+    "grid.color": "#E5E7EB",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#4B5563",
+    "ytick.color": "#4B5563",
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.9,
+    "svg.hashsalt": "textmill",  # the same picture is the same bytes
+    "figure.constrained_layout.use": True,
+}
+
+
+def loss_curve(curve: dict[str, Any], kind: str = "svg", dpi: int = 80) -> str:
+    """A data URI: training and held-out loss over steps, and the unigram line a model must get below."""
+    import matplotlib  # late: half a second that a run without a report need not pay
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.1))
+        try:
+            _draw(axes, curve)
+            return _uri(figure, kind, dpi)
+        finally:
+            pyplot.close(figure)
+
+
+def _draw(axes: Any, curve: dict[str, Any]) -> None:
+    points = curve["points"]
+    part = _shown_part(curve)
+    steps, losses = _series(points, "loss", "parts", part)
+    axes.plot(steps, losses, color=BLUE, linewidth=1.1, alpha=0.85, label="training")
+    steps, losses = _series(points, "valid_loss", "valid_parts", part)
+    if steps:
+        axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="held out")
+        axes.annotate(f"{losses[-1]:.2f}", (steps[-1], losses[-1]), xytext=(4, 4), textcoords="offset points", color=ORANGE, weight="bold")
+    if curve.get("unigram"):
+        axes.axhline(curve["unigram"], color=GREY, linestyle=(0, (5, 3)), linewidth=1.4, label=f"unigram {curve['unigram']:.2f}")
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{part or 'loss'} (nats)")
+    axes.margins(x=0.04)
+    axes.legend(loc="upper right")
+
+
+def _shown_part(curve: dict[str, Any]) -> str:
+    """The part that predicts tokens, where a loss has several: only that one compares with the unigram line."""
+    parts: dict[str, float] = next((point["parts"] for point in curve["points"] if point.get("parts")), {})
+    return next((name for name in ("next", "mlm") if name in parts and len(parts) > 1), "")
+
+
+def _series(points: list[dict[str, Any]], total: str, parts: str, part: str) -> tuple[list[int], list[float]]:
+    found = [(point["step"], point.get(parts, {}).get(part) if part else point.get(total)) for point in points]
+    kept = [(step, value) for step, value in found if value is not None]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _uri(figure: Any, kind: str, dpi: int) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    media = "image/svg+xml" if kind == "svg" else "image/png"
+    return f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def last_valid(curve: dict[str, Any]) -> float | None:
+    """The last held-out loss of the part that predicts tokens."""
+    _, losses = _series(curve["points"], "valid_loss", "valid_parts", _shown_part(curve))
+    return losses[-1] if losses else None
