@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -233,7 +233,7 @@ def _seeds(config: LinksConfig) -> pa.Table:
     return _table([(url, urls.authority(url), None, f"site:{url}", place) for place, url in starts], FOUND)
 
 
-def _table(rows: list[tuple[object, ...]] | list[tuple[str, str, str]], schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema)
 

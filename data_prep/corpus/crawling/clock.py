@@ -1,0 +1,59 @@
+"""When each host may be asked again: one file that all workers of a crawl share, and that outlives them.
+
+A slot holds the time of the host's next turn. Two hosts that fall on one slot only wait for each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import xxhash
+
+SLOTS = 1 << 20  # 8 MiB, and sparse: only slots in use take room on the disk
+TIME = struct.Struct("<d")
+
+
+class Clock:
+    """Wall time, because it must mean the same in every process; a jump of it costs at most the longest wait."""
+
+    def __init__(self, path: Path, longest_s: float, now: Callable[[], float] = time.time) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.longest_s, self.now = longest_s, now
+
+    def reserve(self, host: str, delay_s: float) -> float:
+        """Take the host's next turn; the seconds to wait for it. The turn after comes delay_s later."""
+        place = _place(host)
+        fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
+        try:
+            now = self.now()
+            turn = max(now, min(self._read(place), now + self.longest_s))
+            os.pwrite(self.file, TIME.pack(turn + delay_s), place)
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, TIME.size, place)
+        return turn - now
+
+    def postpone(self, host: str, delay_s: float) -> None:
+        """No turn for delay_s from now."""
+        place = _place(host)
+        fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
+        try:
+            os.pwrite(self.file, TIME.pack(max(self._read(place), self.now() + delay_s)), place)
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, TIME.size, place)
+
+    def close(self) -> None:
+        os.close(self.file)
+
+    def _read(self, place: int) -> float:
+        held = os.pread(self.file, TIME.size, place)
+        return float(TIME.unpack(held)[0]) if len(held) == TIME.size else 0.0
+
+
+def _place(host: str) -> int:
+    return xxhash.xxh3_64_intdigest(host.encode()) % SLOTS * TIME.size

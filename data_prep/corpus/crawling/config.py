@@ -1,0 +1,55 @@
+"""How a crawl behaves, and how far it goes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from data_prep.corpus.crawling.address import networks
+from infra.errors import ConfigError
+
+TEXT = ("text/html", "application/xhtml+xml", "text/plain")
+AGENT = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1: a product token
+LEAST = {"max_bytes": 1, "max_unpacked_bytes": 1, "dead_after": 1, "concurrency": 1}
+
+
+@dataclass(frozen=True)
+class CrawlConfig:
+    """contact: a URL or an e-mail address, sent with every request, so that those who are crawled can complain."""
+
+    contact: str
+    agent: str = "textmill"  # the name that robots.txt may speak to
+    per_host_delay_s: float = 1.0  # between an answer's end and the next request; a longer Crawl-delay wins
+    max_crawl_delay_s: float = 30.0  # a host whose robots.txt asks for more is left alone
+    connect_timeout_s: float = 10.0
+    page_timeout_s: float = 60.0  # for one whole exchange
+    max_bytes: int = 10 << 20  # on the wire
+    max_unpacked_bytes: int = 40 << 20
+    max_redirects: int = 5
+    retries: int = 2  # after no connection, 429, 500, 502, 503, 504
+    backoff_s: float = 1.0  # before the first retry; doubled for each further one
+    max_wait_s: float = 120.0  # a Retry-After beyond it ends the page instead
+    dead_after: int = 5  # failures in a row after which a host is given up
+    concurrency: int = 64  # requests under way in one worker
+    allow_networks: tuple[str, ...] = ()  # private networks that may be crawled all the same
+    content_types: tuple[str, ...] = TEXT
+    logical_date: str = ""  # of a scheduled run: a new date is a new crawl
+
+    def __post_init__(self) -> None:
+        if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
+            raise ConfigError(f"crawl: contact {self.contact!r}: say in plain ASCII who crawls, by a URL or an e-mail address")
+        if not AGENT.fullmatch(self.agent):
+            raise ConfigError(f"crawl: agent {self.agent!r} must be letters, - and _ only: robots.txt knows it by that name")
+        for field in fields(self):
+            value, least = getattr(self, field.name), LEAST.get(field.name, 0)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value >= least:
+                raise ConfigError(f"crawl: {field.name} must be at least {least}, not {value}")
+        for name in ("connect_timeout_s", "page_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"crawl: {name} must be more than 0")
+        networks(self.allow_networks)
+
+    @property
+    def user_agent(self) -> str:
+        """What every request says of itself."""
+        return f"{self.agent} (+{self.contact.strip()})"

@@ -1,0 +1,128 @@
+"""A shard's memory: pages in its WARC file, and a line for each URL that is settled, both on the disk before it counts.
+
+Order makes it safe: a page's records are appended and flushed to the disk, then its line. After a kill the WARC file is
+cut to the end that the last whole line names, so it holds whole records only, and nothing that is remembered is fetched again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+WAITING = 256  # settled pages that may wait for the disk; fetching pauses beyond
+
+
+@dataclass
+class Settled:
+    """What became of one URL. row: its PAGES row; failures, dead: what is then known of its host."""
+
+    row: dict[str, Any]
+    links: list[str] = field(default_factory=list)
+    followed: bool = False
+    failures: int = 0
+    dead: str = ""
+    end: int = 0  # of the WARC file after this page
+
+
+class Journal:
+    """Open it, read `settled`, add to it from one event loop, close it."""
+
+    def __init__(self, journal: Path, warc: Path, preamble: bytes) -> None:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        warc.parent.mkdir(parents=True, exist_ok=True)
+        self.warc_path, self.draft = warc, warc.with_name(f"{warc.name}.part")
+        if warc.exists():  # killed between the rename and the pages table
+            os.replace(warc, self.draft)
+        entries, keep, end = _recall(journal, self.draft)
+        self.settled = {entry.row["url"]: entry for entry in entries}
+        self.lines = _cut(journal, keep)
+        self.warc = _cut(self.draft, end)
+        if not end:
+            self.warc.write(preamble)
+            self._flush(self.warc)
+        self.end = self.warc.tell()
+        self.queue: asyncio.Queue[tuple[Settled, bytes, asyncio.Future[None]] | None] = asyncio.Queue(WAITING)
+
+    async def add(self, entry: Settled, records: bytes, *, wait: bool = True) -> None:
+        """With wait it returns when the entry would survive a kill."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.settled[entry.row["url"]] = entry
+        await self.queue.put((entry, records, done))
+        if wait:
+            await done
+
+    async def write(self) -> None:
+        """Serve add() until close(); what waits at the same time shares one flush."""
+        while (first := await self.queue.get()) is not None:
+            batch = [first]
+            while not self.queue.empty() and (more := self.queue.get_nowait()) is not None:
+                batch.append(more)
+            await asyncio.to_thread(self._commit, [(entry, records) for entry, records, _ in batch])
+            for _, _, done in batch:
+                if not done.done():
+                    done.set_result(None)
+
+    def close(self) -> None:
+        """Without this the files stay open; with it nothing is renamed yet."""
+        self.lines.close()
+        self.warc.close()
+
+    def finish(self) -> None:
+        """The WARC file gets its name."""
+        self.close()
+        os.replace(self.draft, self.warc_path)
+
+    def _commit(self, batch: list[tuple[Settled, bytes]]) -> None:
+        lines = []
+        for entry, records in batch:
+            if records:
+                entry.row["warc_offset"] = self.end
+                self.warc.write(records)
+                self.end += len(records)
+            entry.end = self.end
+            lines.append(json.dumps(asdict(entry), ensure_ascii=True, separators=(",", ":")) + "\n")
+        if any(records for _, records in batch):
+            self._flush(self.warc)
+        self.lines.write("".join(lines).encode())
+        self._flush(self.lines)
+
+    @staticmethod
+    def _flush(file: IO[bytes]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _recall(journal: Path, draft: Path) -> tuple[list[Settled], int, int]:
+    """The entries that hold, the journal's length with them alone, and the WARC file's."""
+    size = draft.stat().st_size if draft.exists() else 0
+    entries: list[Settled] = []
+    keep = end = 0
+    for entry, length in _whole_lines(journal):
+        if entry.end > size:  # the disk lost what it had promised: fetch again from here on
+            break
+        entries.append(entry)
+        keep, end = keep + length, entry.end
+    return entries, keep, end
+
+
+def _whole_lines(journal: Path) -> Iterator[tuple[Settled, int]]:
+    if not journal.exists():
+        return
+    with journal.open("rb") as file:
+        for line in file:
+            try:
+                yield Settled(**json.loads(line)), len(line)
+            except (ValueError, TypeError):  # the kill came while this line was written
+                return
+
+
+def _cut(path: Path, size: int) -> IO[bytes]:
+    file = path.open("r+b" if path.exists() else "w+b")
+    file.truncate(size)
+    file.seek(size)
+    return file

@@ -1,0 +1,247 @@
+"""One shard of links crawled: each host its own queue, all hosts side by side, every URL ending as one row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus import urls
+from data_prep.corpus.crawling import warcfile
+from data_prep.corpus.crawling.address import AddressBook
+from data_prep.corpus.crawling.clock import Clock
+from data_prep.corpus.crawling.config import CrawlConfig
+from data_prep.corpus.crawling.fetch import Answer, Fetcher, Refused, new_session
+from data_prep.corpus.crawling.follow import links_on
+from data_prep.corpus.crawling.journal import Journal, Settled
+from infra.artifact import Counts
+from infra.log import event
+
+TELL_EVERY_S = 2.0
+SLACK_S = 60.0  # beyond the longest wait that the config allows; a host's turn further away is a clock that jumped
+
+
+@dataclass(frozen=True)
+class Link:
+    """A row of LINKS, or a page that was found by following."""
+
+    url: str
+    host: str
+    karma: int | None
+    source: str
+    followed: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """A start page whose links are followed on its host: depth clicks far, max_pages in all."""
+
+    url: str
+    host: str
+    depth: int
+    max_pages: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard to crawl; name is "00000"."""
+
+    name: str
+    links: list[Link]
+    sites: list[Site]
+
+
+def crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> list[dict[str, Any]]:
+    """The rows of PAGES: those of the links in their order, then those that were found, by URL. Continues after a kill."""
+    return asyncio.run(_crawl(config, addresses, out, task))
+
+
+def count(rows: Iterable[Mapping[str, Any]], links: int) -> Counts:
+    """A ledger in which every row is kept or removed by its outcome."""
+    counted: Counter[str] = Counter(read=0, kept=0, followed=-links, bytes=0)
+    for row in rows:
+        counted["read"] += 1
+        counted["followed"] += 1
+        counted["bytes"] += row["bytes"]
+        counted["kept" if row["outcome"] == "ok" else f"removed.{row['outcome']}"] += 1
+    return dict(counted)
+
+
+async def _crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> list[dict[str, Any]]:
+    journal = Journal(out / ".journal" / f"{task.name}.jsonl", out / "warc" / f"{task.name}.warc.gz", _preamble(config))
+    longest = max(config.max_wait_s * 2, config.max_crawl_delay_s, config.per_host_delay_s) + SLACK_S
+    async with AsyncExitStack() as stack:
+        stack.callback(journal.close)
+        clock = Clock(out / ".journal" / "clock", longest)
+        stack.callback(clock.close)
+        book = AddressBook(config.allow_networks, addresses, config.connect_timeout_s)
+        stack.push_async_callback(book.close)
+        session = await stack.enter_async_context(new_session(config, book))
+        fetcher = Fetcher(config, session, book, clock)
+        try:
+            await _Shard(config, fetcher, journal, task).run()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+    journal.finish()
+    listed = [link.url for link in task.links]
+    found = sorted(journal.settled.keys() - set(listed))
+    return [journal.settled[url].row for url in (*listed, *found)]
+
+
+class _Shard:
+    def __init__(self, config: CrawlConfig, fetcher: Fetcher, journal: Journal, task: Task) -> None:
+        self.config, self.fetcher, self.journal, self.task = config, fetcher, journal, task
+        self.listed = {link.url: link for link in task.links}
+        self.total = len(task.links)
+        for entry in journal.settled.values():  # what was known of each host when the last try ended
+            host = entry.row["host"]
+            fetcher.failures[host] = entry.failures
+            if entry.dead:
+                fetcher.dead[host] = entry.dead
+
+    async def run(self) -> None:
+        hosts: dict[str, list[Link]] = {}
+        for link in self.task.links:
+            hosts.setdefault(link.host, []).append(link)
+        async with asyncio.TaskGroup() as helpers:
+            ticker = helpers.create_task(self._tell())
+            writer = helpers.create_task(self.journal.write())
+            async with asyncio.TaskGroup() as queues:
+                for host, links in hosts.items():
+                    queues.create_task(self._host(links, [site for site in self.task.sites if site.host == host]))
+            ticker.cancel()
+            await self.journal.queue.put(None)
+            await writer
+        self._progress()
+
+    async def _host(self, links: list[Link], sites: list[Site]) -> None:
+        """A host's queue: one request at a time, in the links' order, then along its sites."""
+        starts = {site.url for site in sites}
+        for link in links:
+            if link.url not in starts:
+                await self._settle(link, self._is_other_link(link), keep_links=bool(sites))
+        for site in sites:
+            await self._walk(site)
+
+    async def _walk(self, site: Site) -> None:
+        """Breadth first, each level in order of URL, so that what max_pages leaves out does not depend on timing."""
+        depth = {site.url: 0}
+        level = [site.url]
+        while level:
+            found: dict[str, int] = {}
+            for url in level:
+                for target, clicks in await self._visit(site, url, depth[url]):
+                    if target not in depth and clicks <= site.depth:
+                        found[target] = min(clicks, found.get(target, clicks))
+            level = sorted(found)[: max(0, site.max_pages - len(depth))]
+            depth.update((url, found[url]) for url in level)
+
+    async def _visit(self, site: Site, url: str, clicks: int) -> list[tuple[str, int]]:
+        """Fetch a page of a site; where it leads and how many clicks from the start that is."""
+        link = self.listed.get(url) or Link(url, site.host, None, f"site:{site.url}", followed=True)
+        if link.followed and url not in self.journal.settled:
+            self.total += 1
+
+        def stop_at(target: str) -> bool:
+            return urls.authority(target) == site.host and _of_site(site, target) != url
+
+        entry = await self._settle(link, stop_at, keep_links=True)
+        if entry.row["outcome"] == "redirected":
+            target = entry.row["final_url"]
+            return [(_of_site(site, target), clicks)] if urls.authority(target) == site.host else []
+        return [(_of_site(site, target), clicks + 1) for target in entry.links]
+
+    def _is_other_link(self, link: Link) -> Callable[[str], bool]:
+        return lambda target: target != link.url and target in self.listed
+
+    async def _settle(self, link: Link, stop_at: Callable[[str], bool], *, keep_links: bool) -> Settled:
+        """The URL's entry: remembered, or made now and on the disk when this returns."""
+        if known := self.journal.settled.get(link.url):
+            return known
+        entry, records = await self._fetch(link, stop_at, keep_links=keep_links)
+        entry.failures, entry.dead = self.fetcher.failures[link.host], self.fetcher.dead.get(link.host, "")
+        await self.journal.add(entry, records, wait=not entry.dead)  # the thousand links of a dead host share a few flushes
+        return entry
+
+    async def _fetch(self, link: Link, stop_at: Callable[[str], bool], *, keep_links: bool) -> tuple[Settled, bytes]:
+        if link.host in self.fetcher.dead:
+            return Settled(_row(link, "dead_host", self.fetcher.dead[link.host]), followed=link.followed), b""
+        try:
+            answer = await self.fetcher.page(link.url, stop_at)
+        except Refused as error:
+            return Settled(_row(link, error.outcome, error.reason, error.status, error.final_url), followed=link.followed), b""
+        if not 200 <= answer.status < 300:
+            row = _row(link, "http_error", f"status {answer.status}", answer.status, answer.hops[-1])
+            return Settled(row, followed=link.followed), b""
+        return await asyncio.to_thread(self._page, link, answer, keep_links)
+
+    def _page(self, link: Link, answer: Answer, keep_links: bool) -> tuple[Settled, bytes]:
+        body = answer.exchange.body
+        row = _row(link, "ok", "", answer.status, answer.hops[-1]) | {
+            "fetched_at": answer.exchange.date,
+            "content_type": answer.content_type,
+            "charset": answer.charset,
+            "bytes": len(body),
+            "warc_file": f"warc/{self.task.name}.warc.gz",
+        }
+        records = warcfile.page(answer.exchange, _notes(link, answer))
+        home = urls.authority(answer.hops[-1]) == link.host  # where a redirect led away there is nothing to follow
+        links = links_on(answer.hops[-1], body, answer.charset) if keep_links and home else []
+        return Settled(row, links, link.followed), records
+
+    async def _tell(self) -> None:
+        while True:
+            self._progress()
+            await asyncio.sleep(TELL_EVERY_S)
+
+    def _progress(self) -> None:
+        event("progress", stage="crawl", done=len(self.journal.settled), total=self.total, unit="pages", shard=self.task.name)
+
+
+def _row(link: Link, outcome: str, reason: str, status: int | None = None, final_url: str = "") -> dict[str, Any]:
+    return {
+        "url": link.url,
+        "final_url": final_url or link.url,
+        "host": link.host,
+        "outcome": outcome,
+        "status": status,
+        "reason": reason,
+        "fetched_at": _now(),
+        "content_type": "",
+        "charset": "",
+        "bytes": 0,
+        "warc_file": "",
+        "warc_offset": 0,
+        "karma": link.karma,
+        "source": link.source,
+    }
+
+
+def _notes(link: Link, answer: Answer) -> list[warcfile.Header]:
+    """The metadata record: why this page was asked for, and by which way it was reached."""
+    karma = [("karma", str(link.karma))] if link.karma is not None else []
+    return [("seed", link.url), ("source", link.source), *karma, *(("via", hop) for hop in answer.hops[:-1])]
+
+
+def _of_site(site: Site, url: str) -> str:
+    """A site's http and https pages are the same pages: the start page's scheme names them."""
+    return site.url.partition(":")[0] + ":" + url.partition(":")[2]
+
+
+def _preamble(config: CrawlConfig) -> bytes:
+    about = [("software", config.agent), ("format", "WARC File Format 1.1"), ("conformsTo", "ISO 28500:2017"), ("robots", "obeyed")]
+    return warcfile.info(_now(), [*about, ("http-header-user-agent", config.user_agent)])
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong, out of the wrapping of task groups."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
