@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def pairs_under_keys(keys: Hashes, members: Ints, content: Hashes) -> Ints:
     by_content = np.argsort(content, kind="stable")
     keys, members = keys[by_content], members[by_content]
     order, starts = groups(keys)
-    found = [_within(members[order[a:b]]) for a, b in zip(starts[:-1], starts[1:], strict=True) if b - a > 1]
+    found = [_within(members[order[a:b]]) for a, b in pairwise(starts.tolist()) if b - a > 1]
     if not found:
         return np.zeros((0, 2), np.int64)
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from data_prep import schemas, shards
 from data_prep.corpus import clusters, minhash, words
@@ -56,14 +57,31 @@ class DedupConfig:
         return minhash.bands(self.jaccard, self.permutations)
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """All documents in one count: place p is row p - firsts[s] of shard s."""
+
+    config: DedupConfig
+    sources: list[Path]
+    firsts: Ints
+
+    def by_shard(self, places: Ints) -> list[tuple[int, Ints]]:
+        """(shard, rows) for places that ascend."""
+        cuts = np.searchsorted(places, self.firsts)
+        numbers = range(len(self.sources))
+        return [(s, places[cuts[s] : cuts[s + 1]] - self.firsts[s]) for s in numbers if cuts[s] < cuts[s + 1]]
+
+
 def work(config: DedupConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """Drop duplicates within and across shards; see the top of this file for the steps."""
     sources, scratch = inputs["documents"].shards, out / ".work"
     shards.each("dedup signatures", partial(sign, config), sources, scratch / "signatures", compute)
     signed = [scratch / "signatures" / source.name for source in sources]
+    corpus = Corpus(config, sources, np.cumsum([0, *(shards.counts(path)["read"] for path in signed)], dtype=np.int64))
     exact = exact_edges(signed)
-    near = _near_edges(config, sources, signed, exact, scratch, compute)
-    fates = _fates(config, sources, exact, near, scratch, compute)
-    firsts = dict(zip((s.name for s in sources), _firsts(signed).tolist(), strict=False))
+    near = near_edges(corpus, signed, exact, scratch, compute)
+    fates = decide(corpus, exact, near, scratch, compute)
+    firsts = dict(zip((source.name for source in sources), corpus.firsts.tolist(), strict=False))
     counts = shards.each_path("dedup", partial(write_kept, firsts, fates), sources, out, compute)
     return shards.balance("dedup", counts)
 
@@ -109,15 +127,58 @@ def pair_up(signed: list[Path], skipped: Ints, folder: Path, band: int) -> None:
     shards.write(pa.table({"one": found[:, 0], "other": found[:, 1]}), path)
 
 
-def verify(config: DedupConfig, sources: list[Path], firsts: Ints, folder: Path, chunk: Path) -> None:
+def verify(corpus: Corpus, folder: Path, chunk: Path) -> None:
     """Write the true similarity of every pair of the chunk."""
     if (folder / chunk.name).exists():
         return
     table = shards.read(chunk)
     pairs = np.stack((table["one"].to_numpy(), table["other"].to_numpy()), axis=1)
-    sets = _shingle_sets(config, sources, firsts, np.unique(pairs))
+    sets = _shingle_sets(corpus, np.unique(pairs))
     similarity = [minhash.jaccard(sets[one], sets[other]) for one, other in pairs.tolist()]
     shards.write(table.append_column("jaccard", pa.array(similarity, pa.float64())), folder / chunk.name)
+
+
+def near_edges(corpus: Corpus, signed: list[Path], exact: Ints, scratch: Path, compute: Compute) -> Ints:
+    """The pairs, of documents that are not exactly equal, whose similarity reaches the threshold."""
+    if not corpus.config.near:
+        return np.zeros((0, 2), np.int64)
+    number, _ = corpus.config.bands
+    compute.map("dedup pairs", partial(pair_up, signed, exact[:, 1], scratch / "pairs"), range(number))
+    found = [shards.read(scratch / "pairs" / shards.name(band)) for band in range(number)]
+    pairs = np.unique(np.concatenate([np.stack((t["one"].to_numpy(), t["other"].to_numpy()), axis=1) for t in found]), axis=0)
+    return pairs[similarities(corpus, pairs, scratch / "near", compute) >= corpus.config.jaccard]
+
+
+def decide(corpus: Corpus, exact: Ints, near: Ints, scratch: Path, compute: Compute) -> Path:
+    """Write, for every document of a cluster: its place, its survivor, how alike they are, whether they are exactly equal."""
+    nodes, roots = clusters.components(np.concatenate((exact, near)))
+    ranks = _ranks(corpus, nodes)
+    survivor = clusters.survivors(nodes, roots, ranks, corpus.config.survivor)
+    leader = _exact_leader(nodes, exact)
+    same = leader == leader[np.searchsorted(nodes, survivor)]
+    pairs = np.stack((nodes, survivor), axis=1)
+    similarity = np.ones(len(nodes))
+    similarity[~same] = similarities(corpus, pairs[~same], scratch / "survivors", compute)
+    id_of = dict(zip(nodes.tolist(), (rank.id for rank in ranks), strict=True))
+    survivor_id = pa.array([id_of[place] for place in survivor.tolist()], pa.string())
+    stays = nodes == survivor
+    table = {"place": nodes, "survivor": stays, "survivor_id": survivor_id, "jaccard": similarity, "exact": same}
+    path = scratch / "fates.arrow"
+    shards.write(pa.table(table), path)
+    return path
+
+
+def similarities(corpus: Corpus, pairs: Ints, folder: Path, compute: Compute) -> NDArray[np.float64]:
+    """The true similarity of every pair, compared in chunks that are the same in every try."""
+    chunks = []
+    for number, start in enumerate(range(0, len(pairs), PAIRS_PER_CHUNK)):
+        part = pairs[start : start + PAIRS_PER_CHUNK]
+        chunks.append(folder / "asked" / shards.name(number))
+        if not chunks[-1].exists():
+            shards.write(pa.table({"one": part[:, 0], "other": part[:, 1]}), chunks[-1])
+    compute.map(f"dedup {folder.name}", partial(verify, corpus, folder / "told"), chunks)
+    found = [shards.read(folder / "told" / chunk.name)["jaccard"].to_numpy() for chunk in chunks]
+    return np.concatenate([np.zeros(0), *found])
 
 
 def write_kept(firsts: dict[str, int], fates: Path, shard: Path, _out: Path) -> shards.Made:
@@ -138,84 +199,27 @@ def write_kept(firsts: dict[str, int], fates: Path, shard: Path, _out: Path) -> 
     return shards.Made(kept, shards.balance("dedup", counts), sides)
 
 
-def _near_edges(config: DedupConfig, sources: list[Path], signed: list[Path], exact: Ints, scratch: Path, compute: Compute) -> Ints:
-    if not config.near:
-        return np.zeros((0, 2), np.int64)
-    number, _ = config.bands
-    compute.map("dedup pairs", partial(pair_up, signed, exact[:, 1], scratch / "pairs"), range(number))
-    found = [shards.read(scratch / "pairs" / shards.name(band)) for band in range(number)]
-    pairs = np.concatenate([np.stack((t["one"].to_numpy(), t["other"].to_numpy()), axis=1) for t in found])
-    pairs, similarity = _verified(config, "pairs", np.unique(pairs, axis=0), sources, _firsts(signed), scratch, compute)
-    return pairs[similarity >= config.jaccard]
-
-
-def _fates(config: DedupConfig, sources: list[Path], exact: Ints, near: Ints, scratch: Path, compute: Compute) -> Path:
-    """Write, for every document of a cluster: its place, its survivor, how alike they are, whether they are exactly equal."""
-    firsts = _firsts([scratch / "signatures" / s.name for s in sources])
-    nodes, roots = clusters.components(np.concatenate((exact, near)))
-    ranks = _ranks(sources, firsts, nodes)
-    survivor = clusters.survivors(nodes, roots, ranks, config.survivor)
-    _, similarity = _verified(config, "survivors", np.stack((nodes, survivor), axis=1), sources, firsts, scratch, compute)
-    leader = _exact_leader(nodes, exact)
-    same = leader == leader[np.searchsorted(nodes, survivor)]
-    id_of = dict(zip(nodes.tolist(), (rank.id for rank in ranks), strict=True))
-    table = pa.table(
-        {
-            "place": nodes,
-            "survivor": nodes == survivor,
-            "survivor_id": pa.array([id_of[place] for place in survivor.tolist()], pa.string()),
-            "jaccard": np.where(same, 1.0, similarity),
-            "exact": same,
-        }
-    )
-    path = scratch / "fates.arrow"
-    shards.write(table, path)
-    return path
-
-
-def _verified(
-    config: DedupConfig, name: str, pairs: Ints, sources: list[Path], firsts: Ints, scratch: Path, compute: Compute
-) -> tuple[Ints, np.ndarray]:
-    """(pairs, similarity), compared in chunks that are the same in every try."""
-    chunks = []
-    for number, start in enumerate(range(0, len(pairs), PAIRS_PER_CHUNK)):
-        part = pairs[start : start + PAIRS_PER_CHUNK]
-        chunks.append(scratch / f"{name}-asked" / shards.name(number))
-        if not chunks[-1].exists():
-            shards.write(pa.table({"one": part[:, 0], "other": part[:, 1]}), chunks[-1])
-    folder = scratch / f"{name}-verified"
-    compute.map(f"dedup {name}", partial(verify, config, sources, firsts, folder), chunks)
-    found = [shards.read(folder / chunk.name)["jaccard"].to_numpy() for chunk in chunks]
-    return pairs, np.concatenate([np.zeros(0), *found])
-
-
-def _shingle_sets(config: DedupConfig, sources: list[Path], firsts: Ints, places: Ints) -> dict[int, Hashes]:
+def _shingle_sets(corpus: Corpus, places: Ints) -> dict[int, Hashes]:
     sets: dict[int, Hashes] = {}
-    for shard, rows in _by_shard(firsts, places):
-        column = shards.read(sources[shard])["text"]
+    for shard, rows in corpus.by_shard(places):
+        column = shards.read(corpus.sources[shard])["text"]
         texts = pa.chunked_array([pa.array([column[row].as_py() or "" for row in rows.tolist()], pa.string())])
         done = 0
         for batch in words.batches(texts):
-            found = minhash.shingles(words.split(batch), config.ngram)
-            sets |= {int(firsts[shard] + rows[done + d]): found.of(d) for d in range(found.documents)}
+            found = minhash.shingles(words.split(batch), corpus.config.ngram)
+            sets |= {int(corpus.firsts[shard] + rows[done + d]): found.of(d) for d in range(found.documents)}
             done += found.documents
     return sets
 
 
-def _ranks(sources: list[Path], firsts: Ints, places: Ints) -> list[Rank]:
+def _ranks(corpus: Corpus, places: Ints) -> list[Rank]:
     """The facts of the documents at these places, in their order; places ascend."""
     ranks = []
-    for shard, rows in _by_shard(firsts, places):
-        table = shards.read(sources[shard])
+    for shard, rows in corpus.by_shard(places):
+        table = shards.read(corpus.sources[shard])
         for row in rows.tolist():
             ranks.append(Rank(len(table["text"][row].as_py() or ""), table["karma"][row].as_py(), table["id"][row].as_py()))
     return ranks
-
-
-def _by_shard(firsts: Ints, places: Ints) -> list[tuple[int, Ints]]:
-    """(shard, rows) for places that ascend."""
-    cuts = np.searchsorted(places, firsts)
-    return [(s, places[cuts[s] : cuts[s + 1]] - firsts[s]) for s in range(len(firsts) - 1) if cuts[s] < cuts[s + 1]]
 
 
 def _exact_leader(nodes: Ints, exact: Ints) -> Ints:
@@ -231,13 +235,8 @@ def _cluster_rows(documents: pa.Table, here: pa.Table, rows: Ints) -> pa.Table:
     return pa.Table.from_arrays(columns, names=schemas.CLUSTERS.names).cast(schemas.CLUSTERS)
 
 
-def _column(signed: list[Path], name: str) -> np.ndarray:
+def _column(signed: list[Path], name: str) -> Hashes:
     return np.concatenate([np.zeros(0, np.uint64), *(shards.read(path)[name].to_numpy() for path in signed)])
-
-
-def _firsts(signed: list[Path]) -> Ints:
-    """The place of each shard's first document in a count through all shards; at the end the number of documents."""
-    return np.concatenate(([0], np.cumsum([shards.counts(path)["read"] for path in signed], dtype=np.int64)))
 
 
 DEDUP = Stage(name="dedup", version=1, work=work)

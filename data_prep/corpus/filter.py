@@ -117,6 +117,7 @@ def keep_good(config: FilterConfig, documents: pa.Table) -> shards.Made:
 
 
 def work(config: FilterConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """Filter every shard; a rejected document keeps the rule it broke."""
     counts = shards.each("filter", partial(keep_good, config), inputs["documents"].shards, out, compute)
     return shards.balance("filter", counts)
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from data_prep.corpus.words import Flags, Hashes, Ints, Words
 
 
-
-
 @dataclass(frozen=True)
 class Repeats:
     """All positions at which an n-gram starts that its document holds more than once."""

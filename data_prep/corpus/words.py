@@ -85,6 +85,7 @@ class Words:
 
 
 def lowered(word: str) -> str:
+    """The word without regard to case."""
     return word.lower()
 
 
@@ -110,6 +111,7 @@ def split(texts: pa.Array) -> Words:
 
 
 def split_texts(texts: Sequence[str]) -> Words:
+    """As split, of Python strings."""
     return split(pa.array(texts, pa.string()))
 
 

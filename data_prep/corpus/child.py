@@ -1,0 +1,162 @@
+"""One page at a time in a process of its own, so that a page that hangs or crashes a parser costs its time limit and no more.
+
+The child lives as long as its task; it is started again when it dies, and after some thousand pages, because parsers leak.
+The limit is CPU time, so a busy machine does not change which pages are read. Frames on the pipes: two lengths, JSON, body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from data_prep.corpus import charset, html
+
+PAGES_PER_CHILD = 2000
+PATIENCE = 10  # wall seconds for each CPU second before a child that sleeps is given up too
+_FRAME = struct.Struct(">II")
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from data_prep.corpus.child import serve; serve(*map(int, sys.argv[2:]))"
+
+
+@dataclass(frozen=True)
+class Question:
+    """How to read a page; is_html False: the body is plain text."""
+
+    charset: str
+    engine: str
+    least: int
+    is_html: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """title and text, or the reason why there is none."""
+
+    title: str = ""
+    text: str = ""
+    reason: str = ""
+
+
+class Reader:
+    """Asks a child and watches it. Use it in a `with` block, which ends the child."""
+
+    def __init__(self, seconds: int, memory_mb: int) -> None:
+        self.seconds, self.memory_mb = seconds, memory_mb
+        self._child: subprocess.Popen[bytes] | None = None
+        self._asked = 0
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def ask(self, question: Question, body: bytes) -> Answer:
+        """The page's text, or a reason: empty, undecodable, parse_error, memory, timeout, crashed."""
+        child = self._started()
+        try:
+            _send(_pipe(child.stdin), asdict(question), body)
+            ready, _, _ = select.select([_pipe(child.stdout)], [], [], self.seconds * PATIENCE)
+            got = _receive(_pipe(child.stdout)) if ready else None
+        except (BrokenPipeError, ConnectionResetError):
+            got = None
+            ready = [child]
+        if got is None:
+            return self._lost(slept=not ready)
+        self._asked += 1
+        return Answer(**got[0])
+
+    def _lost(self, *, slept: bool) -> Answer:
+        code = self._stop()
+        return Answer(reason="timeout" if slept or code == -signal.SIGPROF else "crashed")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._asked >= PAGES_PER_CHILD:
+            self._stop()
+        if self._child is None:
+            command = [sys.executable, "-c", _START, json.dumps(sys.path), str(self.seconds), str(self.memory_mb)]
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return self._child
+
+    def _stop(self) -> int:
+        """End the child, if there is one; how it ended."""
+        child, self._child, self._asked = self._child, None, 0
+        if child is None:
+            return 0
+        with contextlib.suppress(BrokenPipeError):
+            _pipe(child.stdin).close()  # a child that is well ends at the end of its input
+        try:
+            code = child.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            code = child.wait()
+        _pipe(child.stdout).close()
+        return code
+
+
+def read_page(question: Question, body: bytes) -> Answer:
+    """The page's text, in this process. Only what the parsers raise is caught; what they do to a process is the child's use."""
+    decoded = charset.decode(body, question.charset)
+    if not decoded.is_text:
+        return Answer(reason="undecodable")
+    if not question.is_html:
+        return _answer(html.Found("", html.clean(decoded.text)), question)
+    try:
+        found = html.extract(decoded.text, question.engine, question.least)
+    except MemoryError:
+        return Answer(reason="memory")
+    except Exception:  # whatever a parser raises on a hostile page is the page's fault; it is counted under this reason
+        return Answer(reason="parse_error")
+    return _answer(found, question)
+
+
+def _answer(found: html.Found, question: Question) -> Answer:
+    return Answer(found.title, found.text) if len(found.text) >= question.least else Answer(reason="empty")
+
+
+def serve(seconds: int, memory_mb: int) -> None:
+    """The child's life: read frames from standard input until it ends. SIGPROF kills a page that uses up its time."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a parser that prints must not write into an answer
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    while got := _receive(sys.stdin.buffer):
+        fields, body = got
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        answer = read_page(Question(**fields), body)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _send(answers, asdict(answer), b"")
+
+
+def _send(pipe: BinaryIO, fields: Mapping[str, Any], body: bytes) -> None:
+    text = json.dumps(fields).encode()
+    pipe.write(_FRAME.pack(len(text), len(body)) + text)
+    pipe.write(body)
+    pipe.flush()
+
+
+def _receive(pipe: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None at the end of the pipe, also in the middle of a frame."""
+    head = pipe.read(_FRAME.size)
+    if len(head) < _FRAME.size:
+        return None
+    lengths = _FRAME.unpack(head)
+    text, body = pipe.read(lengths[0]), pipe.read(lengths[1])
+    if len(text) < lengths[0] or len(body) < lengths[1]:
+        return None
+    return json.loads(text), body
+
+
+def _pipe(pipe: Any) -> Any:
+    assert pipe is not None, "the child was started with both pipes"
+    return pipe

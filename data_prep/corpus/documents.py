@@ -1,0 +1,148 @@
+"""Files of ready documents in, DOCUMENTS shards out: a source beside the crawl.
+
+Each file is read once into parts under .work/; then row g of all files goes to shard g mod `shards`, so that every shard is
+a sample of every file, whatever did the reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep import schemas, shards
+from data_prep.corpus import readers
+from data_prep.corpus.charset import normal
+from data_prep.corpus.extract import document_id
+from data_prep.corpus.readers import Row
+from infra.artifact import Counts, SourceFile
+from infra.compute import Compute
+from infra.errors import ArtifactError, ConfigError
+from infra.stage import Inputs, Stage
+
+PART_CHARACTERS = 64_000_000  # of text in memory, and in a part
+SET_ASIDE = pa.schema([("line", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class DocumentsConfig:
+    """sources: files by content. text, title, url, id: the fields that hold them. separator: cuts a plain text file into documents.
+
+    A document keeps its own id if its file gives one; else it is named by its URL, else by its source and text.
+    """
+
+    sources: tuple[SourceFile, ...]
+    text: str = "text"
+    title: str = "title"
+    url: str = "url"
+    id: str = "id"
+    separator: str = ""
+    shards: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError on what cannot be read or dealt."""
+        if self.shards < 1:
+            raise ConfigError(f"documents: shards {self.shards} must be at least 1")
+        if not self.sources:
+            raise ConfigError("documents: no file to read; check the path in the recipe")
+        for source in self.sources:
+            readers.kind_of(source.name)
+
+
+def work(config: DocumentsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """Read every file, then deal."""
+    folder = out / ".work"
+    compute.map("documents read", partial(read_file, config, folder), range(len(config.sources)))
+    names = [shards.name(number) for number in range(config.shards)]
+    compute.map("documents deal", partial(deal, config, folder, out), [n for n in range(config.shards) if not (out / names[n]).exists()])
+    return shards.balance("documents", shards.total(shards.counts(out / name) for name in names))
+
+
+def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
+    """Write the documents of one file in parts, and last, as the mark that it is done, its bad rows."""
+    mark = folder / "aside" / shards.name(number)
+    if mark.exists():
+        return
+    source = config.sources[number]
+    columns = [config.text, config.title, config.url, config.id]
+    if not Path(source.path).is_file():
+        raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
+    aside: list[dict[str, str]] = []
+    rows = readers.rows(source.path, readers.kind_of(source.name), columns, config.separator)
+    parts = 0
+    for part in _parts(config, source, rows, aside):
+        shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), folder / f"parts-{number:05d}" / shards.name(parts))
+        parts += 1
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": parts})
+
+
+def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
+    """Write one shard: its share of all documents, and the bad rows of its share of the files."""
+    tables, seen = [schemas.DOCUMENTS.empty_table()], 0
+    for number in range(len(config.sources)):
+        for part in range(shards.counts(folder / "aside" / shards.name(number))["parts"]):
+            table = shards.read(folder / f"parts-{number:05d}" / shards.name(part)).replace_schema_metadata(None)
+            tables.append(table.take(pa.array(np.arange((shard - seen) % config.shards, table.num_rows, config.shards))))
+            seen += table.num_rows
+    table = pa.concat_tables(tables)
+    mine = range(shard, len(config.sources), config.shards)
+    bad = [shards.read(folder / "aside" / shards.name(number)).replace_schema_metadata(None) for number in mine]
+    aside = pa.concat_tables([SET_ASIDE.empty_table(), *bad])
+    counts = {"read": table.num_rows + aside.num_rows, "kept": table.num_rows}
+    reasons = aside["reason"].to_pylist()
+    counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
+    shards.write(aside, out / "set_aside" / shards.name(shard))
+    shards.write(table, out / shards.name(shard), shards.balance("documents", counts))
+
+
+def document(config: DocumentsConfig, source: str, row: Row) -> dict[str, Any] | str:
+    """The row as a document, or the reason why it is none."""
+    value = row.fields.get(config.text)
+    if row.reason or not isinstance(value, str):
+        return row.reason or "no_text"
+    text = normal(value).strip("\n")
+    if not text.strip():
+        return "empty"
+    url, title, place = _string(row, config.url), normal(_string(row, config.title)), f"{source}:{row.number}"
+    name = _string(row, config.id) or document_id(url or f"{place}\n{text}")
+    facts = {"id": name, "url": url, "host": _host(url), "title": title, "text": text}
+    return {**facts, "language": "", "karma": None, "source": place}
+
+
+def _parts(config: DocumentsConfig, source: SourceFile, rows: Iterator[Row], aside: list[dict[str, str]]) -> Iterator[list[dict[str, Any]]]:
+    """The documents in runs of bounded size; what is none goes into aside."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        made = document(config, source.name, row)
+        if isinstance(made, str):
+            aside.append({"line": normal(row.line), "source": f"{source.name}:{row.number}", "reason": made})
+            continue
+        part.append(made)
+        size += len(made["text"])
+        if size >= PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _string(row: Row, name: str) -> str:
+    value = row.fields.get(name)
+    return normal(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+DOCUMENTS = Stage(name="documents", version=1, work=work)
