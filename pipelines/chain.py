@@ -6,20 +6,20 @@ Phase by phase (all tokenizers, then all encodings, ...), so that a run can stop
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from data_prep.corpus.crawl import CRAWL
 from data_prep.corpus.dedup import DEDUP
-from data_prep.corpus.documents import DOCUMENTS, DocumentsConfig
+from data_prep.corpus.documents import DOCUMENTS
 from data_prep.corpus.extract import EXTRACT
 from data_prep.corpus.filter import FILTER
 from data_prep.corpus.gather import GATHER, GatherConfig
 from data_prep.corpus.links import LINKS, LinksConfig, LinkSource
-from data_prep.corpus.warc import WARC, WarcConfig
+from data_prep.corpus.warc import WARC
 from data_prep.examples.blocks import BLOCKS, BlocksConfig
 from data_prep.examples.encode import ENCODE
 from data_prep.examples.pairs import PAIRS, PairsConfig
@@ -28,7 +28,7 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import SITE, Documents, Model, Recipe, StartPage, Submissions, Urls, Warc, expand
+from pipelines.recipe import SITE, Documents, Model, Recipe, StartPage, Student, Submissions, Urls, Warc, expand
 from pipelines.recipe_checks import meant
 from pipelines.site import SITE as WEBSITE
 from pipelines.site import SiteConfig
@@ -42,6 +42,7 @@ ORDER = tuple(
         WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE,
     )
 )  # fmt: skip
+T = TypeVar("T")
 UNMADE = "unmade"  # the digest of a file that an earlier stage has yet to write
 
 
@@ -90,6 +91,12 @@ class _Chain:
             return (SourceFile(str(self.site.path / name), UNMADE, Path(name).name),)
         return (self.digest(self.site.file(name)),)
 
+    def one_file(self, path: str) -> SourceFile:
+        found = self.files(path)
+        if len(found) > 1:
+            raise ConfigError(f"{path} names {len(found)} files; a task has one file to learn from and one to be scored on")
+        return found[0]
+
 
 def run(do: Do, recipe: Recipe, until: str = "", serve: Serve = _unserved, digest: Digest = SourceFile.of) -> dict[str, Artifact]:
     """Every artifact of the recipe by its label, up to and with the stages called `until`."""
@@ -123,7 +130,6 @@ def rehearse(recipe: Recipe) -> None:
         return Artifact(stage.name, fingerprint(stage.name, label), Path("nowhere"))
 
     run(do, recipe, digest=lambda path: SourceFile(str(path), UNMADE, path.name))
-    _check_sizes(recipe)
 
 
 def unmade(config: Any) -> bool:
@@ -140,7 +146,7 @@ def _corpus(chain: _Chain) -> Artifact:
     if recipe.site is not None:
         chain.site = chain.make(WEBSITE, site_config(recipe), "site")
     parts = list(_parts(chain))
-    documents = parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i}": p for i, p in enumerate(parts)})
+    documents = parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
     good = chain.make(FILTER, corpus.filter, "filter", documents=documents)
     return chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
 
@@ -153,14 +159,17 @@ def _parts(chain: _Chain) -> Iterator[Artifact]:
         sources = tuple(_link_source(chain, s) for s in links)
         listed = chain.make(LINKS, LinksConfig(sources=sources, **corpus.links.said()), "links")
         yield chain.make(EXTRACT, corpus.extract, "extract", pages=_crawl(chain, listed))
-    for kind, sort in ((Warc, "warc"), (Documents, "documents")):
-        sources_of = [s for s in corpus.sources if isinstance(s, kind)]
-        for number, source in enumerate(sources_of, 1):
-            label = sort if len(sources_of) == 1 else f"{sort} {number}"
-            assert isinstance(source, Warc | Documents)
-            config: Any = WarcConfig if isinstance(source, Warc) else DocumentsConfig
-            made = chain.make(WARC if isinstance(source, Warc) else DOCUMENTS, config(files=chain.files(source.path), **source.said("kind", "path")), label)
-            yield chain.make(EXTRACT, corpus.extract, f"extract {label}", pages=made) if isinstance(source, Warc) else made
+    crawls = [s for s in corpus.sources if isinstance(s, Warc)]
+    for label, crawl in _numbered("warc", crawls):
+        pages = chain.make(WARC, crawl.build(sources=chain.files(crawl.path)), label)
+        yield chain.make(EXTRACT, corpus.extract, f"extract {label}", pages=pages)
+    texts = [s for s in corpus.sources if isinstance(s, Documents)]
+    for label, text in _numbered("documents", texts):
+        yield chain.make(DOCUMENTS, text.build(sources=chain.files(text.path)), label)
+
+
+def _numbered(name: str, things: Sequence[T]) -> list[tuple[str, T]]:
+    return [(name if len(things) == 1 else f"{name} {number}", thing) for number, thing in enumerate(things, 1)]
 
 
 def _link_source(chain: _Chain, source: Submissions | Urls | StartPage) -> LinkSource:
@@ -170,8 +179,9 @@ def _link_source(chain: _Chain, source: Submissions | Urls | StartPage) -> LinkS
 
 def _crawl(chain: _Chain, links: Artifact) -> Artifact:
     config = chain.recipe.corpus.crawl
+    assert config is not None, "recipe_checks refuses links without a crawl section"
     if chain.recipe.date:
-        config = dataclasses.replace(config, date=chain.recipe.date)
+        config = dataclasses.replace(config, logical_date=chain.recipe.date)
     with _served(chain, CRAWL.key(config, {"links": links})):
         return chain.make(CRAWL, config, "crawl", links=links)
 
@@ -190,6 +200,10 @@ class _Fed:
     tokenizer: Artifact
     sentences: Artifact
     examples: Artifact
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        return {"examples": self.examples, "sentences": self.sentences, "tokenizer": self.tokenizer}
 
 
 def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
@@ -219,19 +233,66 @@ def _cut(chain: _Chain, kind: str, model: Model, sentences: Artifact) -> Artifac
 
 
 def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
-    recipe, models = chain.recipe, {}
+    recipe = chain.recipe
+    models: dict[str, Artifact] = {}
     for name, model in recipe.models.items():
-        models[name] = chain.make(PRETRAIN, pretrain_config(recipe, model), name, **_inputs(fed[name]))
+        config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+        models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs)
     for name, student in recipe.students.items():
-        source = fed[name_of := student.teacher]
-        config = student_config(recipe, name)
-        fed[name] = fed[f"{name}-control"] = source
-        models[name] = chain.make(DISTILL, config, name, teacher=models[name_of], **_inputs(source))
+        fed[name] = fed[student.teacher]
+        config = student_config(recipe, student)
+        models[name] = chain.make(DISTILL, config, name, teacher=models[student.teacher], **fed[name].inputs)
         if student.control:
-            control = dataclasses.replace(config, control=True)
-            models[f"{name}-control"] = chain.make(DISTILL, control, f"{name}-control", teacher=models[name_of], **_inputs(source))
-    _answers(chain, fed, models)
+            alone = control(name)
+            fed[alone] = fed[name]
+            config = dataclasses.replace(config, control=True)
+            models[alone] = chain.make(DISTILL, config, alone, teacher=models[student.teacher], **fed[name].inputs)
+    learnt = _tasks(chain, fed, models)
+    _scores(chain, fed, models, learnt)
 
 
-def _inputs(fed: _Fed) -> dict[str, Artifact]:
-    return {"examples": fed.examples, "sentences": fed.sentences, "tokenizer": fed.tokenizer}
+def control(student: str) -> str:
+    """The name of the same student without its teacher."""
+    return f"{student}-control"
+
+
+def student_config(recipe: Recipe, student: Student) -> Any:
+    """A student reads what its teacher read, unless the recipe gives another length."""
+    more = {} if "length" in student.model_fields_set else {"length": recipe.models[student.teacher].pretrain.length}
+    return student.build(seed=recipe.seed, control=False, **more)
+
+
+def _tasks(chain: _Chain, fed: dict[str, _Fed], models: dict[str, Artifact]) -> dict[tuple[str, str], Artifact]:
+    learnt = {}
+    for name, task in chain.recipe.tasks.items():
+        train, dev = chain.one_file(task.train), chain.one_file(task.dev)
+        for model in task.models:
+            config = task.build(train=train, dev=dev, task=task.kind, seed=chain.recipe.seed)
+            learnt[name, model] = chain.make(FINETUNE, config, f"{name} {model}", model=models[model], tokenizer=fed[model].tokenizer)
+    return learnt
+
+
+def _scores(chain: _Chain, fed: dict[str, _Fed], models: dict[str, Artifact], learnt: dict[tuple[str, str], Artifact]) -> None:
+    recipe, seed = chain.recipe, chain.recipe.seed
+    language, compare = (recipe.evaluate.build(kind=kind, seed=seed) for kind in ("language", "compare"))
+    for name, model in models.items():
+        chain.make(EVALUATE, language, f"evaluate {name}", model=model, **fed[name].inputs)
+    for name, student in recipe.students.items():
+        others = {"student": models[name]} | ({"control": models[control(name)]} if student.control else {})
+        chain.make(EVALUATE, compare, f"compare {name}", teacher=models[student.teacher], **others, **fed[name].inputs)
+    for (task, name), model in learnt.items():
+        config = recipe.evaluate.build(kind="task", seed=seed, dev=chain.one_file(recipe.tasks[task].dev))
+        chain.make(EVALUATE, config, f"evaluate {task} {name}", model=model, tokenizer=fed[name].tokenizer)
+
+
+def site_config(recipe: Recipe) -> SiteConfig:
+    """The config of the demo's own web; its versions are those of the packages installed here."""
+    assert recipe.site is not None
+    return SiteConfig.of(**recipe.site.said("kind"))
+
+
+def examples_kind(family: str) -> str:
+    """`blocks` or `pairs`."""
+    from training.families.catalog import family as find
+
+    return find(family).examples

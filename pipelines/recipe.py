@@ -1,7 +1,7 @@
 """A recipe: what is to be made, from YAML, checked to the last key before any work.
 
-Corpus sections are the stages' own config classes, so no default stands twice. Sections of the model side name their
-fields and types here, without defaults: their classes would import torch, and a wrong recipe is to be answered at once.
+Sections are the stages' own config classes, or made from them, so no default stands twice. None of them imports torch:
+a wrong recipe is answered at once.
 """
 
 from __future__ import annotations
@@ -10,31 +10,29 @@ import glob
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from data_prep.corpus.crawl import CrawlConfig
 from data_prep.corpus.dedup import DedupConfig
+from data_prep.corpus.documents import DocumentsConfig
 from data_prep.corpus.extract import ExtractConfig
 from data_prep.corpus.filter import FilterConfig
+from data_prep.corpus.warc import WarcConfig
 from data_prep.examples.encode import EncodeConfig
 from data_prep.tokenizer.train import TokenizerConfig
+from distill.distill import DistillConfig
+from infra.artifact import SourceFile
 from infra.errors import ConfigError
 from pipelines import recipe_checks, recipe_yaml
+from pipelines.recipe_section import Mirror, Section, mirrored
+from training.evaluate import EvaluateConfig
+from training.finetune import FinetuneConfig
+from training.pretrain import PretrainConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 SITE = "site:"  # a path that begins so names a file of the site's artifact
-
-
-class Section(BaseModel):
-    """Unknown keys are errors, and a recipe does not change once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def said(self, *leave: str) -> dict[str, Any]:
-        """What the recipe gives of this section; everything else keeps the stage's own default."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set and name not in leave}
 
 
 class Submissions(Section):
@@ -42,9 +40,9 @@ class Submissions(Section):
 
     kind: Literal["submissions"]
     path: str
-    min_karma: int = 3
-    karma_rule: Literal["post", "sum"] = "post"
-    allow_over_18: bool = False
+    min_karma: int | None = None
+    karma_rule: Literal["post", "sum"] | None = None
+    allow_over_18: bool | None = None
 
 
 class Urls(Section):
@@ -59,24 +57,52 @@ class StartPage(Section):
 
     kind: Literal["site"]
     url: str
-    depth: int = 3
-    max_pages: int = 1_000
+    depth: int | None = None
+    max_pages: int | None = None
 
 
-class Warc(Section):
+class _Student(Mirror):
+    """A smaller model taught by a bigger one; the control has the same start and batches, but no teacher."""
+
+    teacher: str
+    control: bool = True
+
+
+class _Task(Mirror):
+    """Sentences with labels, and the models that learn them."""
+
+    kind: Literal["classify"]
+    train: str
+    dev: str
+    models: tuple[str, ...] = Field(min_length=1)
+
+
+class _Warc(Mirror):
     """A crawl that exists already."""
 
     kind: Literal["warc"]
     path: str
 
 
-class Documents(Section):
+class _Documents(Mirror):
     """Text that is text already: jsonl, parquet or plain, also .gz and .zst."""
 
     kind: Literal["documents"]
     path: str
-    text: str = "text"
 
+
+SOME_FILE = SourceFile("some.jsonl", "", "some.jsonl")  # stands where the chain puts the files of a path
+
+if TYPE_CHECKING:
+    Warc, Documents = _Warc, _Documents
+    Pretrain, Student, Task, Evaluate = Mirror, _Student, _Task, Mirror
+else:
+    Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
+    Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
+    Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
+    Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
+    Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})
+    Evaluate = mirrored("Evaluate", EvaluateConfig, Mirror, {"kind": "language", "dev": None, "text": "", "label": "", "pair": "", "seed": 0, "length": 0})
 
 Source = Annotated[Submissions | Urls | StartPage | Warc | Documents, Field(discriminator="kind")]
 
@@ -84,8 +110,8 @@ Source = Annotated[Submissions | Urls | StartPage | Warc | Documents, Field(disc
 class Links(Section):
     """How link sources become one list."""
 
-    shards: int = 16
-    exclude_hosts: tuple[str, ...] = ()
+    shards: int | None = None
+    exclude_hosts: tuple[str, ...] | None = None
 
 
 class Corpus(Section):
@@ -93,7 +119,7 @@ class Corpus(Section):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     links: Links = Links()
-    crawl: CrawlConfig = CrawlConfig()
+    crawl: CrawlConfig | None = None  # only a corpus of links needs it
     extract: ExtractConfig = ExtractConfig()
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
@@ -108,67 +134,13 @@ class Site(Section):
     task_rows: int | None = None
 
 
-class Optimiser(Section):
-    """AdamW and its schedule."""
-
-    lr: float | None = None
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
-    weight_decay: float | None = None
-    schedule: Literal["linear", "cosine", "constant"] | None = None
-    warmup: float | None = None
-    min_ratio: float | None = None
-
-
-class Training(Section):
-    """What every training stage can be told."""
-
-    batch_tokens: int | None = None
-    length: int | None = None
-    micro_batch: int | None = None
-    zero: Literal[0, 1, 2, 3] | None = None
-    precision: Literal["fp32", "bf16"] | None = None
-    optimiser: Optimiser | None = None
-    log_every: int | None = None
-    save_every: int | None = None
-    valid_every: int | None = None
-    valid_batches: int | None = None
-    clip: float | None = None
-    tokens: int | None = None
-
-
 class Model(Section):
     """One model from random weights."""
 
     family: str
     size: str
     tokenizer: str
-    backbone: dict[str, Any] = Field(default_factory=dict)
-    pretrain: Training = Training()
-
-
-class Student(Section):
-    """A smaller model taught by a bigger one, with a control that has the same start and batches but no teacher."""
-
-    teacher: str
-    method: str = "distilbert"
-    distill: Training = Training()
-    control: bool = True
-
-
-class Task(Section):
-    """Sentences with labels, and the models that learn them."""
-
-    kind: Literal["classify"]
-    train: str
-    dev: str
-    models: tuple[str, ...] = Field(min_length=1)
-
-
-class Evaluate(Section):
-    """What is measured."""
-
-    batches: int | None = None
+    pretrain: Pretrain = Field(default_factory=Pretrain)
 
 
 class Resources(Section):
@@ -192,7 +164,7 @@ class Recipe(Section):
     models: dict[Name, Model] = Field(default_factory=dict)
     students: dict[Name, Student] = Field(default_factory=dict)
     tasks: dict[Name, Task] = Field(default_factory=dict)
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate = Field(default_factory=Evaluate)
     resources: Resources = Resources()
 
 

@@ -53,7 +53,15 @@ def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
             if model not in models and model not in students:
                 there = [*models, *students]
                 yield ("tasks", name, "models", index), f"tasks.{name} names no model of this recipe with `{model}`{_known(model, there)}"
+    yield from _crawl(value)
     yield from _files(value)
+
+
+def _crawl(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    corpus = _mapping(value, "corpus")
+    kinds = {source.get("kind") for source in _list(corpus, "sources") if isinstance(source, dict)}
+    if kinds & {"submissions", "urls", "site"} and "crawl" not in corpus:
+        yield ("corpus",), "corpus.crawl is missing: say at least who crawls, `crawl: {contact: you@example.com}`"
 
 
 def _models(tokenizers: dict[str, Any], models: dict[str, Any]) -> Iterator[tuple[Path, str]]:
