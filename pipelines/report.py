@@ -73,7 +73,8 @@ def _shown(student: Row) -> Row:
         rows.append(
             {"measure": row["measure"], **texts, "student / teacher": percent(mine / theirs) if mine is not None and theirs else "–"}
         )
-    return {**student, "rows": rows, "columns": [*student["columns"], "student / teacher"]}
+    minus = [{"measure": row["measure"], "text": measure(row)} for row in student["minus_control"]]
+    return {**student, "rows": rows, "minus_control": minus, "columns": [*student["columns"], "student / teacher"]}
 
 
 def verdicts(figures: Row) -> list[str]:

@@ -5,68 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from data_prep import shards
-from infra.artifact import Artifact
 from infra.store import Store
+from pipelines import report_scores
+from pipelines.report_runs import Made, Row, Run, read_json
 
 EXAMPLES = 3  # shown of each rule
 SNIPPET = 220  # characters of a text shown
 CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "decontaminate", "encode")
-FINISHED = ("cached", "done")
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A finished stage of the run."""
-
-    label: str
-    stage: str
-    state: str
-    seconds: float
-    artifact: Artifact
-    inputs: dict[str, str]
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        return self.artifact.counts
-
-
-class Run:
-    """A run's folder, read with tolerance: any file may be missing while a run is on its way or ended early."""
-
-    def __init__(self, folder: Path, store: Store) -> None:
-        self.folder, self.store = folder, store
-        self.rows: list[Row] = read_json(folder / "stages.json") or []
-        self.status: Row = read_json(folder / "status.json") or {}
-
-    @cached_property
-    def made(self) -> list[Made]:
-        found = []
-        for row in self.rows:
-            artifact = self.store.find(row["stage"], row["fingerprint"]) if row["state"] in FINISHED else None
-            if artifact is not None:
-                found.append(Made(row["label"], row["stage"], row["state"], row.get("seconds", 0.0), artifact, row.get("inputs", {})))
-        return found
-
-    def of(self, *stages: str) -> list[Made]:
-        return [made for made in self.made if made.stage in stages]
-
-
-def read_json(path: Path) -> Any:
-    """The file's content; None when it is not there or torn."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def gather(folder: Path, store: Store) -> Row:
@@ -85,9 +36,9 @@ def gather(folder: Path, store: Store) -> Row:
             {key: row.get(key) for key in ("label", "stage", "state", "seconds", "fingerprint", "path", "inputs")} for row in run.rows
         ],
         "curves": [curve(made, run) for made in run.of("pretrain", "distill", "finetune") if has(made, "metrics.jsonl")],
-        "models": models(run),
-        "scores": scores(run),
-        "students": students(run),
+        "models": report_scores.models(run),
+        "scores": report_scores.scores(run),
+        "students": report_scores.students(run),
         "environment": read_json(folder / "env.json") or {},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").exists() else "",
     }
@@ -203,7 +154,8 @@ def curve(made: Made, run: Run) -> Row:
         point = json.loads(line)
         kept = ("step", "tokens", "loss", "parts", "lr", "valid_loss", "valid_parts", "tokens_per_s")
         points.append({key: point[key] for key in kept if point.get(key) is not None})
-    return {"label": made.label, "stage": made.stage, "unigram": unigram(made, run) if made.stage != "finetune" else None, "points": points}
+    baseline = report_scores.unigram_of(run, made.label) or unigram(made, run) if made.stage != "finetune" else None
+    return {"label": made.label, "stage": made.stage, "unigram": baseline, "points": points}
 
 
 def unigram(made: Made, run: Run) -> float | None:
@@ -233,77 +185,3 @@ def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     wide[: a.size] += a
     wide[: b.size] += b
     return wide
-
-
-def card_of(made: Made) -> Row:
-    """What the model says of itself; nothing when it says nothing."""
-    return read_json(made.artifact.path / "card.json") or {}
-
-
-def models(run: Run) -> list[Row]:
-    """The models of the run: what they are and where their training ended."""
-    keys = ("family", "size", "parameters", "steps", "tokens", "valid_loss")
-    return [{"model": made.label, **{key: card_of(made).get(key) for key in keys}} for made in run.of("pretrain", "distill", "finetune")]
-
-
-def scores(run: Run) -> list[Row]:
-    """Every number of every scores.json, one row a measure; intervals keep their ends."""
-    rows = []
-    for made in run.of("evaluate"):
-        if has(made, "scores.json"):
-            found = read_json(made.artifact.file("scores.json")) or {}
-            rows += [{"model": made.label, **row} for row in flatten(found)]
-    return rows
-
-
-def students(run: Run) -> list[Row]:
-    """Each student beside its teacher and the control of its size: what they are, and every score they have."""
-    pretrained = {made.label: made for made in run.of("pretrain", "distill")}
-    found = []
-    for label, made in pretrained.items():
-        if made.stage != "distill" or card_of(made).get("control"):
-            continue
-        rivals = [other for other in run.of("distill") if card_of(other).get("control") and _same_but_control(other, made)]
-        teacher = made.inputs.get("teacher", "")
-        columns = {"student": label, "teacher": teacher, **({"control": rivals[0].label} if rivals else {})}
-        rows: dict[str, Row] = {
-            "parameters": {role: card_of(pretrained[name]).get("parameters") for role, name in columns.items() if name in pretrained}
-        }
-        for role, name in columns.items():
-            for measure, row in scores_of(run, name).items():
-                rows.setdefault(measure, {})[role] = row
-        found.append(
-            {"label": label, "columns": list(columns), "names": columns, "rows": [{"measure": name, **row} for name, row in rows.items()]}
-        )
-    return found
-
-
-def _same_but_control(one: Made, other: Made) -> bool:
-    def rest(made: Made) -> Any:
-        return made.artifact.manifest["inputs"], {
-            key: value for key, value in made.artifact.config.items() if key not in ("control", "name")
-        }
-
-    return bool(rest(one) == rest(other))
-
-
-def scores_of(run: Run, model: str) -> dict[str, Row]:
-    """The scores of a model, and of what was fine-tuned from it, by measure."""
-    tuned = {
-        made.label for made in run.of("finetune") if made.inputs.get("model") == model and not made.artifact.config.get("from_scratch")
-    }
-    wanted = {made.label for made in run.of("evaluate") if made.inputs.get("model") in {model, *tuned}}
-    return {
-        row["measure"]: {key: row[key] for key in ("value", "low", "high") if key in row} for row in scores(run) if row["model"] in wanted
-    }
-
-
-def flatten(value: Any, name: str = "") -> Iterator[Row]:
-    """{measure, value, low?, high?} of every number in a nested dictionary."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        yield {"measure": name, "value": value}
-    elif isinstance(value, dict) and isinstance(value.get("value"), int | float):
-        yield {"measure": name, **{key: value[key] for key in ("value", "low", "high") if isinstance(value.get(key), int | float)}}
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from flatten(inner, f"{name}.{key}" if name else str(key))

@@ -146,23 +146,49 @@ def model(config, inputs, out, compute):
     return {"steps": 100, "tokens": 12_800}
 
 
+def interval(value):
+    return {"value": value, "low": round(value - 0.03, 4), "high": round(value + 0.02, 4)}
+
+
 def evaluate(config, inputs, out, compute):
-    good = 0.9 if config.name == "bert" else 0.8
-    found = {
-        "loss": {"mlm": 1.25},
-        "perplexity": 3.49,
-        "accuracy": {"value": good, "low": good - 0.03, "high": good + 0.02},
-        "note": HOSTILE,
-    }
-    if config.name != "bert":
-        found |= {"teacher": {"agreement": {"value": 0.77, "low": 0.7, "high": 0.8}, "kl": 0.31}}
-    (out / "scores.json").write_text(json.dumps(found))
-    return {"read": 100}
+    """scores.json in the three shapes that stage evaluate writes."""
+    base = {"sequences": 10, "predicted": 100, "perplexity": 3.49}
+    unigram = {**base, "loss": interval(1.5)}
+    if config.name == "compare":
+        parameters = {"teacher": 2_000, "student": 1_000, "control": 1_000}
+        found = {"teacher": {**base, "loss": interval(1.0)}, "unigram": unigram}
+        found |= {
+            name: {**base, "loss": interval(1.2), "agreement": interval(0.77), "kl": interval(0.31), "gain_kept": interval(0.6)}
+            for name in ("student", "control")
+        }
+        record = {
+            "kind": "compare",
+            "objective": "mlm+nsp",
+            "scores": found,
+            "models": {name: {"parameters": n} for name, n in parameters.items()},
+        }
+        record["minus_control"] = {"student": {"loss": interval(-0.25)}}
+    elif config.name == "task":
+        found = {"examples": 100, "accuracy": interval(0.9 if config.control is False else 0.8), "f1_of": HOSTILE, "said": {HOSTILE: 3}}
+        record = {"kind": "task", "task": "classify", "scores": found, "corrupt": {}}
+    else:
+        record = {
+            "kind": "language",
+            "objective": "mlm",
+            "scores": {**base, "loss": interval(1.25), "unigram": unigram, "below_unigram": 0.25},
+        }
+    (out / "scores.json").write_text(json.dumps(record))
+    return {"sequences": 10, "predicted": 100}
+
+
+def kind_of(label):
+    return "compare" if label.startswith("compare") else "task" if label.startswith("evaluate packages") else "language"
 
 
 def carry_out(workspace: Path, until: str = "") -> Path:
     """The folder of a run of these stages, up to and with one of them."""
     store, made, rows = Store(workspace / "artifacts"), {}, []
+    fed = {"sentences": "encode pieces"}
     plan = [
         ("links", links, "links", {}),
         ("crawl", crawl, "crawl", {"links": "links"}),
@@ -170,15 +196,18 @@ def carry_out(workspace: Path, until: str = "") -> Path:
         ("filter", filter_, "filter", {"documents": "extract"}),
         ("dedup", dedup, "dedup", {"documents": "filter"}),
         ("encode", encode, "encode pieces", {"documents": "dedup"}),
-        ("pretrain", model, "pretrain bert", {"sentences": "encode pieces"}),
-        ("distill", model, "distill half", {"teacher": "pretrain bert", "sentences": "encode pieces"}),
-        ("distill", model, "distill half control", {"teacher": "pretrain bert", "sentences": "encode pieces"}),
-        ("evaluate", evaluate, "evaluate bert", {"model": "pretrain bert"}),
-        ("evaluate", evaluate, "evaluate half", {"model": "distill half"}),
-        ("evaluate", evaluate, "evaluate half control", {"model": "distill half control"}),
+        ("pretrain", model, "bert", fed),
+        ("distill", model, "half", {"teacher": "bert", **fed}),
+        ("distill", model, "half-control", {"teacher": "bert", **fed}),
+        ("finetune", model, "packages bert", {"model": "bert"}),
+        ("finetune", model, "packages half", {"model": "half"}),
+        ("evaluate", evaluate, "evaluate bert", {"model": "bert", **fed}),
+        ("evaluate", evaluate, "compare half", {"teacher": "bert", "student": "half", "control": "half-control", **fed}),
+        ("evaluate", evaluate, "evaluate packages bert", {"model": "packages bert"}),
+        ("evaluate", evaluate, "evaluate packages half", {"model": "packages half"}),
     ]
     for number, (stage, work, label, sources) in enumerate(plan):
-        config = Config(label.partition(" ")[2], control="control" in label)
+        config = Config(kind_of(label), control="control" in label or label.endswith("packages half"))
         artifact = run(Stage(stage, 1, work), config, {name: made[source] for name, source in sources.items()}, store, LocalCompute())
         made[label] = artifact
         rows.append(

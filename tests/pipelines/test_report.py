@@ -14,7 +14,7 @@ import pytest
 from infra.store import Store
 from pipelines import report
 from pipelines.report import build, markdown
-from pipelines.report_data import flatten
+from pipelines.report_scores import flatten
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -85,20 +85,23 @@ def test_every_rule_comes_with_examples(figures):
 
 
 def test_the_unigram_line_is_the_entropy_that_a_hand_count_gives(figures):
+    assert figures["curves"][0]["unigram"] == 1.5  # evaluated: on the very places that the model was asked for
     train, valid = [1, 2, 3, 1, 1, 1, 2, 2], [1, 2, 3, 3]
     chance = {token: (train.count(token) + 1) / (len(train) + 4) for token in range(4)}
     expected = -sum(math.log(chance[token]) for token in valid) / len(valid)
-    assert figures["curves"][0]["unigram"] == pytest.approx(expected, abs=1e-4)
-    assert [curve["label"] for curve in figures["curves"]] == ["pretrain bert", "distill half", "distill half control"]
+    assert figures["curves"][1]["unigram"] == pytest.approx(expected, abs=1e-4)
+    assert [curve["label"] for curve in figures["curves"]] == ["bert", "half", "half-control", "packages bert", "packages half"]
 
 
 def test_a_student_stands_beside_its_teacher_and_its_control(figures):
     (student,) = figures["students"]
-    assert student["names"] == {"student": "distill half", "teacher": "pretrain bert", "control": "distill half control"}
+    assert student["names"] == {"teacher": "bert", "student": "half", "control": "half-control"}
     rows = {row["measure"]: row for row in student["rows"]}
-    assert rows["accuracy"]["teacher"]["value"] == 0.9
-    assert rows["accuracy"]["student"]["low"] == pytest.approx(0.77)
-    assert rows["parameters"]["student"] == 1_234_567
+    assert rows["packages: accuracy"]["teacher"]["value"] == 0.9
+    assert rows["packages: accuracy"]["student"]["low"] == pytest.approx(0.77)
+    assert rows["parameters"]["student"] == 1_000
+    assert rows["agreement"]["control"]["value"] == 0.77
+    assert student["minus_control"] == [{"measure": "loss", "value": -0.25, "low": -0.28, "high": -0.23}]
 
 
 def test_the_page_says_how_much_of_the_teacher_is_kept(page):
@@ -137,7 +140,7 @@ def test_a_failed_stage_and_one_whose_artifact_is_gone_do_not_stop_the_page(fini
 def test_markdown_is_small_and_cannot_be_broken_out_of(finished, page, hostile, monkeypatch):
     text = markdown(finished, store_of(finished))
     assert len(text.encode()) < 200_000
-    assert text.count("data:image/png;base64,") == 3
+    assert text.count("data:image/png;base64,") == 5
     assert "| links | 15 | 9 | 5 | 1 |" in text
     assert hostile not in text and "<script" not in text
     monkeypatch.setattr(report, "MARKDOWN_LIMIT", 40_000)
@@ -178,8 +181,8 @@ def test_a_browser_shows_the_page_without_an_error_or_a_request(finished, page):
         overflow = shown.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         browser.close()
     assert (errors, dialogs) == ([], [])
-    assert {re.match(r"[a-z]+:", each)[0] for each in requests} == {"file:", "data:"}
+    assert {re.match(r"[a-z]+:", each)[0] for each in requests} <= {"file:", "data:"}
     assert [each for each in requests if each.startswith("file:")] == [address]
-    assert len(widths) == 3 and min(widths) > 100
+    assert len(widths) == 5 and min(widths) > 100
     assert overflow <= 0
     assert Path(finished / "report.html").stat().st_size < 2_000_000
