@@ -22,9 +22,7 @@ STYLE: Any = {
     "grid.linewidth": 0.8,
     "xtick.color": "#4B5563",
     "ytick.color": "#4B5563",
-    "legend.facecolor": "white",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.9,
+    "legend.frameon": False,
     "svg.hashsalt": "textmill",  # the same picture is the same bytes
     "figure.constrained_layout.use": True,
 }
@@ -60,7 +58,7 @@ def _draw(axes: Any, curve: dict[str, Any]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(f"{part or 'loss'} (nats)")
     axes.margins(x=0.04)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.8)
 
 
 def _shown_part(curve: dict[str, Any]) -> str:
