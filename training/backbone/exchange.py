@@ -83,6 +83,8 @@ def _find(path: str, names: Mapping[str, str]) -> str:
     if path in names:
         return names[path]
     module, _, kind = path.rpartition(".")
+    if module not in names:
+        raise ConfigError(f"`{module}` has no name in the library's model, whose parts are {', '.join(names)}; it cannot be exported so")
     return f"{names[module]}.{kind}"
 
 
@@ -100,7 +102,8 @@ def to_theirs(tower: Tower, layout: Layout) -> dict[str, Tensor]:
 def from_theirs(weights: Mapping[str, Tensor], tower: Tower, layout: Layout) -> list[str]:
     """Fill the tower; returns the names nobody wanted. A missing or misshapen tensor is an ArtifactError that lists all."""
     theirs = modern(weights, layout)
-    state, wrong, used = dict(tower.named_parameters(remove_duplicate=False)), [], set()
+    state, wrong = dict(tower.named_parameters(remove_duplicate=False)), []
+    used: set[str] = set()
     for pair in pairs(tower, layout):
         used.update(pair.theirs)
         missing = [name for name in pair.theirs if name not in theirs]
@@ -156,6 +159,8 @@ def sizes(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         present = [settings[key] for key in keys if settings.get(key) is not None]
         if present:
             found[name] = present[0]
+    if found.get("attention_dropout") == found.get("dropout"):
+        found["attention_dropout"] = None  # ours for: as `dropout`
     if "activation" in found:
         if found["activation"] not in layout.activations:
             raise ConfigError(f"activation {found['activation']!r} cannot be read; known: {', '.join(layout.activations)}")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
@@ -89,10 +90,10 @@ class Block(nn.Module):
         attention_of = first if c.share in ("attention", "all") else None
         ffn_of = first if c.share in ("ffn", "all") else None
         self.pre, self.dropout = c.norm == "pre", nn.Dropout(c.dropout)
-        self.attention = attention_of.attention if attention_of else Attention(c)
-        self.attention_norm = attention_of.attention_norm if attention_of else nn.LayerNorm(c.width, c.eps)
-        self.ffn = ffn_of.ffn if ffn_of else FeedForward(c)
-        self.ffn_norm = ffn_of.ffn_norm if ffn_of else nn.LayerNorm(c.width, c.eps)
+        self.attention: Attention = attention_of.attention if attention_of else Attention(c)
+        self.attention_norm: nn.LayerNorm = attention_of.attention_norm if attention_of else nn.LayerNorm(c.width, c.eps)
+        self.ffn: FeedForward = ffn_of.ffn if ffn_of else FeedForward(c)
+        self.ffn_norm: nn.LayerNorm = ffn_of.ffn_norm if ffn_of else nn.LayerNorm(c.width, c.eps)
 
     def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
         seen_BLD = self.attention_norm(x_BLD) if self.pre else x_BLD
@@ -110,9 +111,8 @@ class Backbone(nn.Module):
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.config, self.embedding = c, Embedding(c)
-        self.blocks = nn.ModuleList()
-        for _ in range(c.layers):
-            self.blocks.append(Block(c, self.blocks[0] if len(self.blocks) else None))
+        first = Block(c)
+        self.blocks = cast("list[Block]", nn.ModuleList([first, *(Block(c, first) for _ in range(c.layers - 1))]))
         self.norm = nn.LayerNorm(c.width, c.eps) if c.norm == "pre" else nn.Identity()
         initialise(self, c)
         self._shrink_residuals()

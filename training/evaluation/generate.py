@@ -128,7 +128,7 @@ def with_gaps(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
         raise ConfigError(f"a {tokenizer.kind} tokenizer without a mask token belongs to no model that fills gaps")
     if GAP not in text:
         raise ConfigError(f"the text has no gap; write {GAP} where a word is missing")
-    mask, first, last = (tokenizer.specials.get(role) for role in ("mask", "cls", "sep"))
+    mask, first, last = tokenizer.specials["mask"], tokenizer.specials.get("cls"), tokenizer.specials.get("sep")
     parts = tokenizer.encode_batch(text.split(GAP))
     ids = [] if first is None else [first]
     gaps: list[int] = []

@@ -109,9 +109,9 @@ class Family:
     def task_tower(self, tower: Tower, classes: int, name: str = "class") -> Tower:
         """The pretrained body under a fresh classification head; a pooler that pretraining made is kept (BERT, section 3.2)."""
         head = self.head(name, tower.backbone, classes)
-        pretrained = [h for h in tower.heads if h.name == "pair"]
-        if pretrained and self.pool == "tanh":
-            head.pool.load_state_dict(pretrained[0].pool.state_dict())
+        for pretrained in tower.heads:
+            if isinstance(pretrained, SequenceHead) and isinstance(head, SequenceHead) and pretrained.name == "pair":
+                head.take_pooler(pretrained)
         return Tower(tower.backbone, [head])
 
     def parameters(self, backbone: BackboneConfig) -> int:
@@ -148,7 +148,7 @@ class Family:
         settings |= {"architectures": [self.layout.architectures[names]], "dtype": "float32", "initializer_range": config.init_std}
         settings |= {"tie_word_embeddings": True, "textmill": {"family": self.name, "share": config.share, "band": config.band}}
         for head in tower.heads:
-            if head.name == "class":
+            if isinstance(head, SequenceHead) and head.name == "class":
                 settings |= labels(head.classes)
         self._check_round_trip(config, settings)
         if config.band:  # no class of the library computes it; an unknown type fails there, a wrong one would answer wrongly

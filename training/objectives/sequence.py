@@ -41,6 +41,11 @@ class SequenceHead(Head):
         self.scores = nn.Linear(c.width, classes, bias=pool != "none")
         initialise(self, c)
 
+    def take_pooler(self, other: SequenceHead) -> None:
+        """Start from another head's pooler, where both have one of the same kind."""
+        if self.pool is not None and other.pool is not None and self.activation is other.activation:
+            self.pool.load_state_dict(other.pool.state_dict())
+
     def read(self, hidden: Hidden) -> Tensor:
         """The hidden state [B, D] at the head's place."""
         if self.position >= 0 or hidden.keep_BL is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
@@ -58,7 +59,8 @@ class Tower(nn.Module):
 
     def __init__(self, backbone: Backbone, heads: Iterable[Head]) -> None:
         super().__init__()
-        self.backbone, self.heads = backbone, nn.ModuleList(heads)
+        self.backbone = backbone
+        self.heads = cast("list[Head]", nn.ModuleList(heads))
 
     @property
     def config(self) -> BackboneConfig:
