@@ -73,7 +73,7 @@ class BlockSource:
         keep_BL = np.arange(length) < real_B[:, None]
         special_BL = np.isin(tokens_BL, self._specials)
         labels_BL = masker(tokens_BL, keep_BL & ~special_BL, real_B, plan["key"])
-        keep = torch.from_numpy(keep_BL) if plan["padding"].any() else None
+        keep = torch.from_numpy(keep_BL) if self._padding else None  # in all batches or in none, whichever rows a rank has
         return Batch(torch.from_numpy(tokens_BL), None, keep, {"mlm": torch.from_numpy(labels_BL)})
 
     def documents(self, plan: Plan) -> list[tuple[str, int]]:

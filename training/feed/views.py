@@ -89,6 +89,8 @@ def edges(lengths: Sequence[int]) -> I64:
 
 def grouped(starts: I64, rows: I64) -> Iterator[tuple[int, Any, I64]]:
     """(chunk, which of rows lie in it, their rows within it). One group costs no sorting."""
+    if not len(rows):
+        return
     chunk = np.searchsorted(starts, rows, side="right") - 1
     if len(starts) == 2 and not chunk.any():
         yield 0, slice(None), rows
