@@ -41,13 +41,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def gpt(store: Store) -> dict[str, Artifact]:
     data = prepared(store, causal=True)
-    return data | {"model": model(store, "gpt2", data, steps=30)}
+    return data | {"model": model(store, "gpt2", data, steps=60, lr=1e-2)}
 
 
 @pytest.fixture(scope="module")
 def bert(store: Store) -> dict[str, Artifact]:
     data = prepared(store, causal=False)
-    return data | {"model": model(store, "bert", data, steps=30)}
+    return data | {"model": model(store, "bert", data, steps=60, lr=1e-2)}
 
 
 def scores(artifact: Artifact) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_the_loss_is_the_mean_over_every_held_out_prediction(family: str, reques
     assert record["scores"]["loss"]["value"] == pytest.approx(nats / count, abs=1e-4)
     assert record["scores"]["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
     assert record["scores"]["loss"]["low"] < record["scores"]["loss"]["value"] < record["scores"]["loss"]["high"]
-    assert record["scores"]["below_unigram"] > 0.2  # 30 steps teach more than frequencies
+    assert record["scores"]["below_unigram"] > 0.2  # 60 steps teach more than frequencies
     if family == "bert":
         assert 0.0 <= record["scores"]["pair_accuracy"]["value"] <= 1.0
 
@@ -105,12 +105,6 @@ def test_bits_per_byte_count_the_bytes_of_the_held_out_text(gpt: dict[str, Artif
     per_byte = sum(row["tokens"] + 1 for row in side) / sum(row["bytes"] for row in side)
     assert record["scores"]["bits_per_byte"]["value"] == pytest.approx(record["scores"]["loss"]["value"] * per_byte / math.log(2), abs=1e-4)
     assert {row["bytes"] for row in side} <= {len(text.encode()) for text in texts()}
-
-
-def test_bits_per_byte_of_equal_guesses_need_no_model() -> None:
-    """One bit a token at eight bytes a token is an eighth of a bit a byte: the formula by hand."""
-    loss, tokens, size = math.log(2), 10, 80
-    assert loss * tokens / size / math.log(2) == pytest.approx(0.125)
 
 
 def test_scores_are_the_same_bytes_in_this_process_and_in_a_gang(bert: dict[str, Artifact], store: Store, tmp_path: Path) -> None:
