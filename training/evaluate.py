@@ -146,7 +146,7 @@ def held_out(config: EvaluateConfig, inputs: dict[str, Artifact], teacher: str) 
     towers = {name: catalog.load(model.path / MODEL) for name, model in named.items()}
     lead = next(iter(named))
     block = block_length(inputs["examples"])
-    objective = catalog.family_of(named[lead].path / MODEL).objective
+    objective: str = catalog.family_of(named[lead].path / MODEL).objective
     objective = objective.partition("+")[0] if block else objective  # blocks hold no pairs
     settings = FeedConfig(config.batch, length_of(config, read_card(named[lead]), block, objective), config.seed, objective)
     feed = open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, "valid")

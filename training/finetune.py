@@ -189,7 +189,7 @@ def loop_config(config: FinetuneConfig, steps: int) -> LoopConfig:
     )
 
 
-def publish(  # noqa: PLR0917
+def publish(
     config: FinetuneConfig,
     inputs: dict[str, Artifact],
     labels: tuple[str, ...],

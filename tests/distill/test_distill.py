@@ -71,7 +71,9 @@ def test_the_card_and_the_metrics_tell_what_happened(student: Artifact, lesson: 
     assert not [file["name"] for file in student.files if "checkpoint" in file["name"]]
 
 
-def test_the_control_sees_the_same_batches_and_no_teacher(student: Artifact, lesson: tuple[DistillConfig, dict[str, Artifact]], store: Store) -> None:
+def test_the_control_sees_the_same_batches_and_no_teacher(
+    student: Artifact, lesson: tuple[DistillConfig, dict[str, Artifact]], store: Store
+) -> None:
     config, inputs = lesson
     alone = replace(config, control=True)
     control = run(DISTILL, alone, inputs, store, Here())
@@ -105,7 +107,9 @@ def test_a_tokenizer_with_two_pieces_swapped_is_refused(lesson: tuple[DistillCon
             run(DISTILL, config, inputs | wrong, Store(tmp_path / "out"), Here())
 
 
-def test_a_teacher_of_another_family_is_refused_with_the_method_that_fits(lesson: tuple[DistillConfig, dict[str, Artifact]], tmp_path: Path) -> None:
+def test_a_teacher_of_another_family_is_refused_with_the_method_that_fits(
+    lesson: tuple[DistillConfig, dict[str, Artifact]], tmp_path: Path
+) -> None:
     config, inputs = lesson
     other = "distilbert" if config.method == "distilgpt2" else "distilgpt2"
     with pytest.raises(ConfigError, match=f"use {config.method}"):

@@ -29,7 +29,11 @@ from training.objectives.tower import Tower
 
 R, T = TypeVar("R"), TypeVar("T")
 LENGTH = 32
-SUBJECTS, VERBS, ENDS = "cat dog bird child teacher river engine".split(), "sees likes finds follows".split(), "home water music light".split()
+SUBJECTS, VERBS, ENDS = (
+    ["cat", "dog", "bird", "child", "teacher", "river", "engine"],
+    ["sees", "likes", "finds", "follows"],
+    ["home", "water", "music", "light"],
+)
 
 
 class Here(LocalCompute):
@@ -55,14 +59,21 @@ def documents(store: Store, rows: Iterable[str]) -> Artifact:
 
     def work(config: Any, inputs: Any, out: Path, compute: Any) -> dict[str, int]:
         columns: dict[str, list[Any]] = {name: [""] * len(rows) for name in schemas.DOCUMENTS.names}
-        columns |= {"id": [f"{i:016x}" for i in range(len(rows))], "text": rows, "language": ["en"] * len(rows), "karma": [None] * len(rows)}
+        columns |= {
+            "id": [f"{i:016x}" for i in range(len(rows))],
+            "text": rows,
+            "language": ["en"] * len(rows),
+            "karma": [None] * len(rows),
+        }
         shards.write(pa.table(columns, schema=schemas.DOCUMENTS), out / "00000.arrow", {"kept": len(rows)})
         return {"kept": len(rows)}
 
     return run(Stage("documents", 1, work), {"texts": rows}, {}, store, LocalCompute())
 
 
-def prepared(store: Store, causal: bool, rows: Iterable[str] | None = None, vocab: int = 300, length: int = LENGTH, blocks: bool = False) -> dict[str, Artifact]:
+def prepared(
+    store: Store, causal: bool, rows: Iterable[str] | None = None, vocab: int = 300, length: int = LENGTH, blocks: bool = False
+) -> dict[str, Artifact]:
     """tokenizer, sentences and examples of a GPT (blocks) or a BERT (pairs, or blocks too)."""
     local, source = LocalCompute(), documents(store, texts() if rows is None else rows)
     kind = TokenizerConfig(kind="byte_bpe", vocab=vocab) if causal else TokenizerConfig(kind="wordpiece", vocab=vocab, lowercase=True)
@@ -74,10 +85,21 @@ def prepared(store: Store, causal: bool, rows: Iterable[str] | None = None, voca
     return made | {"examples": run(PAIRS, PairsConfig(length), {"sentences": encoded}, store, local)}
 
 
-def model(store: Store, family: str, data: Mapping[str, Artifact], seed: int = 0, steps: int = 0, lr: float = 2e-3, **changes: Any) -> Artifact:
+def model(
+    store: Store, family: str, data: Mapping[str, Artifact], seed: int = 0, steps: int = 0, lr: float = 2e-3, **changes: Any
+) -> Artifact:
     """A tiny model of a family: random weights, or trained a little in a plain torch loop."""
     found = catalog.family(family)
-    settings = {"width": 32, "heads": 4, "ffn": 64, "layers": 4, "positions": LENGTH, "embedding_width": 0, "init_std": 0.1, "dropout": 0.0} | changes
+    settings = {
+        "width": 32,
+        "heads": 4,
+        "ffn": 64,
+        "layers": 4,
+        "positions": LENGTH,
+        "embedding_width": 0,
+        "init_std": 0.1,
+        "dropout": 0.0,
+    } | changes
 
     def work(config: Any, inputs: Any, out: Path, compute: Any) -> dict[str, int]:
         size = next(iter(found.sizes))
@@ -99,7 +121,9 @@ def model(store: Store, family: str, data: Mapping[str, Artifact], seed: int = 0
         write_json(out / CARD, card)
         return {"steps": steps}
 
-    return run(Stage("pretrain", 1, work), {"family": family, "seed": seed, "steps": steps, "settings": settings}, data, store, LocalCompute())
+    return run(
+        Stage("pretrain", 1, work), {"family": family, "seed": seed, "steps": steps, "settings": settings}, data, store, LocalCompute()
+    )
 
 
 def study(tower: Tower, data: Mapping[str, Artifact], objective: str, steps: int, lr: float, batch: int = 16) -> None:

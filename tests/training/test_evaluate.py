@@ -122,7 +122,9 @@ def test_a_batch_of_another_size_gives_the_same_loss(gpt: dict[str, Artifact], s
 def test_a_student_is_compared_with_its_teacher_on_the_same_places(bert: dict[str, Artifact], store: Store) -> None:
     data = {name: bert[name] for name in ("examples", "sentences", "tokenizer")}
     lesson = DistillConfig(tokens=20 * 8 * LENGTH, batch_tokens=8 * LENGTH, length=LENGTH, lr=2e-3)
-    student, control = (run(DISTILL, replace(lesson, control=alone), data | {"teacher": bert["model"]}, store, Here()) for alone in (False, True))
+    student, control = (
+        run(DISTILL, replace(lesson, control=alone), data | {"teacher": bert["model"]}, store, Here()) for alone in (False, True)
+    )
     inputs = data | {"teacher": bert["model"], "student": student, "control": control}
     record = scores(run(EVALUATE, replace(CONFIG, kind="compare"), inputs, store, Here()))
     teacher, taught, alone = (record["scores"][name] for name in ("teacher", "student", "control"))

@@ -67,7 +67,9 @@ def test_a_word_that_decides_is_learnt(tuned: Artifact, config: FinetuneConfig) 
     assert card["corrupt"] == {"dev": {}, "train": {"columns": 1}} and tuned.counts["corrupt.train"] == 1
 
 
-def test_transformers_gives_our_logits_for_every_padded_length(tuned: Artifact, inputs: dict[str, Artifact], config: FinetuneConfig) -> None:
+def test_transformers_gives_our_logits_for_every_padded_length(
+    tuned: Artifact, inputs: dict[str, Artifact], config: FinetuneConfig
+) -> None:
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tuned.path / "model").eval()
     ours = catalog.load(tuned.path / "model").eval()
     _, dev, labels = read_both(config)
@@ -148,6 +150,8 @@ def test_what_cannot_be_trained_is_refused(config: FinetuneConfig, inputs: dict[
         replace(config, lr=0.0)
     with pytest.raises(ConfigError, match="no task is called"):
         replace(config, task="parse")
-    other = prepared(Store(tmp_path), catalog.load(inputs["model"].path / "model").config.causal, rows=[t.replace("cat", "cow") for t in texts()])
+    other = prepared(
+        Store(tmp_path), catalog.load(inputs["model"].path / "model").config.causal, rows=[t.replace("cat", "cow") for t in texts()]
+    )
     with pytest.raises((ArtifactError, StageFailed), match="tokenizer"):
         run(FINETUNE, config, {**inputs, "tokenizer": other["tokenizer"]}, Store(tmp_path), Here())
