@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from training.pretrain import PRETRAIN
+
 from data_prep.corpus.crawl import CRAWL
 from data_prep.corpus.dedup import DEDUP
 from data_prep.corpus.documents import DOCUMENTS
@@ -34,14 +36,10 @@ from pipelines.site import SITE as WEBSITE
 from pipelines.site import SiteConfig
 from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
-from training.pretrain import PRETRAIN
 
-ORDER = tuple(
-    s.name
-    for s in (
-        WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE,
-    )
-)  # fmt: skip
+CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP)
+MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
+ORDER = tuple(stage.name for stage in (*CORPUS, *MODELS))
 T = TypeVar("T")
 UNMADE = "unmade"  # the digest of a file that an earlier stage has yet to write
 
@@ -146,7 +144,9 @@ def _corpus(chain: _Chain) -> Artifact:
     if recipe.site is not None:
         chain.site = chain.make(WEBSITE, site_config(recipe), "site")
     parts = list(_parts(chain))
-    documents = parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
+    documents = (
+        parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
+    )
     good = chain.make(FILTER, corpus.filter, "filter", documents=documents)
     return chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
 
@@ -209,9 +209,13 @@ class _Fed:
 def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
     """What each model reads. Two models with the same tokenizer and length share it."""
     recipe = chain.recipe
-    tokenizers = {name: chain.make(TOKENIZER, config, f"tokenizer {name}", documents=documents) for name, config in recipe.tokenizers.items()}
+    tokenizers = {
+        name: chain.make(TOKENIZER, config, f"tokenizer {name}", documents=documents) for name, config in recipe.tokenizers.items()
+    }
     sentences = {
-        name: chain.make(ENCODE, dataclasses.replace(recipe.encode, seed=recipe.seed), f"encode {name}", documents=documents, tokenizer=made)
+        name: chain.make(
+            ENCODE, dataclasses.replace(recipe.encode, seed=recipe.seed), f"encode {name}", documents=documents, tokenizer=made
+        )
         for name, made in tokenizers.items()
     }
     fed: dict[str, _Fed] = {}

@@ -16,7 +16,7 @@ from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.runner import Order, Outcome
+    from pipelines.runner import Order
 
 app = typer.Typer(
     name="textmill",
@@ -63,7 +63,9 @@ def run(
 
             outcome = flows.start(prepared)
             outcome.ui = prefect_server.ui(api)
-    _summary(console, outcome)
+    from pipelines.summary import tell
+
+    tell(console, outcome)
 
 
 @app.command()
@@ -86,7 +88,9 @@ def plan(recipe: RecipeArgument, settings: Settings = None, workspace: Workspace
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="A run's id; the newest when left out.")] = "", workspace: Workspace = HERE, as_json: AsJson = False
+    run: Annotated[str, typer.Argument(help="A run's id; the newest when left out.")] = "",
+    workspace: Workspace = HERE,
+    as_json: AsJson = False,
 ) -> None:
     """Where a run stands."""
     from pipelines import rundir
@@ -256,7 +260,7 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         return error.code if isinstance(error.code, int) else 1
     from click.exceptions import Abort, ClickException
 
-    if isinstance(error, ClickException) or type(error).__module__.startswith("typer") and hasattr(error, "exit_code"):
+    if isinstance(error, ClickException) or (type(error).__module__.startswith("typer") and hasattr(error, "exit_code")):
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, Abort | KeyboardInterrupt):
@@ -278,23 +282,6 @@ def _end_children(code: int) -> None:
 
     if code in (FAILED, Preempted.exit_code, INTERRUPTED):
         end_children(pids())
-
-
-def _summary(console: Console, outcome: Outcome) -> None:
-    from pipelines.console import table
-    from pipelines.summary import funnel, scores, stages
-
-    console.print()
-    console.print(table("stages", stages(outcome), ("stage", "state", "seconds")))
-    for title, rows in (("funnel", funnel(outcome)), ("scores", scores(outcome))):
-        if rows:
-            console.print()
-            console.print(table(title, rows, tuple(rows[0])))
-    console.print()
-    console.print(f"run     {outcome.run.id} in {outcome.seconds:.1f} s", highlight=False)
-    console.print(f"report  {outcome.report}", highlight=False, soft_wrap=True)
-    if outcome.ui:
-        console.print(f"UI      {outcome.ui}", highlight=False)
 
 
 def _order(recipe: str, workspace: Path, settings: list[str] | None, until: str = "") -> Order:

@@ -77,12 +77,22 @@ def _machine(_: Path) -> Iterator[Finding]:
     yield Finding("cores", "ok" if cores > 1 else "warn", str(cores), "" if cores > 1 else "it works, slowly; set resources.ranks to 1")
     free = psutil.virtual_memory().available / GIB
     state = "ok" if free >= MEMORY_GIB else "warn"
-    yield Finding("memory", state, f"{free:.1f} GiB free", "" if state == "ok" else f"{MEMORY_GIB} GiB are wanted for the demo; close something or use --plain")
+    yield Finding(
+        "memory",
+        state,
+        f"{free:.1f} GiB free",
+        "" if state == "ok" else f"{MEMORY_GIB} GiB are wanted for the demo; close something or use --plain",
+    )
     shared = Path("/dev/shm")
     if shared.is_dir():
         room = shutil.disk_usage(shared).free / GIB
         state = "ok" if room > 0.5 else "warn"
-        yield Finding("shared memory", state, f"{room:.1f} GiB in {shared}", "" if state == "ok" else "Ray falls back to the disk; in a container start with --shm-size=1g")
+        yield Finding(
+            "shared memory",
+            state,
+            f"{room:.1f} GiB in {shared}",
+            "" if state == "ok" else "Ray falls back to the disk; in a container start with --shm-size=1g",
+        )
 
 
 def _disk(workspace: Path) -> Iterator[Finding]:

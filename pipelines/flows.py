@@ -7,15 +7,17 @@ stays off: it would not hit across runs, and would hit on an output that was del
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -34,6 +36,7 @@ from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import runner
+from pipelines.prefect_server import POOL
 from pipelines.rundir import status
 from pipelines.runner import Carry, Order, Outcome, Prepared
 
@@ -46,7 +49,14 @@ _OUTCOME: ContextVar[list[Outcome] | None] = ContextVar("outcome", default=None)
 
 
 @flow(name="textmill", description="A list of links becomes pretrained, distilled and evaluated language models.", persist_result=False)
-def textmill(recipe: str = "demo", workspace: str = "workspace", settings: list[str] | None = None, until: str = "", ray: str = "", plain: bool = False) -> str:
+def textmill(
+    recipe: str = "demo",
+    workspace: str = "workspace",
+    settings: list[str] | None = None,
+    until: str = "",
+    ray: str = "",
+    plain: bool = False,
+) -> str:
     """The whole chain; returns the folder of the run."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
@@ -87,19 +97,23 @@ def start(prepared: Prepared) -> Outcome:
 def as_task(store: Store, compute: Compute, progress: Progress) -> Carry:
     """Each stage as a task run named by its label and short fingerprint; a done one shows as Cached."""
 
-    def work(stage: Stage[Any], config: Any, inputs: Inputs, found: Artifact | None) -> Artifact | State[Artifact]:
-        if found is not None:
-            return Completed(name="Cached", message="made by an earlier run", data=found)
-        context = TaskRunContext.get()
-        assert context is not None
-        with progress.of(stage.name, context.task_run.id):
-            return run_stage(stage, config, inputs, store, compute)
+    states: dict[tuple[str, str], State[Any]] = {}
 
     def carry(stage: Stage[Any], config: Any, inputs: Inputs, label: str, key: str, found: Artifact | None) -> Artifact:
-        options = {"name": stage.name, "task_run_name": f"{label} {key[:6]}".replace("{", "(").replace("}", ")")}
-        wrapped = task(work, **options, retries=RETRIES, retry_delay_seconds=2, retry_condition_fn=_worth_a_retry, cache_policy=NO_CACHE, persist_result=False)
-        done: Artifact = wrapped(stage, config, dict(inputs), found)
-        return done
+        def work() -> Artifact | State[Artifact]:
+            if found is not None:
+                return Completed(name="Cached", message="made by an earlier run", data=found)
+            context = TaskRunContext.get()
+            assert context is not None
+            with progress.of(stage.name, context.task_run.id):
+                return run_stage(stage, config, inputs, store, compute)
+
+        name = f"{label} {key[:6]}".replace("{", "(").replace("}", ")")  # braces would be filled in by Prefect
+        wrapped = Task(work, name=stage.name, task_run_name=name, **TASK)
+        # named as what was waited for, not passed: Prefect finds arrows by the id of an object, and ids are used again
+        before = [states[a.stage, a.fingerprint] for a in inputs.values() if (a.stage, a.fingerprint) in states]
+        states[stage.name, key] = state = wrapped(wait_for=before, return_state=True)
+        return state.result()  # type: ignore[return-value,no-any-return]  # synchronous here
 
     return carry
 
@@ -140,7 +154,7 @@ class Progress:
         kind = told["kind"]
         if kind in ("progress", "train") and told.get("total"):
             with self._lock:
-                done = told.get("done", told.get("step", 0))
+                done = int(told.get("done") or told.get("step") or 0)
                 self._share, self._words = round(100 * done / told["total"], 1), _words(told, done)
         elif kind in ("note", "warning"):
             say = self.logger.warning if kind == "warning" else self.logger.info
@@ -175,10 +189,9 @@ def publish(outcome: Outcome) -> None:
     from pipelines.report import markdown
 
     page = json.loads((outcome.run.path / "report.json").read_text())
-    for name in ("funnel", "scores"):
-        rows = table(page.get(name))
+    for name, rows in (("funnel", page.get("funnel")), ("scores", page.get("scores"))):
         if rows:
-            create_table_artifact(rows, key=name, description=f"{name} of {outcome.run.id}")
+            create_table_artifact(table(rows), key=name, description=f"{name} of {outcome.run.id}")
     create_markdown_artifact(markdown(outcome.run.path), key="report", description=f"report of {outcome.run.id}")
     create_markdown_artifact(lineage(outcome.run.path), key="lineage", description="which stage fed which")
 
@@ -201,29 +214,23 @@ def lineage(run: Path) -> str:
 
 def deploy(recipe: str, workspace: Path, settings: tuple[str, ...], cron: str, timezone: str, name: str, *, plain: bool) -> str:
     """A deployment that a process worker runs when cron says so; returns `textmill/<name>`."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=runner_pool(), type="process"))
-        except ObjectAlreadyExists:
-            pass
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     from prefect.schedules import Cron
 
     try:
         schedule = Cron(cron, timezone=timezone)
     except ValueError as error:
-        raise ConfigError(f"--cron {cron!r}: {' '.join(str(error).split())}; it has five fields, such as '0 3 * * *' for every night at three") from error
-    made = textmill.to_deployment(
-        name, schedule=schedule, work_pool_name=runner_pool(), entrypoint_type=EntrypointType.MODULE_PATH, concurrency_limit=1,
+        raise ConfigError(
+            f"--cron {cron!r}: {' '.join(str(error).split())}; it has five fields, such as '0 3 * * *' for every night at three"
+        ) from error
+    made: Any = textmill.to_deployment(  # a coroutine only where an event loop runs
+
+        name, schedule=schedule, work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, concurrency_limit=1,
         parameters={"recipe": recipe, "workspace": str(workspace), "settings": list(settings), "plain": plain},
     )  # fmt: skip
     made.apply()
     return f"textmill/{name}"
-
-
-def runner_pool() -> str:
-    from pipelines.prefect_server import POOL
-
-    return POOL
 
 
 def slug(name: str) -> str:
@@ -239,6 +246,16 @@ def _worth_a_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
     return isinstance(error, OSError) and not isinstance(error, OURS)
 
 
+# no cache and no stored results: the manifests know what is done
+TASK: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": 2,
+    "retry_condition_fn": _worth_a_retry,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+
+
 def _bury(client: SyncPrefectClient, workspace: Path, own: UUID) -> None:
     """Runs that were killed stay Running in the UI for ever: say that they crashed."""
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
@@ -246,7 +263,7 @@ def _bury(client: SyncPrefectClient, workspace: Path, own: UUID) -> None:
         folder = workspace / "runs" / dead.name
         if dead.id == own or not (folder / "status.json").exists() or status(folder)["state"] == "running":
             continue
-        gone = Crashed(message="its process was killed")
+        gone: State[Any] = Crashed(message="its process was killed")
         tasks = TaskRunFilter.model_validate({"flow_run_id": {"any_": [dead.id]}, "state": {"type": {"any_": ["RUNNING"]}}})
         for left in client.read_task_runs(task_run_filter=tasks):
             client.set_task_run_state(left.id, gone, force=True)
@@ -267,5 +284,5 @@ def _words(told: Event, done: int) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return round(value, 4) if value == value and abs(value) != float("inf") else None
+        return round(value, 4) if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else json.dumps(value)

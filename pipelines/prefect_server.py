@@ -76,6 +76,7 @@ def running() -> str:
 
 
 def healthy(api: str) -> bool:
+    """Whether a server answers there."""
     try:
         # the machine's proxy is not asked about loopback
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -86,6 +87,7 @@ def healthy(api: str) -> bool:
 
 
 def ui(api: str) -> str:
+    """The address of the pages of the server with this API."""
     return api.removesuffix("/api")
 
 
@@ -134,7 +136,9 @@ def _start() -> str:
             break
         time.sleep(0.25)
     log = state_folder() / "server.log"
-    raise PipelineError(f"the Prefect server did not start: {_last_line(log)} (see {log}); `textmill doctor` checks its libraries, --plain runs without it")
+    raise PipelineError(
+        f"the Prefect server did not start: {_last_line(log)} (see {log}); `textmill doctor` checks its libraries, --plain runs without it"
+    )
 
 
 def _spawn(words: list[str], log: str, more: dict[str, str]) -> subprocess.Popen[bytes]:

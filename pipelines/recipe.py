@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
+from training.pretrain import PretrainConfig
 
 from data_prep.corpus.crawl import CrawlConfig
 from data_prep.corpus.dedup import DedupConfig
@@ -29,7 +30,6 @@ from pipelines import recipe_checks, recipe_yaml
 from pipelines.recipe_section import Mirror, Section, mirrored
 from training.evaluate import EvaluateConfig
 from training.finetune import FinetuneConfig
-from training.pretrain import PretrainConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 SITE = "site:"  # a path that begins so names a file of the site's artifact
@@ -93,16 +93,29 @@ class _Documents(Mirror):
 
 SOME_FILE = SourceFile("some.jsonl", "", "some.jsonl")  # stands where the chain puts the files of a path
 
-if TYPE_CHECKING:
-    Warc, Documents = _Warc, _Documents
-    Pretrain, Student, Task, Evaluate = Mirror, _Student, _Task, Mirror
+if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's config
+
+    class Warc(_Warc): ...  # noqa: D101
+
+    class Documents(_Documents): ...  # noqa: D101
+
+    class Student(_Student): ...  # noqa: D101
+
+    class Task(_Task): ...  # noqa: D101
+
+    class Evaluate(Mirror): ...  # noqa: D101
+
+    class Pretrain(Mirror):  # noqa: D101
+        length: int = 0
 else:
     Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
     Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
     Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})
-    Evaluate = mirrored("Evaluate", EvaluateConfig, Mirror, {"kind": "language", "dev": None, "text": "", "label": "", "pair": "", "seed": 0, "length": 0})
+    Evaluate = mirrored(
+        "Evaluate", EvaluateConfig, Mirror, {"kind": "language", "dev": None, "text": "", "label": "", "pair": "", "seed": 0, "length": 0}
+    )
 
 Source = Annotated[Submissions | Urls | StartPage | Warc | Documents, Field(discriminator="kind")]
 
@@ -146,8 +159,8 @@ class Model(Section):
 class Resources(Section):
     """How, not what: never part of a fingerprint. cpus 0: all there are."""
 
-    ranks: int = Field(1, ge=1)
-    cpus: int = Field(0, ge=0)
+    ranks: int = Field(default=1, ge=1)
+    cpus: int = Field(default=0, ge=0)
     connect_to: dict[str, str] = Field(default_factory=dict)
 
 
@@ -220,7 +233,7 @@ def resolved(recipe: Recipe) -> str:
 
 def expand(path: str) -> list[Path]:
     """The files of a path with wildcards, in the order of their names."""
-    return sorted(Path(found) for found in glob.glob(path, recursive=True) if Path(found).is_file())  # noqa: PTH207
+    return sorted(Path(found) for found in glob.glob(path, recursive=True) if Path(found).is_file())
 
 
 def _absolute_paths(value: dict[str, Any], base: Path) -> None:

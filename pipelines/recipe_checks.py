@@ -113,7 +113,7 @@ def _say(one: Any, path: Path, model: type[BaseModel]) -> str:
     if one["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
     if one["type"].startswith("union_tag"):
-        return f"{name}: {one['msg'].replace('Input tag', 'kind').split(' using ')[0]}; it must be one of submissions, urls, site, warc, documents"
+        return f"{name}.kind must be one of submissions, urls, site, warc, documents"
     if one["type"] == "string_pattern_mismatch":
         return f"{name}: a name is made of lower-case letters, digits, `-`, `_` and `.`"
     message = one["msg"].removeprefix("Value error, ")
@@ -131,7 +131,13 @@ def _real_path(loc: tuple[str | int, ...], value: Any) -> Path:
         if isinstance(at, dict) and step not in at and place < len(loc) - 1 and at.get("kind") == step:
             continue
         path.append(step)
-        at = at.get(step) if isinstance(at, dict) else at[step] if isinstance(at, list) and isinstance(step, int) and step < len(at) else None
+        at = (
+            at.get(step)
+            if isinstance(at, dict)
+            else at[step]
+            if isinstance(at, list) and isinstance(step, int) and step < len(at)
+            else None
+        )
     return tuple(path)
 
 
@@ -198,5 +204,5 @@ def _at(value: Any, path: Path) -> Any:
 
 
 def _line(text: str) -> tuple[int, str]:
-    where = text.split(": ")[0].rpartition(":")[2]
+    where = text.split(": ", maxsplit=1)[0].rpartition(":")[2]
     return (int(where) if where.isdigit() else 0, text)

@@ -101,7 +101,15 @@ class RunDir:
             row.state, row.seconds = state, round(seconds, 3)
             self.stages_changed()
         if state != "cached":
-            event("stage", label=row.label, stage=row.stage, fingerprint=row.fingerprint, state=state, seconds=row.seconds, counts=dict(counts))
+            event(
+                "stage",
+                label=row.label,
+                stage=row.stage,
+                fingerprint=row.fingerprint,
+                state=state,
+                seconds=row.seconds,
+                counts=dict(counts),
+            )
 
     def stages_changed(self) -> None:
         with self._lock:

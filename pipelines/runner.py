@@ -155,4 +155,3 @@ def _report(prepared: Prepared) -> Path:
     from pipelines.report import build
 
     return build(prepared.run.path, prepared.store)
-
