@@ -54,7 +54,7 @@ def test_scores_are_those_before_mask_and_softmax() -> None:
     hidden = backbone(tokens, attention_scores=True, every_layer=True)
     assert len(hidden.scores) == 3 and len(hidden.layers) == 4
     first = backbone.blocks[0]
-    q, k, v = first.attention.qkv(first.attention_norm(hidden.layers[0])).chunk(3, -1)
+    q, k, _ = first.attention.qkv(first.attention_norm(hidden.layers[0])).chunk(3, -1)
     by_hand = q[0, :, :8] @ k[0, :, :8].T / math.sqrt(8)
     torch.testing.assert_close(hidden.scores[0][0, 0], by_hand)
     assert (hidden.scores[0] < 0).any() and torch.isfinite(hidden.scores[0]).all()
