@@ -138,7 +138,7 @@ def found_at(similarity: float, number: int, rows: int) -> float:
 def _rolled(hashes: Hashes, n: int) -> Hashes:
     """At each position one number for the n hashes from there on; the last n - 1 positions hold garbage."""
     result = hashes.copy()
-    for step in range(1, n):
+    for step in range(1, min(n, len(hashes))):
         result = mixed(result)
         result[: len(hashes) - step] += hashes[step:]
     return mixed(result)

@@ -23,7 +23,8 @@ BATCH_BYTES = 8 << 20  # of text: some 60 MB of arrays
 HANGUL_RUN = 13  # longer than any ordinary Korean word with its particles
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _CROWDED = re.compile(f"[{_UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
-_CROWDED_RE2 = f"[{_UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
+_RARE_SPACES = "\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_NEEDS_PYTHON = f"[{_UNSPACED}{_RARE_SPACES}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -102,7 +103,8 @@ def spaced(text: str) -> str:
 def split(texts: pa.Array) -> Words:
     """Split every text of one Arrow string array; a null counts as an empty text."""
     texts = _with_spaces(pc.fill_null(texts, ""))
-    lists = pc.utf8_split_whitespace(texts)
+    # Not utf8_split_whitespace: it reads a character past the end of its buffer, and what lies there decides (pyarrow 26.0.1).
+    lists = pc.ascii_split_whitespace(texts)
     coded = lists.flatten().dictionary_encode()
     vocabulary = coded.dictionary.to_pylist()
     ids = coded.indices.to_numpy().astype(np.int64)
@@ -130,11 +132,12 @@ def batches(texts: pa.ChunkedArray, limit: int = BATCH_BYTES) -> Iterator[pa.Arr
 
 
 def _with_spaces(texts: pa.Array) -> pa.Array:
-    """RE2 finds the few texts that need Python's slower look."""
-    crowded = pc.match_substring_regex(texts, _CROWDED_RE2)
-    if not pc.any(crowded).as_py():
+    """Every space an ASCII one. RE2 finds the few texts that need Python's slower look."""
+    special = pc.match_substring_regex(texts, _NEEDS_PYTHON)
+    if not pc.any(special).as_py():
         return texts
-    return pa.array([spaced(t) if c else t for t, c in zip(texts.to_pylist(), crowded.to_pylist(), strict=True)], pa.string())
+    pairs = zip(texts.to_pylist(), special.to_pylist(), strict=True)
+    return pa.array([" ".join(spaced(text).split()) if needs else text for text, needs in pairs], pa.string())
 
 
 def _without_empty(ids: Ints, starts: Ints, vocabulary: list[str]) -> Words:
