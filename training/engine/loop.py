@@ -72,7 +72,7 @@ class Trained:
     valid: Verdict | None = None
 
 
-def train(  # noqa: PLR0917 - what, how, where: a stage names all of it
+def train(
     make_tower: Callable[[], nn.Module],
     make_feed: Callable[[], Feed],
     make_valid: Callable[[], Feed] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -96,6 +97,11 @@ class Engine:
         module: nn.Module = self._engine.module
         return module
 
+    @property
+    def _optimiser(self) -> torch.optim.Optimizer:
+        optimiser: torch.optim.Optimizer = self._engine.basic_optimizer
+        return optimiser
+
     def forward(self, batch: Batch) -> Any:
         """The tower's Losses of a batch."""
         with self._cast():
@@ -113,7 +119,7 @@ class Engine:
 
         Raises FloatingPointError, weights untouched, when the norm is not finite.
         """
-        for group in self._engine.optimizer.param_groups:
+        for group in self._optimiser.param_groups:
             group["lr"] = lr
         if self.config.stage == 0:
             norm = self._clip()
@@ -156,8 +162,8 @@ class Engine:
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         """One parameter in float32 from wherever its parts stand; all ranks take part, rank 0 keeps it."""
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         if self.config.stage and parameter.requires_grad:
             whole = safe_get_full_fp32_param(parameter)
@@ -174,20 +180,30 @@ class Engine:
         universal = world != self.place.world and self.config.stage > 0
         if universal:
             self._take_apart(folder)
+        groups = [{name: value for name, value in group.items() if name != "params"} for group in self._optimiser.param_groups]
         self._engine._config.load_universal_checkpoint = universal
         path, _ = self._engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else TAG, load_lr_scheduler_states=False)
         self._engine._config.load_universal_checkpoint = False  # or the next save would leave out all ranks but the first
+        # A universal load under ZeRO 3 gives every group the first one's weight decay, and all parameters one step counter between
+        # them, which then counts several times an update (seen in 0.19.8).
+        for group, own in zip(self._optimiser.param_groups, groups, strict=True):
+            group.update(own)
+        for state in self._optimiser.state.values():
+            state["step"] = state["step"].clone()
         if path is None:
             raise PipelineError(f"{folder}: DeepSpeed finds no state there; delete the folder to start from the one before")
 
     def _take_apart(self, folder: Path) -> None:
         """ZeRO's shares to a universal checkpoint (Lian et al. 2024), by DeepSpeed's own tool, on rank 0."""
         if self.place.first and not (folder / UNIVERSAL).exists():
+            part = folder / f"{UNIVERSAL}.part"
+            shutil.rmtree(part, ignore_errors=True)
             command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
-            command += ["--num_merge_workers", "1", "--input_folder", str(folder / TAG), "--output_folder", str(folder / UNIVERSAL)]
+            command += ["--num_merge_workers", "1", "--input_folder", str(folder / TAG), "--output_folder", str(part)]
             done = subprocess.run(command, capture_output=True, text=True, env=_alone(), check=False)
             if done.returncode:
                 raise PipelineError(f"{folder}: cannot be converted for {self.place.world} ranks: {done.stderr[-500:]}")
+            part.rename(folder / UNIVERSAL)
         self.place.sum([0.0])  # nobody reads before it is whole
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from infra.compute import LocalCompute
-from infra.errors import ConfigError, PipelineError, Preempted, StageFailed
+from infra.errors import ConfigError, Preempted, StageFailed
 from infra.log import attach
 from tests.training.engine.trial import LENGTH, VOCAB, Numbers, Seen, Trial, bert, gpt, run_all, settings
 from training.engine.loop import LoopConfig, guessing
@@ -68,8 +68,9 @@ def test_a_rank_killed_at_step_12_leaves_no_trace_in_the_weights(tmp_path: Path,
         assert [line["step"] for line in one.lines if "valid_loss" in line] == [3, 7, 11, 15, 19]
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_continues_the_same_curve(tmp_path: Path) -> None:
-    """Two ranks fail after step 12 (checkpoint at 10), one goes on; every stage. Then nothing is left to do for two."""
+    """Two ranks fail after step 12 (checkpoint at 10), one goes on; every stage."""
     trials = [Trial(tmp_path / f"{z}", settings(steps=STEPS, zero=z), "bert", feed={"fail_at": 12}) for z in range(4)]
     for trial in trials:
         with pytest.raises(StageFailed, match="disk were gone"):
@@ -123,9 +124,14 @@ def spoilt(kind: type[Tower]) -> Tower:
     return kind(tower.backbone, tower.heads)
 
 
-@pytest.mark.parametrize(("kind", "zero"), [(Poisoned, 0), (Poisoned, 1), (Steep, 0), (Steep, 2)])
+@pytest.mark.parametrize(
+    ("kind", "zero"),
+    [(Poisoned, 0), pytest.param(Poisoned, 1, marks=pytest.mark.slow), pytest.param(Steep, 0, marks=pytest.mark.slow), (Steep, 2)],
+)
 def test_what_is_not_finite_on_one_rank_ends_all_before_the_weights_are_touched(tmp_path: Path, kind: type[Tower], zero: int) -> None:
-    bad = next(step for step in range(12) if POISON in (first_token_of_last_rank(step), int(Numbers("gpt").slice(step, 0, 2).tokens_BL[0, 0])))
+    bad = next(
+        step for step in range(12) if POISON in (first_token_of_last_rank(step), int(Numbers("gpt").slice(step, 0, 2).tokens_BL[0, 0]))
+    )
     trial = Trial(tmp_path, settings(zero=zero), make=partial(spoilt, kind))
     with pytest.raises(StageFailed, match=rf"not finite|nan at step {bad}.*00000.arrow row {bad}"):
         go(2, [trial])
@@ -173,6 +179,7 @@ def test_one_batch_is_learnt_by_heart_and_the_events_tell_it(tmp_path: Path) -> 
     assert [e["done"] for e in told if e["kind"] == "progress"][-1] == 120
 
 
+@pytest.mark.slow
 def test_the_exam_is_the_mean_over_all_predictions_on_any_number_of_ranks(tmp_path: Path) -> None:
     """Its last batch is uneven, and with 3 ranks some have less than others; held against one plain pass."""
     torch.manual_seed(7)
@@ -186,7 +193,9 @@ def test_the_exam_is_the_mean_over_all_predictions_on_any_number_of_ranks(tmp_pa
         right = sum(int(tower(b).hits["mlm"]) for b in batches) / totals["mlm"]
     frozen = OptimConfig(lr=1e-30, weight_decay=0.0)
     for ranks in (1, 3):
-        line = go(ranks, [Trial(tmp_path / str(ranks), settings(steps=1, zero=3, micro_batch=2, optimiser=frozen), "bert", valid=True)])[0].lines[0]
+        line = go(ranks, [Trial(tmp_path / str(ranks), settings(steps=1, zero=3, micro_batch=2, optimiser=frozen), "bert", valid=True)])[
+            0
+        ].lines[0]
         assert line["valid_loss"] == pytest.approx(expected, abs=1e-5)
         assert line["valid_accuracy"]["mlm"] == pytest.approx(right)
 
@@ -214,5 +223,3 @@ def test_pieces_cover_the_batch_and_the_empty_ones_predict_nothing() -> None:
 def test_a_loop_that_cannot_run_is_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         LoopConfig(**{"steps": 1, "micro_batch": 1, **wrong})
-
-

@@ -34,9 +34,7 @@ def test_constant_stays_after_warm_up() -> None:
     assert [lr_at(config, step, 5) for step in range(5)] == [1.0, 2.0, 2.0, 2.0, 2.0]
 
 
-@given(
-    st.sampled_from(SCHEDULES), st.integers(1, 500), st.floats(0, 600, allow_nan=False), st.floats(0, 1), st.floats(1e-6, 1)
-)
+@given(st.sampled_from(SCHEDULES), st.integers(1, 500), st.floats(0, 600, allow_nan=False), st.floats(0, 1), st.floats(1e-6, 1))
 def test_no_update_is_wasted_and_none_exceeds_the_peak(schedule: str, steps: int, warmup: float, ratio: float, lr: float) -> None:
     config = OptimConfig(lr=lr, schedule=schedule, warmup=warmup, min_ratio=ratio)
     rates = [lr_at(config, step, steps) for step in range(steps)]

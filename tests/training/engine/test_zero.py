@@ -60,7 +60,9 @@ def test_every_stage_on_one_and_two_ranks_follows_the_plain_loop(kind: str, curv
         for stage in range(4):
             seen = curves[ranks, kind, stage]
             assert seen.losses == pytest.approx(losses, abs=2e-5), (ranks, stage)
-            assert seen.losses[0] == pytest.approx(losses[0], abs=1e-6), "ragged masks over ranks and micro-batches must not change the mean"
+            assert seen.losses[0] == pytest.approx(losses[0], abs=1e-6), (
+                "ragged masks over ranks and micro-batches must not change the mean"
+            )
             assert [line["norm"] for line in seen.lines] == pytest.approx(norms, rel=1e-4), (ranks, stage)
             assert set(seen.weights) == set(weights)
             for name, value in weights.items():

@@ -144,5 +144,13 @@ def run_all(trials: list[Trial]) -> list[Seen] | None:
 def settings(**changes: object) -> LoopConfig:
     from training.engine.optim import OptimConfig
 
-    said = {"steps": 12, "micro_batch": 5, "zero": 1, "optimiser": OptimConfig(lr=3e-3, warmup=3), "seed": 7, "log_every": 1, "save_every": 5}
+    said = {
+        "steps": 12,
+        "micro_batch": 5,
+        "zero": 1,
+        "optimiser": OptimConfig(lr=3e-3, warmup=3),
+        "seed": 7,
+        "log_every": 1,
+        "save_every": 5,
+    }
     return LoopConfig(**{**said, **changes})

@@ -1,0 +1,262 @@
+"""Stage 10: examples become a model, from random weights, by the one loop on as many ranks as the compute gives.
+
+Nothing here imports torch before a check or a rank runs: recipes and plans are made from this file too.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.tokenizer import catalog as tokenizers
+from data_prep.tokenizer.base import Meta
+from infra.artifact import Artifact, Counts
+from infra.compute import Compute
+from infra.errors import ConfigError
+from infra.stage import Inputs, Stage
+from training.card import CARD, MODEL, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from training.backbone.config import BackboneConfig
+    from training.engine.loop import LoopConfig, Trained
+    from training.engine.optim import OptimConfig
+    from training.families.family import Family
+    from training.feed.loader import Feed
+    from training.objectives.tower import Tower
+
+MICRO_TOKENS = 8192  # of a micro-batch nobody has set: with 8192 pieces the logits of a GPT then take 256 MiB
+MASKED = ("mask", "pad", "cls", "sep")  # the specials that learning by masks needs
+HELD_OUT = "valid/"  # the side of an examples artifact that is never trained on
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What stands at None is as the family's paper has it; warm-up is kept as a share of the run.
+
+    overrides: fields of BackboneConfig that differ from the size's, such as {"layers": 3, "dropout": 0.0}.
+    """
+
+    family: str
+    size: str
+    tokens: int = 1_000_000  # the whole budget, padding included
+    batch_tokens: int = 16_384  # of one step, over all ranks
+    length: int = 128
+    zero: int = 1
+    precision: str = "fp32"
+    lr: float | None = None
+    schedule: str | None = None
+    warmup: float | None = None  # below 1: share of all steps; from 1 on: steps
+    min_ratio: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    mask_rate: float | None = None
+    seed: int = 1
+    overrides: dict[str, int | float | str | bool] = field(default_factory=dict)
+    micro_batch: int = 0  # sequences a rank puts through the model at once; 0: as many as make 8192 tokens
+    log_every: int = 10
+    save_every: int = 200
+    valid_every: int = 0  # 0: only at the end
+    valid_batches: int = 8  # 0: all that is held out
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("micro_batch", "valid_every", "valid_batches"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.batch_tokens % self.length:
+            near = max(1, round(self.batch_tokens / self.length)) * self.length
+            raise ConfigError(f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of length {self.length}; {near} would be")
+        if self.tokens < self.batch_tokens:
+            raise ConfigError(f"pretrain.tokens {self.tokens} is less than one step of batch_tokens {self.batch_tokens}; raise it")
+        if self.zero not in (0, 1, 2, 3):
+            raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32 or bf16")
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step, over all ranks."""
+        return self.batch_tokens // self.length
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.tokens / self.batch_tokens))
+
+
+def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """Inputs: examples (blocks or pairs), sentences, tokenizer."""
+    check(config, inputs, compute.ranks)
+    return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
+
+
+PRETRAIN = Stage(name="pretrain", version=1, work=work)
+
+
+def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
+    """Raises ConfigError before any rank is started: everything that can be known to be impossible is told here."""
+    meta = tokenizers.meta(inputs["tokenizer"])
+    family, backbone = model_of(config, meta.vocab)
+    loop_config(config)
+    check_specials(family, meta)
+    if inputs["examples"].stage != family.examples:
+        raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs['examples'].stage}")
+    if config.length > backbone.positions:
+        raise ConfigError(
+            f"pretrain.length {config.length} is more than {family.name}/{config.size}'s {backbone.positions} positions; "
+            f"lower it or set overrides.positions"
+        )
+    if config.batch_size < ranks:
+        raise ConfigError(
+            f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks; "
+            f"raise it to at least {ranks * config.length}"
+        )
+
+
+def model_of(config: PretrainConfig, vocab: int) -> tuple[Family, BackboneConfig]:
+    """Family and shape. Raises ConfigError for names and sizes that cannot be."""
+    from training.backbone.config import BackboneConfig
+    from training.families import catalog
+
+    family = catalog.family(config.family)
+    known = [f.name for f in fields(BackboneConfig)]
+    for name in config.overrides:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"pretrain.overrides has no field `{name}`; " + (f"did you mean `{near[0]}`?" if near else f"fields: {', '.join(known)}")
+            )
+    backbone = family.backbone(config.size, vocab)
+    overrides: dict[str, Any] = dict(config.overrides)
+    if "width" in overrides:  # what was worked out from the size's own width is worked out anew
+        overrides = {"ffn": 0, "embedding_width": 0, **overrides}
+    try:
+        return family, replace(backbone, **overrides)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.overrides {config.overrides}: a value has the wrong type ({error})") from error
+
+
+def check_specials(family: Family, meta: Meta) -> None:
+    """Raises ConfigError when the tokenizer lacks the control tokens that the family's objective needs."""
+    if missing := [role for role in MASKED if role not in meta.specials] if "mlm" in family.objective else []:
+        raise ConfigError(
+            f"{family.name} learns by masks and needs the specials {', '.join(missing)}, which the {meta.kind} tokenizer lacks; "
+            f"use kind: {family.tokenizer}"
+        )
+
+
+def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -> Counts:
+    """One rank of the gang; the first writes the model."""
+    from training.engine.loop import train
+
+    feed = partial(make_feed, config, inputs, "train")
+    held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
+    valid = partial(make_feed, config, inputs, "valid") if held else None
+    trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain")
+    if trained.weights is None:
+        return {}
+    return publish(config, inputs, out, trained, trained.weights)
+
+
+def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module:
+    """Random weights that depend on the seed alone."""
+    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    return family.build(backbone, seed=config.seed)
+
+
+def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -> Feed:
+    """The batches, as the family's objective labels them."""
+    from training.families import catalog
+    from training.feed.loader import FeedConfig, open_feed
+
+    family = catalog.family(config.family)
+    settings = FeedConfig(config.batch_size, config.length, config.seed, family.objective)
+    if family.masking is not None:
+        rate = family.masking.rate if config.mask_rate is None else config.mask_rate
+        settings = replace(settings, mask_rate=rate, mask_share=family.masking.mask, random_share=family.masking.random)
+    return open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, split)
+
+
+def optim_config(config: PretrainConfig) -> OptimConfig:
+    """The family's recipe, but for what the config says otherwise."""
+    from training.engine.optim import OptimConfig
+    from training.families import catalog
+
+    preset = catalog.family(config.family).preset(config.size)
+    if preset.optimiser != "adamw" and config.lr is None:
+        raise ConfigError(
+            f"{config.family}/{config.size} was trained with {preset.optimiser}, whose rate does not fit AdamW; set pretrain.lr"
+        )
+    said = {name: getattr(config, name) for name in ("lr", "schedule", "min_ratio", "weight_decay", "warmup")}
+    usual = {name: getattr(preset, name) for name in ("lr", "schedule", "min_ratio", "weight_decay")} | {
+        "warmup": preset.warmup / preset.steps
+    }
+    chosen = {name: usual[name] if value is None else value for name, value in said.items()}
+    return OptimConfig(betas=preset.betas, eps=preset.eps, **chosen)
+
+
+def loop_config(config: PretrainConfig) -> LoopConfig:
+    """What the one loop is told."""
+    from training.engine.loop import LoopConfig
+    from training.families import catalog
+
+    clip = catalog.family(config.family).preset(config.size).clip if config.clip is None else config.clip
+    return LoopConfig(
+        steps=config.steps,
+        micro_batch=config.micro_batch or max(1, MICRO_TOKENS // config.length),
+        zero=config.zero,
+        precision=config.precision,
+        optimiser=optim_config(config),
+        seed=config.seed,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        valid_every=config.valid_every,
+        valid_batches=config.valid_batches,
+        clip=clip,
+    )
+
+
+def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trained: Trained, weights: dict[str, Tensor]) -> Counts:
+    """model/ in Hugging Face's format, and the card."""
+    from training.backbone.transformer import count_parameters
+
+    meta = tokenizers.meta(inputs["tokenizer"])
+    family, backbone = model_of(config, meta.vocab)
+    tower = family.build(backbone)
+    tower.load_state_dict(weights)
+    part = out / f".{MODEL}"
+    for stale in (part, out / MODEL):
+        shutil.rmtree(stale, ignore_errors=True)
+    family.export(tower, part, inputs["tokenizer"].path)
+    part.rename(out / MODEL)
+    parameters = count_parameters(tower)
+    write_json(out / CARD, card_of(config, tower, trained, tokenizer=meta.fingerprint, parameters=parameters))
+    return {"steps": trained.steps, "tokens": trained.tokens, "parameters": parameters}
+
+
+def card_of(config: PretrainConfig, tower: Tower, trained: Trained, *, tokenizer: str, parameters: int) -> dict[str, Any]:
+    """What the model says of itself."""
+    return {
+        "family": config.family,
+        "size": config.size,
+        "backbone": asdict(tower.config),
+        "heads": [head.name for head in tower.heads],
+        "tokenizer_fingerprint": tokenizer,
+        "parameters": parameters,
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "length": config.length,
+        "seed": config.seed,
+        "loss": trained.loss,
+        "parts": trained.parts,
+        "valid_loss": trained.valid.loss if trained.valid else None,
+        "valid_parts": trained.valid.parts if trained.valid else {},
+        "valid_accuracy": trained.valid.accuracy if trained.valid else {},
+    }
