@@ -110,7 +110,9 @@ class Fetcher:
                 answer = await self._ask(url, ())
                 target = urls.joined(url, answer.location, keep_tracking=True) if answer.status in REDIRECTS else None
                 if target is None:
-                    return robots.rules(self.config.agent, answer.status, answer.exchange.body)
+                    rules = robots.rules(self.config.agent, answer.status, answer.exchange.body)
+                    self.clock.postpone(host, min(rules.delay_s, self.config.max_crawl_delay_s))  # it holds for the first page already
+                    return rules
                 url = target
             return robots.Rules(self.config.agent)  # section 2.3.1.2: after five redirects it may be taken as unavailable
         except Refused as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from resiliparse.parse.encoding import detect_encoding
-from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.html import HTMLTree, NodeType
 
 from data_prep.corpus import urls
+
+LINKING = frozenset(("a", "area"))
 
 
 def links_on(url: str, body: bytes, charset: str) -> list[str]:
@@ -13,10 +15,16 @@ def links_on(url: str, body: bytes, charset: str) -> list[str]:
     tree = _tree(body, charset)
     if tree is None or tree.document is None:
         return []
-    base_tag = tree.document.query_selector("base[href]")
-    base = (urls.joined(url, base_tag.getattr("href") or "") if base_tag else None) or url
+    base, references = url, set[str]()
+    for node in tree.document:  # resiliparse's query_selector_all asks again for every item: quadratic
+        if node.type != NodeType.ELEMENT or not (reference := node.getattr("href")):
+            continue
+        if node.tag in LINKING:
+            references.add(reference)
+        elif node.tag == "base" and base == url:
+            base = urls.joined(url, reference) or url
     home = urls.authority(url)
-    found = {urls.joined(base, anchor.getattr("href") or "") for anchor in tree.document.query_selector_all("a[href], area[href]")}
+    found = {urls.joined(base, reference) for reference in references}
     return sorted(link for link in found if link and urls.authority(link) == home and not urls.is_media(link))
 
 
