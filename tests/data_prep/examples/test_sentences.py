@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.examples.sentences import paragraphs, split
+
+PIECES = st.sampled_from(["Hello", " ", "\n", "\n\n", ". ", "!", "?", "Mr.", "다. ", "。", "\t", "\r\n", "\u2028", "x", "\x00", '"', "e.g.", "3.14", "\x1c"])
+LANGUAGES = st.sampled_from(["", "en", "ko", "de", "ja", "xx"])
+
+
+@given(st.one_of(st.text(), st.lists(PIECES).map("".join)), LANGUAGES)
+def test_the_sentences_put_together_are_the_text(text: str, language: str) -> None:
+    cut = split(text, language)
+    assert "".join(cut) == text and all(cut)
+
+
+@given(st.lists(PIECES).map("".join))
+def test_white_space_belongs_to_what_follows(text: str) -> None:
+    cut = split(text)
+    assert all(piece.strip() for piece in cut) or len(cut) == 1
+    assert all(not piece[-1].isspace() for piece in cut[:-1])
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "Mr. Smith left. He ran!  Why?", ["Mr. Smith left.", " He ran!", "  Why?"]),
+        ("en", 'She said "Go." Then it was 3.14 o\'clock.', ['She said "Go."', " Then it was 3.14 o'clock."]),
+        ("en", "A heading\n\nA sentence that was\nwrapped by hand.\nA list item\n", ["A heading", "\n\nA sentence that was\nwrapped by hand.", "\nA list item\n"]),
+        ("ko", "안녕하세요. 저는 학생입니다. 정말요?", ["안녕하세요.", " 저는 학생입니다.", " 정말요?"]),
+        ("ko", "값은 3.14이다. 끝", ["값은 3.14이다.", " 끝"]),
+        ("ja", "これは本です。それは？はい。", ["これは本です。", "それは？", "はい。"]),
+        ("de", "Das ist z. B. gut. Ja.", ["Das ist z. B. gut.", " Ja."]),
+        ("", "Unknown language. Two.", ["Unknown language.", " Two."]),
+    ],
+)
+def test_known_texts(language: str, text: str, expected: list[str]) -> None:
+    assert split(text, language) == expected
+
+
+def test_paragraphs_end_at_lines_that_were_not_wrapped() -> None:
+    assert paragraphs("One\ntwo\nThree\n\nfour") == ["One\ntwo\n", "Three\n", "\n", "four"]
+
+
+def test_nothing_and_white_space_only() -> None:
+    assert split("") == [] and split(" \n ") == [" \n "]
+
+
+@pytest.mark.parametrize(("name", "language"), [("en/movie-reviews.jsonl.gz", "en"), ("ko/naver-movie-reviews.jsonl.gz", "ko")])
+def test_real_reviews_are_cut_and_whole(data: Path, name: str, language: str) -> None:
+    with gzip.open(data / "text" / name, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line, _ in zip(file, range(400), strict=False)]
+    cut = [split(text, language) for text in texts]
+    assert ["".join(pieces) for pieces in cut] == texts
+    marks = sum(text.count(". ") for text in texts)
+    assert 0.3 * marks < sum(map(len, cut)) < 3 * marks + 2 * len(texts) + sum(text.count("\n") for text in texts)
