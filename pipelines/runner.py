@@ -6,12 +6,14 @@ Prefect is not known here: `make_carry` decides whether a stage is called plainl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
 from infra.log import attach
@@ -97,7 +99,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         compute = stack.enter_context(_compute(prepared))
         do = recorded(run, prepared.store, make_carry(prepared.store, compute))
         try:
-            artifacts = chain.run(do, prepared.loaded.recipe, prepared.order.until, compute)
+            artifacts = chain.run(do, prepared.loaded.recipe, prepared.order.until, partial(served, prepared.store, compute))
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
@@ -126,6 +128,23 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
         return artifact
 
     return do
+
+
+@contextmanager
+def served(store: Store, compute: Compute, site: Artifact, crawl: str) -> Iterator[None]:
+    """Serve the demo's own web while it is crawled, and tell compute where its hosts are reached."""
+    if store.find(CRAWL.name, crawl):
+        yield
+        return
+    from pipelines.site_server import serving
+
+    before = compute.addresses
+    with serving(site) as server:
+        compute.addresses = {**server.connect_to, **before}
+        try:
+            yield
+        finally:
+            compute.addresses = before
 
 
 def _compute(prepared: Prepared) -> Any:

@@ -1,0 +1,135 @@
+"""A wrong recipe is answered with every mistake, its line, and what was probably meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigError
+from pipelines import recipe as recipes
+
+LINKS = """\
+name: links
+corpus:
+  sources:
+    - {kind: urls, path: urls.txt}
+  crawl: {contact: someone@example.com}
+tokenizers:
+  pieces: {kind: wordpiece, vocab: 500}
+models:
+  bert: {family: bert, size: mini, tokenizer: pieces}
+students:
+  half: {teacher: bert}
+tasks:
+  mood: {kind: classify, train: t.tsv, dev: t.tsv, models: [bert, half]}
+"""
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    (tmp_path / "urls.txt").write_text("http://example.com/\n")
+    (tmp_path / "t.tsv").write_text("label\ttext\na\tb\n")
+    path = tmp_path / "r.yaml"
+    path.write_text(LINKS)
+    return path
+
+
+def problems(path: Path, *settings: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        recipes.load(str(path), settings)
+    return str(caught.value).splitlines()
+
+
+def change(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_a_good_recipe_loads_and_a_relative_path_is_beside_it(links: Path) -> None:
+    recipe = recipes.load(str(links)).recipe
+    assert recipe.models["bert"].tokenizer == "pieces"
+    assert recipe.corpus.sources[0].path == str(links.parent / "urls.txt")  # type: ignore[union-attr]
+
+
+def test_the_resolved_recipe_loads_to_the_same_recipe(links: Path, tmp_path: Path) -> None:
+    first = recipes.load(str(links), ("corpus.filter.max_symbol_ratio=null", "seed=7"))
+    again = tmp_path / "again.yaml"
+    again.write_text(first.resolved)
+    assert recipes.load(str(again)).recipe == first.recipe
+    assert first.recipe.corpus.filter.max_symbol_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("crawl: {contact: someone@example.com}", "filter: {min_word: 3}\n  crawl: {contact: a@b.c}", "r.yaml:5: corpus.filter has no `min_word`; did you mean `min_words`?"),
+        ("tokenizers:", "tokenizer:", "r.yaml:6: a recipe has no `tokenizer`; did you mean `tokenizers`?"),
+        ("kind: urls, path: urls.txt", "kind: urls, paht: urls.txt", "r.yaml:4: corpus.sources.0 has no `paht`; did you mean `path`?"),
+        ("kind: urls, path: urls.txt", "kind: url, path: urls.txt", "r.yaml:4: corpus.sources.0.kind must be one of submissions, urls, site, warc, documents"),
+        ("urls.txt", "gone.txt", "r.yaml:4: corpus.sources.0.path: there is no file"),
+        ("vocab: 500", "vocab: many", "r.yaml:7: tokenizers.pieces.vocab: it must be a valid integer"),
+        ("vocab: 500", "vocab: 2", "r.yaml:7: tokenizers.pieces: tokenizer: vocab 2"),
+        ("tokenizer: pieces", "tokenizer: peaces", "r.yaml:9: models.bert.tokenizer: there is no tokenizer `peaces`; did you mean `pieces`?"),
+        ("teacher: bert", "teacher: brt", "r.yaml:11: students.half.teacher: there is no model `brt`; did you mean `bert`?"),
+        ("teacher: bert", "teacher: bert, method: distilbart", "r.yaml:11: students.half: no method is called 'distilbart'"),
+        ("teacher: bert", "teacher: bert, tokens: -5", "r.yaml:11: students.half: distill.tokens is -5"),
+        ("[bert, half]", "[bert, halve]", "r.yaml:13: tasks.mood names no model of this recipe with `halve`; did you mean `half`?"),
+        ("  half:", "  bert:", "r.yaml:11: students.bert: a model has this name already"),
+        ("name: links", "name: Big Links", "r.yaml:1: name: a name is made of lower-case letters"),
+        ("train: t.tsv", "train: site:task/train.tsv", "r.yaml:13: tasks.mood.train: site:task/train.tsv needs a `site` section"),
+        ("  crawl: {contact: someone@example.com}\n", "", "r.yaml:2: corpus.crawl is missing"),
+        ("  crawl: {contact: someone@example.com}", "  crawl: {}", "r.yaml:5: corpus.crawl.contact is missing"),
+        ("students:", "seed: 1\nseed: 2\nstudents:", "r.yaml:11: `seed` is given twice (first in line 10)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line(links: Path, old: str, new: str, line: str) -> None:
+    told = problems(change(links, old, new))
+    assert any(one.startswith(line) for one in told), told
+
+
+def test_a_tokenizer_that_no_model_uses_is_an_error(links: Path) -> None:
+    assert problems(links, "tokenizers.spare.kind=wordpiece") == [
+        "--set tokenizers.spare.kind=wordpiece: tokenizers.spare is used by no model; name it in a model's `tokenizer`, or take it out"
+    ]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(links: Path) -> None:
+    for old, new in (("urls.txt", "gone.txt"), ("vocab: 500", "vocabulary: 500"), ("tokenizer: pieces", "tokenizer: peaces"), ("half]", "hlf]")):
+        change(links, old, new)
+    told = problems(links)
+    assert [one.split(": ")[0] for one in told] == ["r.yaml:4", "r.yaml:7", "r.yaml:7", "r.yaml:9", "r.yaml:13"]
+
+
+def test_set_goes_through_the_same_checks(links: Path) -> None:
+    assert recipes.load(str(links), ("students.half.tokens=1e6",)).recipe.students["half"].tokens == 1_000_000  # type: ignore[attr-defined]
+    assert problems(links, "corpus.filter.min_word=3")[0] == (
+        "--set corpus.filter.min_word=3: corpus.filter has no `min_word`; did you mean `min_words`?"
+    )
+    assert "valid integer" in problems(links, "corpus.filter.min_words=1.5")[0]
+
+
+def test_no_is_a_language_and_6e_4_is_a_number(links: Path) -> None:
+    recipe = recipes.load(str(links), ("corpus.filter.languages=[no, en]", "students.half.lr=6e-4", "students.half.control=no")).recipe
+    assert recipe.corpus.filter.languages == ("no", "en")
+    assert recipe.students["half"].lr == 6e-4 and recipe.students["half"].control is False  # type: ignore[attr-defined]
+
+
+def test_an_unknown_recipe_names_those_that_ship() -> None:
+    with pytest.raises(ConfigError, match="did you mean `demo`"):
+        recipes.load("demmo")
+
+
+def test_the_recipes_that_ship_are_good() -> None:
+    for path in recipes.find("demo")[0].parent.glob("*.yaml"):
+        assert recipes.load(path.stem).builtin
+
+
+def test_reading_a_recipe_imports_nothing_heavy(links: Path) -> None:
+    code = "import sys; from pipelines import recipe; recipe.load(sys.argv[1]); print(sorted({'torch','ray','prefect','deepspeed'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code, str(links)], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
