@@ -30,10 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Hidden:
     """What heads may look at. `layers` and `scores` are empty unless asked for: distillation is the only asker."""
 
-    last_BLD: Tensor  # noqa: N815
+    last_BLD: Tensor
     layers: tuple[Tensor, ...] = ()  # the embedding's output, then each block's: layers + 1 tensors
     scores: tuple[Tensor, ...] = ()  # per layer: attention scores, scaled, before mask and softmax, [B, H, L, L]
-    keep_BL: Tensor | None = None  # noqa: N815
+    keep_BL: Tensor | None = None
 
 
 class Embedding(nn.Module):

@@ -211,3 +211,12 @@ def test_a_truncated_normal_ends_at_two_deviations() -> None:
     assert weight.abs().max() <= 0.04
     assert weight.std().item() == pytest.approx(0.02 * 0.8796, rel=0.02)  # of a normal cut at two deviations
     assert Backbone(replace(BERT, vocab=5000)).embedding.token.weight.abs().max() > 0.04
+
+
+@pytest.mark.parametrize("config", [GPT, BERT], ids=["gpt", "bert"])
+def test_half_precision_takes_the_shorter_way_and_stays_near_full_precision(config: BackboneConfig) -> None:
+    backbone, tokens, keep = noisy(config), torch.randint(50, (4, 20)), padding(4, 20)
+    exact = backbone(tokens, None, keep).last_BLD[keep]
+    rough = backbone.bfloat16()(tokens, None, keep).last_BLD[keep].float()
+    assert rough.dtype == torch.float32
+    assert ((rough - exact).norm() / exact.norm()).item() < 0.03

@@ -181,3 +181,34 @@ THEIRS = {
     "albert-unshared": lambda: T.AlbertForMaskedLM(_encoder(T.AlbertConfig, embedding_size=16, num_hidden_groups=3)),
     "electra": lambda: T.ElectraForPreTraining(_encoder(T.ElectraConfig, embedding_size=16)),
 }
+
+
+AUTO = [
+    ("gpt1", "CausalLM"),
+    ("gpt2", "CausalLM"),
+    ("gpt3", "CausalLM"),
+    ("bert", "PreTraining"),
+    ("bert", "MaskedLM"),
+    ("roberta", "MaskedLM"),
+    ("distilbert", "MaskedLM"),
+    ("albert", "PreTraining"),
+    ("albert", "MaskedLM"),
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), AUTO)
+def test_automodel_finds_every_tensor_of_a_fresh_model(case: str, kind: str, tmp_path: Path, reference: SimpleNamespace) -> None:
+    name, changes = CASES[case]
+    found = family(name)
+    tower = found.build(reference.small_config(name, **changes), seed=0).eval()
+    found.export(tower, tmp_path)
+    model, info = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(tmp_path, output_loading_info=True)
+    left = {
+        n for n in info["unexpected_keys"] if not n.startswith(("bert.pooler", "cls.seq_relationship", "albert.pooler", "sop_classifier"))
+    }
+    assert not info["missing_keys"] and not info["mismatched_keys"] and not left
+    batch = reference.make_batch(tower.config, ["mlm"], 0, padded=True)
+    with torch.no_grad():
+        out = model.eval()(**reference.inputs(batch))
+        logits = out.prediction_logits if "prediction_logits" in out else out.logits
+        assert (tower.language_logits(batch) - logits)[batch.keep_BL].abs().max() < 1e-5
