@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distill.losses import hidden_cosine, soft_targets, true_labels
+from distill.losses import hidden_cosine, lessons
 from infra.errors import ConfigError
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import Hidden
 from training.feed.batch import IGNORE, Batch
-from training.objectives.tower import Head, Losses, Tower, hits, weigh
+from training.objectives.tower import Head, Losses, Tower, weigh
 
 KD, COSINE = "kd", "cosine"  # the names of the two losses that need a teacher
 
@@ -66,21 +66,14 @@ class TeacherStudent(nn.Module):
         s_NV, labels_N = self.columns(head.logits(hidden, at_BL)), labels_BL[at_BL]  # what is predicted is real: no label is lost
         with torch.no_grad():
             t_NV = self.columns(self.teacher.language_head().logits(taught, at_BL))
-        own_N = labels_N != IGNORE
         over = batch.denominators.get
-        return weigh(
-            {
-                KD: (self.alphas.kd, soft_targets(s_NV, t_NV, self.temperature, over(KD))),
-                head.name: (self.alphas.data, true_labels(s_NV[own_N], labels_N[own_N], over(head.name))),
-                COSINE: (self.alphas.cosine, hidden_cosine(hidden.last_BLD[seen_BL], taught.last_BLD[seen_BL], over(COSINE))),
-            }
-        )
+        soft, true = lessons(s_NV, t_NV, labels_N, self.temperature, soft_over=over(KD), true_over=over(head.name))
+        cosine = hidden_cosine(hidden.last_BLD[seen_BL], taught.last_BLD[seen_BL], over(COSINE))
+        return weigh({KD: (self.alphas.kd, soft), head.name: (self.alphas.data, true), COSINE: (self.alphas.cosine, cosine)})
 
     def own(self, batch: Batch, head: Head, labels_BL: Tensor) -> Losses:
-        at_BL = labels_BL != IGNORE
-        s_NV = self.columns(head.logits(self.student.hidden(batch), at_BL)).float()
-        loss = true_labels(s_NV, labels_BL[at_BL], batch.denominators.get(head.name))
-        return weigh({head.name: (1.0, loss)}, {head.name: hits(s_NV, labels_BL[at_BL])})
+        loss, right = head.judge(self.student.hidden(batch), labels_BL, batch.denominators.get(head.name))
+        return weigh({head.name: (1.0, loss)}, {} if right is None else {head.name: right})
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> Hidden:
