@@ -1,0 +1,157 @@
+"""A recipe's line becomes a model that transformers loads; killed whole and started again it is the same one, byte for byte."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from infra.artifact import Artifact, fingerprint
+from infra.compute import LocalCompute
+from infra.errors import ConfigError
+from infra.stage import run
+from infra.store import Store
+from tests.training.small import LENGTH, prepared
+from training.card import read_card
+from training.engine.measure import read
+from training.families import catalog
+from training.pretrain import PRETRAIN, PretrainConfig, check, loop_config, make_feed, model_of, optim_config
+
+SMALL = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH}
+STEPS = 24
+
+
+def config_of(family: str, **changes: object) -> PretrainConfig:
+    said = {"size": "tiny", "tokens": STEPS * 8 * LENGTH, "batch_tokens": 8 * LENGTH, "length": LENGTH, "lr": 3e-3, "warmup": 2}
+    said |= {"overrides": SMALL, "micro_batch": 3, "save_every": 5, "log_every": 4, "valid_every": 12, "seed": 3}
+    return PretrainConfig(family=family, **{**said, **changes})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def inputs(store: Store) -> dict[str, dict[str, Artifact]]:
+    return {"gpt2": prepared(store, True), "bert": prepared(store, False)}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bert"])
+def made(request: pytest.FixtureRequest, store: Store, inputs: dict[str, dict[str, Artifact]]) -> tuple[str, Artifact]:
+    return request.param, run(PRETRAIN, config_of(request.param), inputs[request.param], store, LocalCompute(ranks=2))
+
+
+def test_the_artifact_holds_model_card_and_curve_and_no_checkpoints(
+    made: tuple[str, Artifact], inputs: dict[str, dict[str, Artifact]]
+) -> None:
+    family, artifact = made
+    names = {f["name"] for f in artifact.files}
+    assert {"card.json", "metrics.jsonl", "model/config.json", "model/model.safetensors", "model/tokenizer.json"} <= names
+    assert not any("checkpoint" in name for name in names)
+    card, lines = read_card(artifact), read(artifact.file("metrics.jsonl"))
+    assert [line["step"] for line in lines] == [0, 4, 8, 11, 12, 16, 20, 23]
+    assert [line["step"] for line in lines if "valid_loss" in line] == [11, 23]
+    assert lines[-1]["valid_loss"] < lines[0]["loss"] - 0.3, "something was learnt"
+    assert card["valid_loss"] == lines[-1]["valid_loss"] and card["steps"] == STEPS == artifact.counts["steps"]
+    assert card["backbone"]["width"] == 32 and card["family"] == family
+    if family == "gpt2":
+        assert artifact.counts["tokens"] == STEPS * 8 * LENGTH
+
+
+def test_transformers_loads_it_and_gives_our_logits(made: tuple[str, Artifact], inputs: dict[str, dict[str, Artifact]]) -> None:
+    family, artifact = made
+    auto = transformers.AutoModelForCausalLM if family == "gpt2" else transformers.AutoModelForPreTraining
+    theirs, ours = auto.from_pretrained(artifact.path / "model").eval(), catalog.load(artifact.path / "model").eval()
+    batch = make_feed(config_of(family), inputs[family], "valid").slice(0, 0, 1)
+    more = {} if family == "gpt2" else {"attention_mask": batch.keep_BL.long(), "token_type_ids": batch.segments_BL}
+    with torch.no_grad():
+        out = theirs(input_ids=batch.tokens_BL, **more)
+        logits = out.logits if family == "gpt2" else out.prediction_logits
+        at = torch.ones_like(batch.tokens_BL, dtype=torch.bool) if batch.keep_BL is None else batch.keep_BL
+        torch.testing.assert_close(ours.language_logits(batch, at), logits[at], atol=1e-5, rtol=1e-4)
+        assert ours(batch).total.item() < 10
+
+
+def make(root: str, config: PretrainConfig, inputs: dict[str, Artifact]) -> None:
+    run(PRETRAIN, config, inputs, Store(Path(root)), LocalCompute(ranks=2))
+
+
+def test_killed_whole_and_started_again_the_model_is_the_same_file(
+    tmp_path: Path, made: tuple[str, Artifact], inputs: dict[str, dict[str, Artifact]]
+) -> None:
+    """The driver gets kill -9 after a checkpoint; its ranks end with it. Dropout is on, as the family has it."""
+    family, artifact = made
+    process = mp.get_context("spawn").Process(target=make, args=(str(tmp_path), config_of(family), inputs[family]))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("step-10/manifest.json")) and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    again = run(PRETRAIN, config_of(family), inputs[family], Store(tmp_path), LocalCompute(ranks=2))
+    assert again.fingerprint == artifact.fingerprint
+    for name in ("model/model.safetensors", "model/config.json", "card.json"):
+        assert again.file(name).read_bytes() == artifact.file(name).read_bytes(), name
+
+
+def refused(config: PretrainConfig, inputs: dict[str, Artifact], ranks: int = 1) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(config, inputs, ranks)
+    return str(caught.value)
+
+
+def test_what_cannot_be_is_said_before_any_rank_starts(inputs: dict[str, dict[str, Artifact]]) -> None:
+    gpt, bert = inputs["gpt2"], inputs["bert"]
+    check(config_of("gpt2"), gpt, 2)
+    check(config_of("bert"), bert, 2)
+    assert "did you mean `bert`" in refused(config_of("brt"), bert)
+    assert "no size `huge`" in refused(config_of("gpt2", size="huge"), gpt)
+    assert "width 30 is not a multiple of heads 4" in refused(config_of("gpt2", overrides={**SMALL, "width": 30}), gpt)
+    assert "did you mean `layers`" in refused(config_of("gpt2", overrides={"layer": 2}), gpt)
+    assert "wrong type" in refused(config_of("gpt2", overrides={"layers": "two"}), gpt)
+    assert "positions; lower it" in refused(config_of("gpt2", length=2 * LENGTH), gpt)
+    assert "too few for 9 ranks" in refused(config_of("gpt2"), gpt, ranks=9)
+    assert "learns from pairs, it was given blocks" in refused(config_of("bert"), {**bert, "examples": gpt["examples"]})
+    assert "set pretrain.lr" in refused(config_of("albert", size="base", lr=None), bert)
+    assert "needs the specials mask" in refused(config_of("bert"), {**bert, "tokenizer": gpt["tokenizer"]})
+    assert "schedule 'cosin'" in refused(config_of("gpt2", schedule="cosin"), gpt)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"batch_tokens": 1000}, "not a multiple of length 32; 992 would be"),
+        ({"tokens": 10}, "less than one step"),
+        ({"length": 0}, "above 0"),
+        ({"zero": 4}, "ZeRO has the stages"),
+        ({"precision": "fp16"}, "choose fp32 or bf16"),
+        ({"micro_batch": -1}, "0 or more"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_without_importing_torch(wrong: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of("gpt2", **wrong)
+
+
+def test_what_is_not_said_is_the_familys_own() -> None:
+    plain = PretrainConfig(family="bert", size="base", tokens=10**9, batch_tokens=256 * 128)
+    optimiser = optim_config(plain)
+    assert (optimiser.lr, optimiser.warmup, optimiser.weight_decay, optimiser.schedule) == (1e-4, 0.01, 0.01, "linear")
+    assert loop_config(plain).clip == 1.0 and loop_config(plain).steps == round(10**9 / 32768) and loop_config(plain).micro_batch == 64
+    assert optim_config(replace(plain, lr=5e-4, warmup=100)).warmup_steps(1000) == 100
+    assert model_of(plain, 1234)[1].vocab == 1234
+
+
+def test_every_setting_is_part_of_the_fingerprint_and_ranks_are_not() -> None:
+    assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2"))
+    assert fingerprint(config_of("gpt2")) != fingerprint(config_of("gpt2", overrides={**SMALL, "layers": 3}))
