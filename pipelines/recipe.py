@@ -7,6 +7,7 @@ a wrong recipe is answered at once.
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -189,6 +190,7 @@ class Loaded:
     source: str
     resolved: str
     builtin: bool
+    place: Callable[[recipe_yaml.Path], str]  # the file and line of a key
 
 
 def load(name: str, settings: tuple[str, ...] = ()) -> Loaded:
@@ -204,7 +206,7 @@ def load(name: str, settings: tuple[str, ...] = ()) -> Loaded:
         document.put(key, value, f"--set {text}")
     _absolute_paths(document.value, path.parent)
     recipe = recipe_checks.validated(Recipe, document)
-    return Loaded(recipe, source, resolved(recipe), builtin)
+    return Loaded(recipe, source, resolved(recipe), builtin, document.place)
 
 
 def find(name: str) -> tuple[Path, bool]:

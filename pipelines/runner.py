@@ -20,7 +20,7 @@ from infra.log import attach
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
-from pipelines import chain
+from pipelines import chain, recipe_shapes
 from pipelines.ending import ending
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
@@ -69,6 +69,8 @@ def check(order: Order) -> Loaded:
     """The recipe, with everything wrong in it told at once; nothing is written."""
     loaded = load(order.recipe, order.settings)
     chain.check_until(order.until)
+    if loaded.recipe.models:
+        recipe_shapes.check(loaded)
     chain.rehearse(loaded.recipe)
     return loaded
 

@@ -133,3 +133,25 @@ def test_reading_a_recipe_imports_nothing_heavy(links: Path) -> None:
     code = "import sys; from pipelines import recipe; recipe.load(sys.argv[1]); print(sorted({'torch','ray','prefect','deepspeed'} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code, str(links)], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("models.bert.family=brt", "models.bert: there is no family `brt`; did you mean `bert`?"),
+        ("models.bert.size=minni", "models.bert: "),
+        ("models.bert.pretrain.overrides={width: 770}", "models.bert: width 770 is not a multiple of heads"),
+        ("models.bert.pretrain.overrides={widht: 64}", "models.bert: pretrain.overrides has no field `widht`; did you mean `width`?"),
+        ("models.bert.pretrain.length=4096", "models.bert: pretrain.length 4096 is more than bert/mini's"),
+        ("resources.ranks=9999", "models.bert: pretrain.batch_tokens"),
+        ("tokenizers.pieces.kind=byte_bpe", "models.bert: bert learns by masks"),
+        ("students.half.layers=99", "students.half: "),
+        ("students.half.method=distilgpt2", "students.half: distilgpt2 is for gpt2 teachers"),
+    ],
+)
+def test_a_size_that_cannot_be_is_told_before_any_work(links: Path, setting: str, told: str) -> None:
+    from pipelines import recipe_shapes
+
+    with pytest.raises(ConfigError) as caught:
+        recipe_shapes.check(recipes.load(str(links), (setting,)))
+    assert told in str(caught.value)

@@ -1,0 +1,65 @@
+"""What only the models' own code can refuse: families, sizes, lengths, methods. Imports torch, so it comes after all other checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infra.errors import ConfigError
+from pipelines.recipe import Loaded, Model, Recipe, Student
+from pipelines.recipe_yaml import Path
+
+NO_MASK = ("byte_bpe",)  # kinds of tokenizers without control tokens for learning by masks
+
+
+def check(loaded: Loaded) -> None:
+    """Raises ConfigError with a line for each model or student that cannot be."""
+    if problems := [f"{loaded.place(path)}: {text}" for path, text in _problems(loaded.recipe)]:
+        raise ConfigError("\n".join(problems))
+
+
+def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    for name, model in recipe.models.items():
+        if text := _refusal(recipe, model):
+            yield ("models", name), f"models.{name}: {text}"
+    for name, student in recipe.students.items():
+        if text := _student_refusal(recipe, student):
+            yield ("students", name), f"students.{name}: {text}"
+
+
+def _refusal(recipe: Recipe, model: Model) -> str:
+    from training.pretrain import model_of
+
+    config, tokenizer = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed), recipe.tokenizers[model.tokenizer]
+    try:
+        family, shape = model_of(config, tokenizer.vocab)
+    except ConfigError as error:
+        return str(error)
+    if config.length > shape.positions:
+        return f"pretrain.length {config.length} is more than {model.family}/{model.size}'s {shape.positions} positions"
+    if config.batch_size < recipe.resources.ranks:
+        ranks = recipe.resources.ranks
+        return f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks"
+    if "mlm" in family.objective and tokenizer.kind in NO_MASK:
+        return (
+            f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; use kind {family.tokenizer}"
+        )
+    return ""
+
+
+def _student_refusal(recipe: Recipe, student: Student) -> str:
+    from distill.recipes import check_teacher, method
+    from distill.student import layer_map
+    from pipelines.chain import student_config
+    from training.pretrain import model_of
+
+    teacher = recipe.models[student.teacher]
+    try:
+        config = student_config(recipe, student)
+        check_teacher(method(config.method), teacher.family)
+        shape = model_of(
+            teacher.pretrain.build(family=teacher.family, size=teacher.size, seed=0), recipe.tokenizers[teacher.tokenizer].vocab
+        )[1]
+        layer_map(shape.layers, config.layers)
+    except ConfigError as error:
+        return str(error)
+    return ""
