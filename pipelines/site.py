@@ -39,7 +39,7 @@ from infra.errors import ConfigError, PipelineError
 from infra.stage import Inputs, Stage
 from pipelines.site_render import PAGE, STDLIB, host_of, page_row
 
-PACKAGES = (STDLIB, "numpy", "torch.nn", "torch.optim", "torch.distributions", "torch.autograd", "torch.utils", "pyarrow")
+PACKAGES = (STDLIB, "numpy", "torch", "pyarrow", "matplotlib", "sqlalchemy")  # all come with textmill
 LIMIT_S = 300  # for one package in its child process; about ten seconds are usual
 EPOCH = 1_230_768_000  # 2009-01-01, the made-up time of the first submission: an output must not depend on a clock
 HEADER = (
@@ -57,7 +57,23 @@ HEADER = (
     "is_self",
     "url",
 )
-NAMES = re.compile(r"\b(?:c?python[23]?|numpy|np|py?torch|(?:py|apache )?arrow|pa|pc|pq)\b(?:\.\w+)*", re.IGNORECASE)
+NICKNAMES = (
+    "cpython",
+    "python2",
+    "python3",
+    "np",
+    "pytorch",
+    "apache arrow",
+    "arrow",
+    "pa",
+    "pc",
+    "pq",
+    "mpl",
+    "plt",
+    "pyplot",
+    "sa",
+    "stdlib",
+)
 MASK = "___"
 ROBOTS = "User-agent: *\nDisallow: /private/\n"
 Row = dict[str, Any]
@@ -249,10 +265,11 @@ def dump(rows: list[Row]) -> bytes:
 
 def task(told: dict[str, list[str]], most: int, dev_share: float) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Balanced, free of duplicates within and between labels, split and ordered by hash."""
+    names = names_of(told)
     owners: dict[str, set[str]] = {}
     texts: dict[str, str] = {}
     for label, sentences in told.items():
-        for text in filter(None, map(masked, sentences)):
+        for text in filter(None, (masked(sentence, names) for sentence in sentences)):
             owners.setdefault(text.casefold(), set()).add(label)
             texts.setdefault(text.casefold(), text)
     mine: dict[str, list[str]] = {label: [] for label in sorted(told)}
@@ -266,9 +283,15 @@ def task(told: dict[str, list[str]], most: int, dev_share: float) -> tuple[list[
     return [(label, text) for label, text, is_dev in pick if not is_dev], [(label, text) for label, text, is_dev in pick if is_dev]
 
 
-def masked(sentence: str) -> str | None:
-    """The sentence without its package's names, or None when too little or no prose is left."""
-    text = re.sub(r"\s+", " ", NAMES.sub(MASK, sentence.replace("`", ""))).strip()
+def names_of(labels: Iterable[str]) -> re.Pattern[str]:
+    """Finds the packages' names and nicknames, with whatever dotted path follows them."""
+    words = sorted({*labels, *NICKNAMES}, key=lambda word: (-len(word), word))
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b(?:\.\w+)*", re.IGNORECASE)
+
+
+def masked(sentence: str, names: re.Pattern[str]) -> str | None:
+    """The sentence without the packages' names, or None when too little or no prose is left."""
+    text = re.sub(r"\s+", " ", names.sub(MASK, sentence.replace("`", ""))).strip()
     words = re.findall(r"[A-Za-z]{2,}", text)
     return text if 4 <= len(words) <= 40 and len(text) <= 300 and text.isprintable() else None
 

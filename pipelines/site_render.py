@@ -1,7 +1,7 @@
 """One installed package becomes the pages of its documentation; the child process of the demo's website.
 
 Started as `python -m pipelines.site_render JOB.json`, never imported for its work by the driver: importing every module of a package
-may print, hang, load a gigabyte or end the process. pydoc's rules decide what is public and what a docstring is; the pages themselves
+may print, hang, load a gigabyte or end the process. What is public is decided as pydoc does; the pages, unlike pydoc's,
 are plain prose HTML (headings, paragraphs, lists), because they are to be read as articles and not as tables of attributes.
 """
 
@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import pkgutil
-import pydoc
 import re
 import sys
 import traceback
@@ -55,6 +54,7 @@ ACTING = {
     "_vendor",
     "vendored",
 }
+OLD_NAMES = {"numpy.core", "numpy.matlib"}  # each repeats a thousand pages of numpy
 ADDRESS = re.compile(r"( at| object at)? 0x[0-9a-fA-F]{4,}|<[^<>]*\bfile '[^']*'")
 PAGE = pa.schema(
     [
@@ -87,8 +87,8 @@ class Entry:
 
 
 def is_left_out(name: str) -> bool:
-    """Private, a test, or something that acts when imported."""
-    return any(part in ACTING or part.startswith("_") or part.startswith("test_") for part in name.split("."))
+    """Private, a test, an old name of something else, or something that acts when imported."""
+    return name in OLD_NAMES or any(part in ACTING or part.startswith("_") or part.startswith("test_") for part in name.split("."))
 
 
 def module_names(package: str) -> list[str]:
@@ -117,12 +117,15 @@ def import_modules(package: str) -> tuple[dict[str, types.ModuleType], list[str]
 
 
 def documentation(thing: Any) -> str:
-    """What pydoc would print, without this machine's addresses and paths."""
+    """The docstring as pydoc prints it, without this machine's addresses and paths.
+
+    Unlike pydoc's, not the comments above an undocumented thing: looking for them parses whole files, again for each name.
+    """
     try:
-        text = str(pydoc.getdoc(thing))
+        text = inspect.cleandoc(thing.__doc__ or "") if inspect.isclass(thing) or inspect.ismodule(thing) else inspect.getdoc(thing) or ""
     except Exception:  # a property of a foreign class may raise anything; it then has no documentation
         return ""
-    return _scrubbed(text)
+    return _scrubbed(text).strip()
 
 
 def _scrubbed(text: str) -> str:

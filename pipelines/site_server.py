@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Say nothing: the terminal belongs to the run."""

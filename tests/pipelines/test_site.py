@@ -21,7 +21,7 @@ from infra.errors import ConfigError, StageFailed
 from infra.stage import run
 from infra.store import Store
 from pipelines import site
-from pipelines.site import SITE, SiteConfig, masked, task
+from pipelines.site import SITE, SiteConfig, masked, names_of, task
 from pipelines.site_markup import Markup
 from pipelines.site_render import first_sentence, host_of
 from pipelines.site_server import serving
@@ -208,8 +208,9 @@ def test_the_task_is_balanced_masked_and_without_duplicates():
 
 
 def test_names_are_masked_whole():
-    assert masked("Like numpy.linalg.norm but for PyTorch and pyarrow users.") == "Like ___ but for ___ and ___ users."
-    assert masked("Too short.") is None
+    names = names_of(["numpy", "pyarrow"])
+    assert masked("Like numpy.linalg.norm but for PyTorch and pyarrow users.", names) == "Like ___ but for ___ and ___ users."
+    assert masked("Too short.", names) is None
 
 
 def test_a_docstring_becomes_prose_with_links():
