@@ -21,7 +21,7 @@ corpus:
 tokenizers:
   bytes: {kind: byte_bpe, vocab: 300}
 models:
-  gpt: {family: gpt2, size: tiny, tokenizer: bytes, pretrain: {tokens: 1e4, lr: 6e-4}}
+  gpt: {family: gpt2, size: tiny, tokenizer: bytes, pretrain: {tokens: 2e3, batch_tokens: 512, length: 32, lr: 6e-4}}
 """
 WORDS = "the of and to in is that with for as it on was are by this be at from have not language model data text page link crawl".split()
 Textmill = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,0 +1,122 @@
+"""Which stage feeds which, told by a `do` that only writes down what it was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.artifact import Artifact
+from infra.compute import LocalCompute
+from infra.errors import ConfigError
+from infra.stage import Stage
+from infra.store import Store
+from pipelines import chain
+from pipelines.recipe import Recipe, load
+from pipelines.runner import plainly, recorded
+from pipelines.rundir import RunDir
+
+Asked = dict[str, tuple[str, Any, dict[str, str]]]
+
+
+def asked(recipe: Recipe, until: str = "") -> Asked:
+    """Label -> stage, config and the labels of its inputs."""
+    told: Asked = {}
+    labels: dict[str, str] = {}
+
+    def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
+        key = stage.key(config, inputs)
+        told[label] = (stage.name, config, {name: labels[a.fingerprint] for name, a in inputs.items()})
+        labels[key] = label
+        return Artifact(stage.name, key, Path("nowhere") / key)
+
+    chain.run(do, recipe, until)
+    return told
+
+
+@pytest.fixture(scope="module")
+def demo() -> Recipe:
+    return load("demo").recipe
+
+
+def test_the_demo_goes_from_links_to_scores(demo: Recipe) -> None:
+    told = asked(demo)
+    assert told["links"][0] == "links" and told["crawl"][2] == {"links": "links"}
+    assert told["extract"][2] == {"pages": "crawl"} and told["filter"][2] == {"documents": "extract"} and told["dedup"][2] == {"documents": "filter"}
+    assert told["encode bytes"][2] == {"documents": "dedup", "tokenizer": "tokenizer bytes"}
+    assert told["gpt"][2] == {"examples": "blocks bytes 128", "sentences": "encode bytes", "tokenizer": "tokenizer bytes"}
+    assert told["bert"][2]["examples"] == "pairs pieces 128"
+    assert told["bert-half"][2]["teacher"] == "bert"
+    assert told["compare bert-half"][2] | {} == {
+        "teacher": "bert", "student": "bert-half", "control": "bert-half-control",
+        "examples": "pairs pieces 128", "sentences": "encode pieces", "tokenizer": "tokenizer pieces",
+    }  # fmt: skip
+    assert told["evaluate package bert"][2]["model"] == "package bert"
+
+
+def test_student_and_control_differ_in_the_teacher_alone(demo: Recipe) -> None:
+    told = asked(demo)
+    student, control = told["bert-half"], told["bert-half-control"]
+    assert replace(student[1], control=True) == control[1]
+    assert student[2] == control[2]
+
+
+def test_a_date_changes_the_crawl_and_nothing_before_it(demo: Recipe) -> None:
+    dated = demo.model_copy(update={"date": "2026-11-21T03:00"})
+    first, second = asked(demo, "crawl"), asked(dated, "crawl")
+    assert first["links"] == second["links"]
+    assert second["crawl"][1].logical_date == "2026-11-21T03:00"
+
+
+@pytest.mark.parametrize(("until", "last"), [("links", "links"), ("dedup", "dedup"), ("tokenizer", "tokenizer pieces"), ("pretrain", "bert")])
+def test_until_ends_with_all_stages_of_that_kind(demo: Recipe, until: str, last: str) -> None:
+    assert list(asked(demo, until))[-1] == last
+
+
+def test_until_knows_the_name_that_was_meant(demo: Recipe) -> None:
+    with pytest.raises(ConfigError, match="did you mean `dedup`"):
+        asked(demo, "dedupe")
+
+
+def test_resources_reach_no_config(demo: Recipe) -> None:
+    more = demo.model_copy(update={"resources": demo.resources.model_copy(update={"ranks": 7, "cpus": 5})})
+    assert asked(demo) == asked(more)
+
+
+def test_several_sources_are_gathered(recipe: Path) -> None:
+    (recipe.parent / "more.txt").write_text("Some more text that stands alone.\n")
+    two = "corpus.sources=[{kind: documents, path: docs.jsonl}, {kind: documents, path: more.txt}]"
+    told = asked(load(str(recipe), (two,)).recipe)
+    assert told["gather"][2] == {"part000": "documents 1", "part001": "documents 2"}
+    assert told["filter"][2] == {"documents": "gather"}
+
+
+def test_the_same_fingerprints_wherever_the_files_lie(recipe: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    for name in ("docs.jsonl", "small.yaml"):
+        (elsewhere / name).write_bytes((tmp_path / name).read_bytes())
+    keys = []
+    for path in (recipe, elsewhere / "small.yaml"):
+        made: list[str] = []
+
+        def do(stage: Stage[Any], config: Any, label: str = "", into: list[str] = made, **inputs: Artifact) -> Artifact:
+            into.append(stage.key(config, inputs))
+            return Artifact(stage.name, into[-1], Path("nowhere"))
+
+        chain.run(do, load(str(path)).recipe)
+        keys.append(made)
+    assert keys[0] == keys[1]
+
+
+def test_a_second_run_makes_nothing(recipe: Path, tmp_path: Path) -> None:
+    loaded, store = load(str(recipe)), Store(tmp_path / "w" / "artifacts")
+    states = []
+    for _ in range(2):
+        run = RunDir.create(tmp_path / "w", "small", loaded.resolved, loaded.source, "abcdef")
+        made = chain.run(recorded(run, store, plainly(store, LocalCompute())), loaded.recipe, "blocks")
+        states.append({row.state for row in run.rows})
+    assert states == [{"done"}, {"cached"}]
+    assert made["dedup"].counts["read"] == 60
