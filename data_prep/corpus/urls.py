@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 import idna
 
@@ -53,11 +53,24 @@ def canonical(url: str, *, keep_tracking: bool = False) -> str | None:
 
 
 def joined(base: str, reference: str, *, keep_tracking: bool = False) -> str | None:
-    """Where a link on the page base leads, canonical; None when nowhere on the web."""
+    """Where a link on the page base leads, canonical; None when nowhere on the web.
+
+    RFC 3986, section 5.2.2. The standard library's urljoin also drops a final ";" and doubled slashes.
+    """
     try:
-        return canonical(urljoin(base, reference.strip()), keep_tracking=keep_tracking)
+        page, link = urlsplit(base), urlsplit(reference.strip())
     except ValueError:
         return None
+    if link.scheme:
+        return canonical(reference, keep_tracking=keep_tracking)
+    if link.netloc:
+        return canonical(f"{page.scheme}:{reference.strip()}", keep_tracking=keep_tracking)
+    path, query = link.path, link.query
+    if not path:
+        path, query = page.path, query or page.query
+    elif not path.startswith("/"):
+        path = f"{page.path.rpartition('/')[0]}/{path}"
+    return canonical(f"{page.scheme}://{page.netloc}{path}?{query}", keep_tracking=keep_tracking)
 
 
 def scheme(text: str) -> str:

@@ -42,7 +42,7 @@ def networks(texts: tuple[str, ...]) -> list[Network]:
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """"ip:port" taken apart. Raises ConfigError."""
+    """ "ip:port" taken apart. Raises ConfigError."""
     host, _, port = text.rpartition(":")
     try:
         return str(ipaddress.ip_address(host.strip("[]"))), int(port)

@@ -85,7 +85,7 @@ class _Gzip:
 
 
 class _Deflate:
-    """"deflate" means zlib (RFC 9110, section 8.4.1.2), but many servers send the bare stream."""
+    """ "deflate" means zlib (RFC 9110, section 8.4.1.2), but many servers send the bare stream."""
 
     def __init__(self) -> None:
         self.inflate = zlib.decompressobj()

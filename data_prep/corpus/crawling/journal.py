@@ -115,9 +115,11 @@ def _whole_lines(journal: Path) -> Iterator[tuple[Settled, int]]:
         return
     with journal.open("rb") as file:
         for line in file:
+            if not line.endswith(b"\n"):  # the kill came while this line was written
+                return
             try:
                 yield Settled(**json.loads(line)), len(line)
-            except (ValueError, TypeError):  # the kill came while this line was written
+            except (ValueError, TypeError):  # the disk lost a part of it
                 return
 
 

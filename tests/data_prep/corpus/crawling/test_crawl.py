@@ -19,6 +19,7 @@ from infra.compute import LocalCompute
 from infra.errors import ConfigError
 from infra.log import attach
 from infra.stage import run
+import itertools
 
 HOME = b"<html><title>Home</title><p>Hello there.</p></html>"
 
@@ -27,7 +28,13 @@ def test_a_page_is_one_row_and_one_warc_response_where_the_row_says(web, reply, 
     web.routes["a.test", "/"] = reply(HOME, kind="text/html; charset=UTF-8")
     pages = crawler.crawl(crawler.links("http://a.test/"))
     row = crawler.rows(pages)["http://a.test/"]
-    assert (row["outcome"], row["status"], row["content_type"], row["charset"], row["bytes"]) == ("ok", 200, "text/html", "utf-8", len(HOME))
+    assert (row["outcome"], row["status"], row["content_type"], row["charset"], row["bytes"]) == (
+        "ok",
+        200,
+        "text/html",
+        "utf-8",
+        len(HOME),
+    )
     with open(pages.file(row["warc_file"]), "rb") as file:
         file.seek(row["warc_offset"])
         record = next(iter(ArchiveIterator(file, parse_http=True)))
@@ -55,7 +62,8 @@ def test_the_warc_file_is_read_alike_by_two_other_readers_and_its_digests_hold(w
 
 
 @pytest.mark.parametrize(
-    ("coding", "pack"), [("br", brotli.compress), ("zstd", zstandard.ZstdCompressor().compress), ("gzip", gzip.compress), ("x-gzip", gzip.compress)]
+    ("coding", "pack"),
+    [("br", brotli.compress), ("zstd", zstandard.ZstdCompressor().compress), ("gzip", gzip.compress), ("x-gzip", gzip.compress)],
 )
 def test_packed_pages_are_unpacked(web, reply, crawler, coding, pack) -> None:
     web.routes["a.test", "/"] = reply(pack(HOME), headers={"Content-Encoding": coding})
@@ -86,7 +94,7 @@ def test_everything_that_goes_wrong_is_a_row_with_its_outcome(web, reply, crawle
         ("a.test", "/fifty-megabytes"): fifty,
         ("a.test", "/announced"): reply(stream=lambda file: None, headers={"Content-Length": "50000000"}),
         ("a.test", "/bomb"): reply(bomb, headers={"Content-Encoding": "gzip"}),
-        ("a.test", "/brotli-bomb"): reply(brotli.compress(b"\0" * 60_000_000), headers={"Content-Encoding": "br"}),
+        ("a.test", "/brotli-bomb"): reply(brotli.compress(b"\0" * 60_000_000, quality=1), headers={"Content-Encoding": "br"}),
         ("a.test", "/zstd-bomb"): reply(zstandard.ZstdCompressor().compress(b"\0" * 60_000_000), headers={"Content-Encoding": "zstd"}),
         ("a.test", "/no-gzip"): reply(HOME, headers={"Content-Encoding": "gzip"}),
         ("a.test", "/unknown"): reply(HOME, headers={"Content-Encoding": "compress"}),
@@ -204,7 +212,7 @@ def test_the_server_sees_the_delay_between_all_requests_of_a_host(web, reply, cr
     crawler(*pages, per_host_delay_s=0.1)
     for host in ("a.test", "b.test"):
         times = [hit.began for hit in web.hits if hit.host == host]
-        assert len(times) == 6 and min(b - a for a, b in zip(times, times[1:], strict=False)) >= 0.1
+        assert len(times) == 6 and min(b - a for a, b in itertools.pairwise(times)) >= 0.1
     # while one host waits the other is asked: together they take no longer than one alone
     assert max(h.began for h in web.hits) - min(h.began for h in web.hits) < 1.0
 
@@ -215,7 +223,7 @@ def test_crawl_delay_is_obeyed_and_too_long_a_one_leaves_the_host_alone(web, rep
     web.routes["never.test", "/robots.txt"] = reply(b"User-agent: *\nCrawl-delay: 9999\n", kind="text/plain")
     rows = crawler("http://slow.test/1", "http://slow.test/2", "http://slow.test/3", "http://never.test/1")
     times = [hit.began for hit in web.hits if hit.host == "slow.test"]
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) >= 0.2
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 0.2
     assert rows["http://never.test/1"]["outcome"] == "robots" and not web.asked("never.test")
 
 
@@ -267,7 +275,9 @@ def test_the_crawler_says_who_it_is(web, reply, crawler) -> None:
 
 
 def test_rows_keep_the_order_of_the_links_and_the_ledger_adds_up(web, reply, crawler) -> None:
-    web.fallback = lambda host, path: reply(HOME, 404 if path == "/robots.txt" or path.endswith("3") else 200, wait=int(path[-1]) % 3 / 50 if path[-1].isdigit() else 0)
+    web.fallback = lambda host, path: reply(
+        HOME, 404 if path == "/robots.txt" or path.endswith("3") else 200, wait=int(path[-1]) % 3 / 50 if path[-1].isdigit() else 0
+    )
     links = crawler.links(*(f"http://{host}.test/{n}" for host in "abc" for n in range(7)), count=2)
     told = []
     detach = attach(told.append)
@@ -275,7 +285,12 @@ def test_rows_keep_the_order_of_the_links_and_the_ledger_adds_up(web, reply, cra
     detach()
     for before, after in zip(links.shards, pages.shards, strict=True):
         assert shards.read(after)["url"].to_pylist() == shards.read(before)["url"].to_pylist()
-    assert {key: pages.counts[key] for key in ("read", "kept", "removed.http_error", "followed")} == {"read": 21, "kept": 18, "removed.http_error": 3, "followed": 0}
+    assert {key: pages.counts[key] for key in ("read", "kept", "removed.http_error", "followed")} == {
+        "read": 21,
+        "kept": 18,
+        "removed.http_error": 3,
+        "followed": 0,
+    }
     done = [event for event in told if event["kind"] == "progress" and event["unit"] == "pages"]
     assert done[-1]["done"] == done[-1]["total"]
     assert not [name for name in (entry["name"] for entry in pages.files) if name.startswith(".") or name.endswith(".part")]
@@ -313,7 +328,13 @@ def test_an_impossible_config_is_refused(wrong) -> None:
 
 def test_an_address_that_is_none_is_refused_before_any_request(crawler, web) -> None:
     with pytest.raises(ConfigError, match="ip:port"):
-        run(CRAWL, crawler.config(), {"links": crawler.links("http://a.test/")}, crawler.store, LocalCompute(addresses={"a.test": "localhost"}))
+        run(
+            CRAWL,
+            crawler.config(),
+            {"links": crawler.links("http://a.test/")},
+            crawler.store,
+            LocalCompute(addresses={"a.test": "localhost"}),
+        )
     assert not web.hits
 
 

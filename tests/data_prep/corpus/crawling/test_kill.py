@@ -70,7 +70,13 @@ def test_a_killed_crawl_fetches_no_finished_page_again_and_ends_as_an_undisturbe
     links = crawler.links(*LISTED, sites=(LinkSource("site", url="http://a.test/0", depth=9),))
     undisturbed = crawler.rows(crawler.crawl(links, per_host_delay_s=0.005, dead_after=9))
     total = len(web.hits)
-    config = {"contact": "crawl@example.org", "per_host_delay_s": 0.005, "backoff_s": 0.01, "allow_networks": ["127.0.0.0/8"], "connect_timeout_s": 2.0}
+    config = {
+        "contact": "crawl@example.org",
+        "per_host_delay_s": 0.005,
+        "backoff_s": 0.01,
+        "allow_networks": ["127.0.0.0/8"],
+        "connect_timeout_s": 2.0,
+    }
     (other := tmp_path / "killed").mkdir()
     (other / "links").symlink_to(links.path.parent)
     command = [sys.executable, "-c", CRAWL_ONCE, str(other), links.fingerprint, str(web.port), json.dumps(config)]
@@ -87,7 +93,10 @@ def test_a_killed_crawl_fetches_no_finished_page_again_and_ends_as_an_undisturbe
         finished = settled(other)
         assert share * total <= len(finished) < total
         if share == 0.4:  # what a kill in the middle of a write leaves behind
-            with next(other.glob("crawl/.*/.journal/*.jsonl")).open("ab") as journal, next(other.glob("crawl/.*/warc/*.part")).open("ab") as warc:
+            with (
+                next(other.glob("crawl/.*/.journal/*.jsonl")).open("ab") as journal,
+                next(other.glob("crawl/.*/warc/*.part")).open("ab") as warc,
+            ):
                 journal.write(b'{"row": {"url": "http://b.te')
                 warc.write(b"\x1f\x8b\x08half a record")
     before = len(web.hits)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from fastwarc.warc import ArchiveIterator
+from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from data_prep.corpus import urls
 from data_prep.corpus.links import LINKS, LinksConfig, LinkSource
@@ -71,6 +71,7 @@ def test_posts_become_pages_and_the_stored_ones_come_back_byte_for_byte(web, rep
     bodies = {}
     for name in ("warc/00000.warc.gz", "warc/00001.warc.gz"):
         with open(pages.file(name), "rb") as file:
-            bodies |= {r.headers["WARC-Target-URI"]: r.reader.read() for r in ArchiveIterator(file, parse_http=True) if r.http_headers}
+            found = ArchiveIterator(file, parse_http=True, record_types=WarcRecordType.response)
+            bodies |= {record.headers["WARC-Target-URI"]: record.reader.read() for record in found}
     assert all(bodies[url] == body for url, body in stored.items() if url in bodies)
     assert sum(url in bodies for url in stored) > 200

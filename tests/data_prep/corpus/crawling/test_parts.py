@@ -1,0 +1,220 @@
+"""The crawler's small parts: unpacking, turns, robots.txt, waiting times, links, journal."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import gzip
+import zlib
+from functools import partial
+from urllib import robotparser
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.corpus.crawling import clock as clocks
+from data_prep.corpus.crawling import robots
+from data_prep.corpus.crawling.body import Body, Bomb, TooLarge, Undecodable
+from data_prep.corpus.crawling.clock import Clock
+from data_prep.corpus.crawling.fetch import seconds_asked
+from data_prep.corpus.crawling.follow import links_on
+from data_prep.corpus.crawling.journal import Journal, Settled
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+PACK = {
+    "": bytes,
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "Deflate": raw_deflate,
+    "br": partial(brotli.compress, quality=1),
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=3_000), st.sampled_from(sorted(PACK)), st.integers(1, 500))
+def test_a_body_is_unpacked_whatever_the_pieces_it_comes_in(data, coding, piece) -> None:
+    body, packed = Body(coding, 1 << 20, 1 << 20), PACK[coding](data)
+    for start in range(0, len(packed), piece):
+        body.feed(packed[start : start + piece])
+    assert body.data == data
+
+
+def test_gzip_members_one_after_another_are_one_body() -> None:
+    body = Body("gzip", 1 << 20, 1 << 20)
+    body.feed(gzip.compress(b"one ") + gzip.compress(b"two") + b"\0" * 8)
+    assert body.data == b"one two"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_bomb_is_known_before_it_is_unpacked(coding) -> None:
+    packed = PACK[coding](b"\0" * 20_000_000)
+    body = Body(coding, 1 << 20, 1 << 20)
+    with pytest.raises(Bomb):
+        body.feed(packed)
+    assert len(body.data) <= 1 << 20
+
+
+def test_limits_and_unknown_packings_are_told_apart() -> None:
+    with pytest.raises(TooLarge):
+        Body("", 10, 100).feed(b"x" * 11)
+    with pytest.raises(Undecodable, match="is no gzip"):
+        Body("gzip", 100, 100).feed(b"plain text")
+    for coding in ("compress", "gzip, gzip"):
+        with pytest.raises(Undecodable):
+            Body(coding, 100, 100)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["gzip", "deflate", "br", "zstd"]), st.binary(max_size=200))
+def test_no_bytes_break_the_unpacking(coding, data) -> None:
+    body = Body(coding, 1 << 20, 1 << 20)
+    try:
+        body.feed(data)
+    except (Undecodable, Bomb):
+        return
+
+
+def test_two_workers_share_a_hosts_turns_and_a_new_one_remembers_them(tmp_path) -> None:
+    now = [100.0]
+    one, two = (Clock(tmp_path / "clock", 60.0, lambda: now[0]) for _ in range(2))
+    assert [one.reserve("a", 2.0), two.reserve("a", 2.0), one.reserve("a", 2.0), two.reserve("b", 2.0)] == [0.0, 2.0, 4.0, 0.0]
+    now[0] = 105.5
+    three = Clock(tmp_path / "clock", 60.0, lambda: now[0])
+    assert three.reserve("a", 1.0) == 0.5
+    three.postpone("a", 10.0)
+    assert one.reserve("a", 0.0) == 10.0
+    for clock in (one, two, three):
+        clock.close()
+
+
+def test_a_clock_that_jumped_costs_the_longest_wait_at_most(tmp_path) -> None:
+    now = [1e9]
+    clock = Clock(tmp_path / "clock", 60.0, lambda: now[0])
+    clock.reserve("a", 1.0)
+    now[0] -= 86_400.0
+    assert clock.reserve("a", 1.0) == 60.0
+    clock.close()
+    assert (tmp_path / "clock").stat().st_size <= clocks.SLOTS * 8
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed"),
+    [
+        (200, False),
+        (204, False),
+        (301, False),
+        (400, True),
+        (401, True),
+        (404, True),
+        (410, True),
+        (429, False),
+        (500, False),
+        (599, False),
+    ],
+)
+def test_the_status_of_robots_decides_as_rfc_9309_says(status, allowed) -> None:
+    assert (robots.rules("textmill", status, b"User-agent: *\nDisallow: /").forbids("http://a.test/x") == "") == allowed
+
+
+def test_delays_are_read_from_crawl_delay_and_request_rate() -> None:
+    assert robots.rules("textmill", 200, b"User-agent: textmill\nCrawl-delay: 2.5").delay_s == 2.5
+    assert robots.rules("textmill", 200, b"User-agent: *\nRequest-rate: 1/4\nCrawl-delay: 1").delay_s == 4.0
+    assert robots.rules("textmill", 404, b"User-agent: *\nCrawl-delay: 1").delay_s == 0.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_no_bytes_break_robots(body) -> None:
+    robots.rules("textmill", 200, body).forbids("http://a.test/")
+    assert robots.rules("textmill", 200, b"User-agent: *\nCrawl-delay: " + body[:20]).delay_s >= 0.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["/a", "/b", "/a/b", "/c"]), max_size=4), st.sampled_from(["/a", "/b/x", "/d", "/"]))
+def test_without_allow_lines_the_standard_library_agrees(forbidden, path) -> None:
+    lines = ["User-agent: *", *(f"Disallow: {prefix}" for prefix in forbidden)]
+    other = robotparser.RobotFileParser()
+    other.parse(lines)
+    ours = robots.rules("textmill", 200, "\n".join(lines).encode()).forbids(f"http://a.test{path}") == ""
+    assert ours == other.can_fetch("textmill", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7", 7.0), (" 120 ", 120.0), ("", 0.0), ("soon", 0.0), ("-5", 0.0), ("9" * 30, 999_999_999.0), ("٣", 0.0)]
+)
+def test_retry_after_in_seconds(text, seconds) -> None:
+    assert seconds_asked(text, 0.0) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    then = 1_700_000_000
+    assert seconds_asked(email.utils.formatdate(then, usegmt=True), then - 30.0) == 30.0
+    assert seconds_asked(email.utils.formatdate(then), then + 30.0) == 0.0
+
+
+def test_links_of_a_page_stay_on_its_host_and_mind_its_base() -> None:
+    page = b"""<base href=/docs/><a href=one>1</a> <a href='/two#part'>2</a> <area href=three><a href=http://other.test/>x</a>
+    <a href=picture.png>p</a><a href=mailto:a@b>m</a><a>none</a><a href="">self</a><link href=style.html><a href=one>again</a>"""
+    assert links_on("http://a.test/page", page, "") == [f"http://a.test/{path}" for path in ("docs/one", "docs/three", "two")]
+
+
+@pytest.mark.parametrize("charset", ["", "utf-8", "no-such-charset", "utf-16", "euc-kr"])
+def test_links_are_found_in_broken_pages_under_any_charset(charset) -> None:
+    links_on("http://a.test/", b"<a href=/x><div" * 50 + b"\xff\xfe\0" + "<a href=/안녕>".encode("euc-kr"), charset)
+    assert links_on("http://a.test/", b"", charset) == links_on("http://a.test/", b"\0\0", charset) == []
+
+
+def entry(number: int) -> Settled:
+    return Settled({"url": f"http://a.test/{number}", "host": "a.test", "warc_offset": 0}, links=["http://a.test/x"], failures=number)
+
+
+def fill(journal: Journal, numbers: range) -> None:
+    async def go() -> None:
+        writer = asyncio.create_task(journal.write())
+        await asyncio.gather(*(journal.add(entry(n), b"record %d;" % n if n % 2 else b"") for n in numbers))
+        await journal.queue.put(None)
+        await writer
+
+    asyncio.run(go())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1_600), st.integers(0, 100), st.binary(max_size=5))
+def test_after_a_cut_anywhere_the_journal_holds_whole_entries_and_the_file_whole_records(tmp_path_factory, cut, cut_warc, junk) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    line, warc = folder / "j.jsonl", folder / "warc/x.gz"
+    journal = Journal(line, warc, b"head;")
+    fill(journal, range(8))
+    journal.close()
+    whole = (warc.with_name("x.gz.part")).read_bytes()
+    line.write_bytes(line.read_bytes()[:cut] + junk)
+    (warc.with_name("x.gz.part")).write_bytes(whole[: max(0, len(whole) - cut_warc)] if cut_warc else whole + junk)
+    again = Journal(line, warc, b"head;")
+    kept = [int(url.rpartition("/")[2]) for url in again.settled]
+    fill(again, range(8)) if not kept else fill(again, range(max(kept) + 1, 8))
+    again.close()
+    again = Journal(line, warc, b"head;")
+    again.finish()
+    assert warc.read_bytes() == whole
+    assert all(whole[e.row["warc_offset"] :].startswith(b"record %d;" % n) for n, e in enumerate(again.settled.values()) if n % 2)
+    assert list(again.settled) == [f"http://a.test/{n}" for n in range(8)]
+
+
+def test_a_finished_file_whose_table_was_never_written_is_taken_up_again(tmp_path) -> None:
+    journal = Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
+    fill(journal, range(3))
+    journal.finish()
+    again = Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"other head;")
+    assert list(again.settled) == [f"http://a.test/{n}" for n in range(3)]
+    again.finish()
+    assert (tmp_path / "warc/x.gz").read_bytes() == b"head;record 1;"
