@@ -39,6 +39,7 @@ class BlocksConfig:
 
 
 def work(config: BlocksConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """The stage: fills `out`, gives the counts."""
     source = inputs["sentences"]
     meta = read_meta(source.file(META))
     counted = shards.each_path("blocks", partial(cut, config, meta), source.shards, out, compute)

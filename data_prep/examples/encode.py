@@ -29,6 +29,8 @@ MOST_TOKENS = 2**31 - 1  # of a shard: Arrow's list offsets are 32 bits
 
 @dataclass(frozen=True)
 class EncodeConfig:
+    """How documents become ids, and which of them are kept for validation."""
+
     valid_share: float = 0.02
     by: str = "document"  # or "host": all pages of a site on one side
     seed: int = 0
@@ -41,6 +43,7 @@ class EncodeConfig:
 
 
 def work(config: EncodeConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """The stage: fills `out`, gives the counts."""
     folder = folder_of(inputs["tokenizer"])
     counted = shards.each("encode", partial(encode, config, folder), inputs["documents"].shards, out, compute)
     keep_meta(folder / META, out)
@@ -55,6 +58,7 @@ def keep_meta(source: Path, out: Path) -> None:
 
 
 def encode(config: EncodeConfig, folder: Path, documents: pa.Table) -> Made:
+    """One shard's sentences, with its documents beside them."""
     tokenizer = _tokenizer(folder)
     kind = schemas.token_type(tokenizer.vocab)
     parts = [_encode_some(tokenizer, kind, texts, languages) for texts, languages in _groups(documents)]
@@ -83,7 +87,9 @@ def _groups(documents: pa.Table) -> Iterator[tuple[list[str], list[str]]]:
         yield part["text"].to_pylist(), part["language"].to_pylist()
 
 
-def _encode_some(tokenizer: Tokenizer, kind: pa.DataType, texts: list[str], languages: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _encode_some(
+    tokenizer: Tokenizer, kind: pa.DataType, texts: list[str], languages: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths of the sentences, sentences of each document, ids. A sentence without ids (control characters) is no sentence."""
     cut = [split(text or "", language or "") for text, language in zip(texts, languages, strict=True)]
     ids = tokenizer.encode_batch([sentence for sentences in cut for sentence in sentences])

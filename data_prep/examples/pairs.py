@@ -33,6 +33,8 @@ SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 
 @dataclass(frozen=True)
 class PairsConfig:
+    """How long a pair is."""
+
     length: int = 128  # of the sequence the model sees, specials included
     short_share: float = 0.1
     seed: int = 0
@@ -45,6 +47,7 @@ class PairsConfig:
 
 
 def work(config: PairsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """The stage: fills `out`, gives the counts."""
     source = inputs["sentences"]
     counted = shards.each_path("pairs", partial(pair, config), source.shards, out, compute)
     keep_meta(source.file(META), out)
@@ -52,6 +55,7 @@ def work(config: PairsConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
 
 
 def pair(config: PairsConfig, shard: Path, out: Path) -> Made:
+    """One shard's pairs, both splits. The ledger counts documents."""
     lengths = pc.list_value_length(shards.read(shard)["tokens"]).to_numpy().astype(np.int64)
     side = shards.read(shard.parent / "documents" / shard.name).select(["id", "split", "first", "sentences"])
     triples: dict[str, list[tuple[int, int, int]]] = {"train": [], "valid": []}

@@ -93,6 +93,7 @@ def ordered(vocabulary: Mapping[str, int]) -> list[str]:
 
 
 def with_specials(starts: list[bool], specials: Mapping[str, int]) -> NDArray[np.bool_]:
+    """A special is a word of its own."""
     array = np.array(starts, dtype=bool)
     array[list(specials.values())] = True
     return array
@@ -108,6 +109,7 @@ def identity(kind: str, pieces: Sequence[str], normaliser: Any, specials: Mappin
 
 
 def save_meta(folder: Path, meta: Meta) -> None:
+    """Write meta.json into the folder."""
     (folder / META).write_text(json.dumps(asdict(meta), indent=1, sort_keys=True), encoding="utf-8")
 
 
@@ -124,6 +126,12 @@ def save_hub(folder: Path, engine: tokenizers.Tokenizer, names: Mapping[str, str
     """The files transformers reads. names: role -> text of the special token."""
     (folder / JSON).write_text(engine.to_str(pretty=False), encoding="utf-8")
     roles = {f"{role}_token": text for role, text in sorted(names.items())}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "model_max_length": 1_000_000, **roles, **extra}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000,
+        **roles,
+        **extra,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=1, sort_keys=True), encoding="utf-8")

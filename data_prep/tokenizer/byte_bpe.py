@@ -33,8 +33,8 @@ def finish(engine: Tokenizer, folder: Path, lowercase: bool) -> Meta:
     """Save a trained engine with its special; what identifies it."""
     engine.post_processor = processors.ByteLevel(trim_offsets=False)
     engine.add_special_tokens([AddedToken(END, special=True, normalized=False)])
-    specials = {"eos": engine.token_to_id(END), "bos": engine.token_to_id(END)}  # one token for both, as in GPT-2
     pieces = ordered(engine.get_vocab())
+    specials = dict.fromkeys(("eos", "bos"), pieces.index(END))  # one token for both, as in GPT-2
     folder.mkdir(parents=True, exist_ok=True)
     save_hub(folder, engine, {"eos": END, "bos": END}, {"add_prefix_space": False})
     meta = Meta("byte_bpe", len(pieces), specials, identity("byte_bpe", pieces, {"lowercase": lowercase}, specials))
@@ -43,4 +43,5 @@ def finish(engine: Tokenizer, folder: Path, lowercase: bool) -> Meta:
 
 
 def load(folder: Path, meta: Meta) -> HubTokenizer:
+    """The tokenizer saved in a folder."""
     return HubTokenizer(folder, meta)

@@ -16,6 +16,8 @@ FOLDER = "tokenizer"  # within an artifact
 
 
 class Loader(Protocol):
+    """Opens a saved folder."""
+
     def __call__(self, folder: Path, meta: Meta) -> Tokenizer: ...
 
 
@@ -28,6 +30,8 @@ LOADERS: dict[str, Loader] = {
 
 
 class Trainer(Protocol):
+    """Makes a tokenizer from texts and saves it in a folder."""
+
     def __call__(self, texts: Sequence[str], folder: Path, vocab: int, lowercase: bool) -> Meta: ...
 
 
@@ -51,6 +55,7 @@ def folder_of(source: Artifact | Path) -> Path:
 
 
 def meta(source: Artifact | Path) -> Meta:
+    """What meta.json says, without loading the tokenizer."""
     return read_meta(folder_of(source))
 
 

@@ -67,7 +67,7 @@ def _lines(texts: Sequence[str]) -> list[str]:
 
 
 def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
-    proto = protobuf.ModelProto.FromString(serialized)
+    proto = protobuf.ModelProto.FromString(serialized)  # type: ignore[attr-defined]  # made at import by protobuf
     pieces = [p.piece for p in proto.pieces]
     specials = {role: pieces.index(name) for role, name in NAMES.items()}
     rule = {"name": proto.normalizer_spec.name, "charsmap": proto.normalizer_spec.precompiled_charsmap.hex()}
@@ -105,7 +105,7 @@ def convert(proto: Any, model: str) -> Tokenizer:
 
 def merges(scored: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
     """Every way to put a piece together from two others, the best-scored piece first, as sentencepiece would join them."""
-    known = {piece: score for piece, score in scored[len(NAMES) :]}
+    known = dict(scored[len(NAMES) :])
     rank = {piece: number for number, (piece, _) in enumerate(scored)}
     found = []
     for piece, score in known.items():
@@ -140,5 +140,5 @@ class SentencePieceTokenizer:
 
 
 def load(folder: Path, meta: Meta) -> SentencePieceTokenizer:
+    """The tokenizer saved in a folder."""
     return SentencePieceTokenizer(folder, meta)
-

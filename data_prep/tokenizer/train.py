@@ -27,6 +27,8 @@ MEASURED_BYTES = 2_000_000  # of the sample, for the tokens-per-byte report
 
 @dataclass(frozen=True)
 class TokenizerConfig:
+    """What kind of tokenizer, how large, from how much text."""
+
     kind: str = "byte_bpe"
     vocab: int = 8192  # at most; a small corpus may reach less, which is recorded
     lowercase: bool = False  # WordPiece strips accents too, as BERT does
@@ -47,6 +49,7 @@ class TokenizerConfig:
 
 
 def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """The stage: trains as one task, wherever compute runs it."""
     if not (out / FOLDER).exists():
         try:
             compute.map("tokenizer", partial(make, config, out), [inputs["documents"].shards])

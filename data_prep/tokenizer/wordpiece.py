@@ -64,7 +64,8 @@ def _letters(engine: Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[
 def _check_size(vocab: int, needed: int) -> None:
     if vocab < needed:
         raise ConfigError(
-            f"tokenizer.vocab {vocab} is too small: specials, letters and their continuations alone are {needed}; raise vocab or lower tokenizer.alphabet"
+            f"tokenizer.vocab {vocab} is too small: specials, letters and their continuations alone are {needed}; "
+            "raise vocab or lower tokenizer.alphabet"
         )
 
 
@@ -90,4 +91,5 @@ def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
 
 
 def load(folder: Path, meta: Meta) -> HubTokenizer:
+    """The tokenizer saved in a folder."""
     return HubTokenizer(folder, meta)

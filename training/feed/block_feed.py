@@ -23,7 +23,13 @@ class BlockSource:
     """frame: ids to put before and after each block ([CLS], [SEP]); masker: None to predict the next token."""
 
     def __init__(
-        self, paths: Sequence[Path], documents: Shards, split: str, specials: Mapping[str, int], masker: Masker | None, frame: tuple[int, ...]
+        self,
+        paths: Sequence[Path],
+        documents: Shards,
+        split: str,
+        specials: Mapping[str, int],
+        masker: Masker | None,
+        frame: tuple[int, ...],
     ) -> None:
         self.shards, self._documents, self._split = Shards(paths), documents, split
         self._rows = self.shards.blocks("tokens")

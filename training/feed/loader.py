@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pyarrow.types as types
+from pyarrow import types
 
 from data_prep.tokenizer.base import META, Meta, read_meta
 from data_prep.tokenizer.catalog import meta as meta_of
@@ -55,13 +55,16 @@ def _check_tokenizer(meta: Meta, artifact: Artifact) -> None:
     theirs = read_meta(artifact.file(META)).fingerprint
     if theirs != meta.fingerprint:
         raise ArtifactError(
-            f"{artifact.stage}/{artifact.fingerprint} was encoded with tokenizer {theirs[:12]}, not with {meta.fingerprint[:12]}: its ids mean other pieces"
+            f"{artifact.stage}/{artifact.fingerprint} was encoded with tokenizer {theirs[:12]}, "
+            f"not with {meta.fingerprint[:12]}: its ids mean other pieces"
         )
 
 
 def _masker(config: FeedConfig, meta: Meta) -> Masker:
     if missing := {"mask", "pad", "cls", "sep"} - set(meta.specials):
-        raise ConfigError(f"feed.objective {config.objective!r} needs the specials {', '.join(sorted(missing))}, which a {meta.kind} tokenizer lacks")
+        raise ConfigError(
+            f"feed.objective {config.objective!r} needs the specials {', '.join(sorted(missing))}, which a {meta.kind} tokenizer lacks"
+        )
     return Masker.of(meta.vocab, meta.specials, config.mask_rate, config.mask_share, config.random_share)
 
 
@@ -82,4 +85,6 @@ def _block_task(config: FeedConfig, meta: Meta, shards: Shards) -> tuple[Masker 
         return (None if config.objective == "next" else _masker(config, meta)), ()
     if config.objective == "mlm" and config.length == length + 2:
         return _masker(config, meta), (meta.specials.get("cls", 0), meta.specials.get("sep", 0))
-    raise ConfigError(f"feed.length {config.length} does not fit blocks of {length}" + (" (or 2 more, framed)" if config.objective == "mlm" else ""))
+    raise ConfigError(
+        f"feed.length {config.length} does not fit blocks of {length}" + (" (or 2 more, framed)" if config.objective == "mlm" else "")
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.feed.batch import IGNORE
-from training.feed.random import GOLDEN, MIX2, S32, U64, below, halves, mix
+from training.feed.random import GOLDEN, MIX2, U64, below, halves, mix
 
 I64 = NDArray[np.int64]
 
@@ -50,7 +50,8 @@ class Masker:
 
 def budget(lengths_B: I64, rate: float) -> I64:
     """round(rate x length), at least one."""
-    return np.maximum(1, np.floor(lengths_B * rate + 0.5).astype(np.int64))
+    wanted: I64 = np.maximum(1, np.floor(lengths_B * rate + 0.5).astype(np.int64))
+    return wanted
 
 
 def choose(maskable_BL: NDArray[np.bool_], budget_B: I64, key_B: U64) -> NDArray[np.bool_]:
@@ -67,9 +68,5 @@ def choose(maskable_BL: NDArray[np.bool_], budget_B: I64, key_B: U64) -> NDArray
     wanted = np.minimum(budget_B, maskable_BL.sum(1))
     ranked = np.sort(ticket, axis=1)
     last = ranked[np.arange(batch), np.maximum(wanted - 1, 0)]
-    return (ticket <= last[:, None]) & maskable_BL & (wanted > 0)[:, None]
-
-
-def coin(key_B: U64) -> NDArray[np.bool_]:
-    """True or False, half each."""
-    return (mix(key_B + GOLDEN) >> S32 & np.uint64(1)).astype(bool)
+    chosen: NDArray[np.bool_] = (ticket <= last[:, None]) & maskable_BL & (wanted > 0)[:, None]
+    return chosen

@@ -39,7 +39,9 @@ class FeedConfig:
         if self.batch_size < 1 or self.length < 2:
             raise ConfigError(f"feed: batch_size {self.batch_size} and length {self.length} must be at least 1 and 2")
         if not (0 < self.mask_rate < 1 and self.mask_share >= 0 and self.random_share >= 0 and self.mask_share + self.random_share <= 1):
-            raise ConfigError(f"feed: mask_rate {self.mask_rate}, shares {self.mask_share} and {self.random_share} are not shares of a whole")
+            raise ConfigError(
+                f"feed: mask_rate {self.mask_rate}, shares {self.mask_share} and {self.random_share} are not shares of a whole"
+            )
 
 
 class Feed(Protocol):
@@ -112,7 +114,8 @@ class StepFeed:
         while start < stop:
             number = start // self._window
             end = min(stop, (number + 1) * self._window)
-            parts.append({name: c[start - number * self._window : end - number * self._window] for name, c in self._window_of(number).items()})
+            part = slice(start - number * self._window, end - number * self._window)
+            parts.append({name: column[part] for name, column in self._window_of(number).items()})
             start = end
         return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 

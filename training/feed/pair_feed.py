@@ -21,7 +21,7 @@ from training.feed.batch import Batch
 from training.feed.masking import Masker
 from training.feed.order import I64, Plan
 from training.feed.random import U64, below, draws, fold
-from training.feed.views import Shards
+from training.feed.views import Rows, Shards
 
 SPECIALS = 3
 TRIES = 8  # draws of another document before the next one in line is taken
@@ -33,7 +33,14 @@ class PairSource:
     """task: "nsp", "sop", or "" for masked tokens alone."""
 
     def __init__(
-        self, paths: Sequence[Path], sentences: Shards, documents: Shards, length: int, specials: Mapping[str, int], masker: Masker, task: str
+        self,
+        paths: Sequence[Path],
+        sentences: Shards,
+        documents: Shards,
+        length: int,
+        specials: Mapping[str, int],
+        masker: Masker,
+        task: str,
     ) -> None:
         self._pairs, self._sentences, self._documents = Shards(paths), sentences, documents
         if self._pairs.names != sentences.names or documents.names != sentences.names:
@@ -63,11 +70,12 @@ class PairSource:
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
         a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
-        return {"a0": a0, "a1": a1, "b0": b0, "b1": b1, "pair": coin.astype(np.int64), "key": fold(key, MASKING), "row": start, "b_row": b_row}
+        places = {"a0": a0, "a1": a1, "b0": b0, "b1": b1}
+        return {**places, "pair": coin.astype(np.int64), "key": fold(key, MASKING), "row": start, "b_row": b_row}
 
-    def _rows(self, column: object, index: I64) -> I64:
+    def _rows(self, column: Rows, index: I64) -> I64:
         """Sentence rows, numbered through all shards, of the pairs' column."""
-        return column.at(index) + self._sentences.starts[self._pairs.shard_of(index)]  # type: ignore[attr-defined, no-any-return]
+        return column.at(index) + self._sentences.starts[self._pairs.shard_of(index)]
 
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]

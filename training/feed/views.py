@@ -84,6 +84,7 @@ class Lists:
 
 
 def edges(lengths: Sequence[int]) -> I64:
+    """Where parts of these lengths begin when laid end to end, and where the last ends."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 
 
@@ -120,7 +121,8 @@ class Shards:
         return Rows([c.flatten().to_numpy(zero_copy_only=True).reshape(len(c), -1) for c in self._chunks(column) if len(c)])
 
     def lists(self, column: str) -> Lists:
-        return Lists([(c.offsets.to_numpy(zero_copy_only=True), c.flatten().to_numpy(zero_copy_only=True)) for c in self._chunks(column) if len(c)])
+        chunks = [c for c in self._chunks(column) if len(c)]
+        return Lists([(c.offsets.to_numpy(zero_copy_only=True), c.flatten().to_numpy(zero_copy_only=True)) for c in chunks])
 
     def shard_of(self, rows: I64) -> I64:
         return np.searchsorted(self.starts, rows, side="right") - 1

@@ -36,7 +36,9 @@ def documents_of(sentences: Artifact) -> dict[str, list[list[int]]]:
 
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece"])
-def test_the_ids_of_a_document_are_those_of_its_sentences_and_nothing_is_lost(encoded: Encoded, store: Store, texts: list[str], kind: str) -> None:
+def test_the_ids_of_a_document_are_those_of_its_sentences_and_nothing_is_lost(
+    encoded: Encoded, store: Store, texts: list[str], kind: str
+) -> None:
     sentences, tokenizer = encoded(kind)
     engine, found = load(tokenizer), documents_of(sentences)
     source = {r["id"]: r["text"] for p in store.get("documents", "d3").shards for r in shards.read(p).to_pylist()}
@@ -118,7 +120,9 @@ def test_a_second_try_does_the_rest_only_and_gives_the_same_bytes(encoded: Encod
 
 def test_a_shard_without_documents_is_an_empty_shard(documents: Callable[..., Artifact], encoded: Encoded, store: Store) -> None:
     tokenizer = encoded()[1]
-    made = run(ENCODE, EncodeConfig(), {"documents": documents(["Only one. Text."], 2, "few"), "tokenizer": tokenizer}, store, LocalCompute())
+    made = run(
+        ENCODE, EncodeConfig(), {"documents": documents(["Only one. Text."], 2, "few"), "tokenizer": tokenizer}, store, LocalCompute()
+    )
     assert [shards.read(p).num_rows for p in made.shards] == [2, 0] and made.counts["read"] == 1
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from data_prep.examples.sentences import paragraphs, split
 
-PIECES = st.sampled_from(["Hello", " ", "\n", "\n\n", ". ", "!", "?", "Mr.", "다. ", "。", "\t", "\r\n", "\u2028", "x", "\x00", '"', "e.g.", "3.14", "\x1c"])
+PIECES = st.sampled_from(
+    ["Hello", " ", "\n", "\n\n", ". ", "!", "?", "Mr.", "다. ", "。", "\t", "\r\n", "\u2028", "x", "\x00", '"', "e.g.", "3.14", "\x1c"]
+)
 LANGUAGES = st.sampled_from(["", "en", "ko", "de", "ja", "xx"])
 
 
@@ -32,7 +34,11 @@ def test_white_space_belongs_to_what_follows(text: str) -> None:
     [
         ("en", "Mr. Smith left. He ran!  Why?", ["Mr. Smith left.", " He ran!", "  Why?"]),
         ("en", 'She said "Go." Then it was 3.14 o\'clock.', ['She said "Go."', " Then it was 3.14 o'clock."]),
-        ("en", "A heading\n\nA sentence that was\nwrapped by hand.\nA list item\n", ["A heading", "\n\nA sentence that was\nwrapped by hand.", "\nA list item\n"]),
+        (
+            "en",
+            "A heading\n\nA sentence that was\nwrapped by hand.\nA list item\n",
+            ["A heading", "\n\nA sentence that was\nwrapped by hand.", "\nA list item\n"],
+        ),
         ("ko", "안녕하세요. 저는 학생입니다. 정말요?", ["안녕하세요.", " 저는 학생입니다.", " 정말요?"]),
         ("ko", "값은 3.14이다. 끝", ["값은 3.14이다.", " 끝"]),
         ("ja", "これは本です。それは？はい。", ["これは本です。", "それは？", "はい。"]),

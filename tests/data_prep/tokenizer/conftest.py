@@ -11,12 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import xxhash
+from hypothesis import settings
 
 from data_prep import schemas, shards
 from data_prep.tokenizer import byte_bpe, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta
 from infra.artifact import Artifact
 from infra.store import Store
+
+settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
+settings.load_profile("patient")
 
 TRAINERS: dict[str, Callable[[Sequence[str], Path], Meta]] = {
     "byte_bpe": lambda texts, folder: byte_bpe.train(texts, folder, 700),
@@ -67,8 +71,13 @@ def documents(store: Store) -> Callable[..., Artifact]:
     def make(texts: Sequence[str], count: int = 2, name: str = "documents") -> Artifact:
         with store.writing("documents", name, {"stage": "documents", "version": 1, "config": {}, "inputs": {}}) as work:
             for number in range(count):
-                rows = [{"id": xxhash.xxh3_64_hexdigest(t.encode()), "url": "", "host": "", "title": "", "text": t} for t in texts[number::count]]
-                table = pa.Table.from_pylist([row | {"language": "", "karma": None, "source": ""} for row in rows], schema=schemas.DOCUMENTS)
+                rows = [
+                    {"id": xxhash.xxh3_64_hexdigest(t.encode()), "url": "", "host": "", "title": "", "text": t}
+                    for t in texts[number::count]
+                ]
+                table = pa.Table.from_pylist(
+                    [row | {"language": "", "karma": None, "source": ""} for row in rows], schema=schemas.DOCUMENTS
+                )
                 shards.write(table, work.out / shards.name(number))
         return store.get("documents", name)
 

@@ -39,10 +39,16 @@ def test_order_and_number_of_shards_change_no_byte(store: Store, documents: Docu
 def test_another_process_makes_the_same_bytes(trained: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Hash maps are seeded anew in each process: what depends on their order shows here."""
     here = Path(__file__).parent
-    code = f"import sys; sys.path.insert(0, {str(here)!r}); from pathlib import Path; import conftest as c; c.TRAINERS[{kind!r}](c.make_texts(), Path(sys.argv[1]))"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import conftest as c; "
+    code += "c.TRAINERS[sys.argv[2]](c.make_texts(), Path(sys.argv[3]))"
     for attempt in range(2):
         folder = tmp_path / str(attempt)
-        subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=here.parents[2], env={"PYTHONHASHSEED": str(attempt)})
+        subprocess.run(
+            [sys.executable, "-c", code, str(here), kind, str(folder)],
+            check=True,
+            cwd=here.parents[2],
+            env={"PYTHONHASHSEED": str(attempt)},
+        )
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in trained[kind].iterdir()}
 
 

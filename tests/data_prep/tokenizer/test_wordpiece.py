@@ -23,8 +23,8 @@ def test_words_are_cut_into_the_longest_known_pieces(trained: dict[str, Path]) -
     """Checked against the greedy algorithm written out. Hangul is taken apart into jamo, as BERT's accent stripping does."""
     tokenizer = load(trained["wordpiece"])
     known = {piece: number for number, piece in enumerate(tokenizer.pieces)}  # type: ignore[attr-defined]
-    for word in ("kalomi", "tersoning", "ququqaka", "가나다하"):
-        word, expected, start = unicodedata.normalize("NFD", word), [], 0
+    for word in ("kalomi", "tersoning", "ququqaka", unicodedata.normalize("NFD", "가나다하")):
+        expected, start = [], 0
         while start < len(word):
             end = next((e for e in range(len(word), start, -1) if ("##" if start else "") + word[start:e] in known), None)
             if end is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from data_prep import schemas, shards
 from data_prep.examples.blocks import BLOCKS, BlocksConfig
@@ -18,6 +19,9 @@ from infra.compute import LocalCompute
 from infra.stage import run
 from infra.store import Store
 from training.feed.loader import Feed, FeedConfig, open_feed
+
+settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
+settings.load_profile("patient")
 
 FIRST = 10  # ids below are specials and room for more
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "eos": 5}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def lists(sizes: list[list[int]]) -> tuple[Lists, list[list[int]]]:
         chunks.append((np.concatenate([[0], np.cumsum(chunk)]).astype(np.int32), np.arange(at, at + sum(chunk), dtype=np.uint16)))
         at += sum(chunk)
     bounds = np.concatenate([[0], np.cumsum([n for chunk in sizes for n in chunk])]).astype(int)
-    return Lists(chunks), [list(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return Lists(chunks), [list(range(a, b)) for a, b in pairwise(bounds)]
 
 
 @given(SIZES, st.data())
