@@ -285,8 +285,9 @@ def task(told: dict[str, list[str]], most: int, dev_share: float) -> tuple[list[
 
 def names_of(labels: Iterable[str]) -> re.Pattern[str]:
     """Finds the packages' names and nicknames, with whatever dotted path follows them."""
-    words = sorted({*labels, *NICKNAMES}, key=lambda word: (-len(word), word))
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b(?:\.\w+)*", re.IGNORECASE)
+    words = [rf"\w*{re.escape(label)}\w*" if len(label) >= 5 else re.escape(label) for label in labels]  # torchelastic too
+    words += map(re.escape, NICKNAMES)
+    return re.compile(rf"\b(?:{'|'.join(sorted(words, key=lambda word: (-len(word), word)))})\b(?:\.\w+)*", re.IGNORECASE)
 
 
 def masked(sentence: str, names: re.Pattern[str]) -> str | None:

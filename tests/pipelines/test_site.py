@@ -208,7 +208,8 @@ def test_the_task_is_balanced_masked_and_without_duplicates():
 
 
 def test_names_are_masked_whole():
-    names = names_of(["numpy", "pyarrow"])
+    names = names_of(["numpy", "pyarrow", "rich"])
+    assert masked("How numpyish things enrich us all.", names) == "How ___ things enrich us all."
     assert masked("Like numpy.linalg.norm but for PyTorch and pyarrow users.", names) == "Like ___ but for ___ and ___ users."
     assert masked("Too short.", names) is None
 
