@@ -112,14 +112,11 @@ class PairSource:
     def assemble(self, plan: Plan) -> Batch:
         batch, length, ids = len(plan["a0"]), self._length, self._specials
         tokens_BL = np.full((batch, length), ids["pad"], np.int64)
-        copy = self._tokens.copy
-        columns = (plan[name].tolist() for name in ("a0", "a1", "b0", "b1"))
-        for row, a0, a1, b0, b1 in zip(tokens_BL, *columns, strict=True):
-            copy(a0, a1, row[1:])
-            copy(b0, b1, row[a1 - a0 + 2 :])
-        a_sep = plan["a1"] - plan["a0"] + 1
-        real_B = a_sep + plan["b1"] - plan["b0"] + 2
-        row = np.arange(batch)
+        row, a_length, b_length = np.arange(batch), plan["a1"] - plan["a0"], plan["b1"] - plan["b0"]
+        a_sep, real_B = a_length + 1, a_length + b_length + SPECIALS
+        begins = np.concatenate([row * length + 1, row * length + a_sep + 1])
+        starts, lengths = np.concatenate([plan["a0"], plan["b0"]]), np.concatenate([a_length, b_length])
+        self._tokens.scatter(starts, lengths, tokens_BL.reshape(-1), begins)
         tokens_BL[:, 0] = ids["cls"]
         tokens_BL[row, a_sep] = tokens_BL[row, real_B - 1] = ids["sep"]
         place = np.arange(length)

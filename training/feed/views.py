@@ -19,6 +19,7 @@ from data_prep import shards
 from infra.errors import ArtifactError
 
 I64 = NDArray[np.int64]
+SPANS_PER_READ = 8  # spans an indexed read must cover to be cheaper than copying them one by one
 
 
 class Rows:
@@ -73,6 +74,21 @@ class Lists:
             found[chosen] = offsets[ends] + self.bases[chunk]
         return found
 
+    def scatter(self, starts: I64, lengths: I64, into: NDArray[Any], at: I64) -> None:
+        """into[at[i] : at[i] + lengths[i]] = the ids from place starts[i] on, for every i; into is flat.
+
+        Few chunks: one indexed read for each. Many: one copy for each span, as indexed reads would be as many and dearer.
+        """
+        whole = np.searchsorted(self.bases, starts + lengths, side="left") == np.searchsorted(self.bases, starts, side="right")
+        bulk = whole if len(self.values) * SPANS_PER_READ <= len(starts) else np.zeros(len(starts), bool)
+        some = np.flatnonzero(bulk)
+        for chunk, chosen, local in grouped(self.bases, starts[some]):
+            length = lengths[some[chosen]]
+            into[spans(at[some[chosen]], length)] = self.values[chunk][spans(local, length)]
+        rest = np.flatnonzero(~bulk)
+        for start, length, place in zip(starts[rest].tolist(), lengths[rest].tolist(), at[rest].tolist(), strict=True):
+            self.copy(start, start + length, into[place:])
+
     def copy(self, start: int, stop: int, into: NDArray[Any]) -> None:
         """The ids at places [start, stop), across chunks if need be."""
         chunk = bisect_right(self._bases, start) - 1
@@ -81,6 +97,12 @@ class Lists:
             end = min(stop, self._bases[chunk + 1])
             into[: end - start] = values[start - base : end - base]
             into, start, chunk = into[end - start :], end, chunk + 1
+
+
+def spans(starts: I64, lengths: I64) -> I64:
+    """All integers of all spans [starts[i], starts[i] + lengths[i]), one span after another."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def edges(lengths: Sequence[int]) -> I64:

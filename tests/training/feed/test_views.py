@@ -37,6 +37,19 @@ def test_any_run_of_lists_comes_back_across_chunks(sizes: list[list[int]], data:
     assert into.tolist() == [x for row in plain[start:stop] for x in row]
 
 
+@given(SIZES, st.data())
+def test_many_runs_are_laid_where_they_belong(sizes: list[list[int]], data: st.DataObject) -> None:
+    column, plain = lists(sizes)
+    flat = [x for row in plain for x in row]
+    for count in (3, 60):  # one by one, and in bulk
+        starts = np.array(data.draw(st.lists(st.integers(0, max(len(flat) - 1, 0)), min_size=count, max_size=count)))
+        lengths = np.array([data.draw(st.integers(0, len(flat) - s)) for s in starts.tolist()], dtype=np.int64)
+        at = np.concatenate([[0], np.cumsum(lengths + 1)])[:-1]
+        into = np.full(int((lengths + 1).sum()), -1)
+        column.scatter(starts, lengths, into, at)
+        assert into.tolist() == [x for s, n in zip(starts.tolist(), lengths.tolist(), strict=True) for x in [*flat[s : s + n], -1]]
+
+
 @given(SIZES, st.integers(1, 12), st.data())
 def test_reach_takes_whole_lists_until_enough(sizes: list[list[int]], wanted: int, data: st.DataObject) -> None:
     column, plain = lists(sizes)
