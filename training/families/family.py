@@ -192,8 +192,9 @@ class Family:
     def load(self, folder: Path) -> Tower:
         """A tower from our own export or from a folder that transformers saved."""
         settings = exchange.read_settings(Path(folder))
+        names = self._heads_of(settings)  # first: a model that cannot be read is refused before memory is taken for it
         body = Backbone(self.read_config(settings))
-        tower = Tower(body, [self.head(name, body, class_count(settings)) for name in self._heads_of(settings)])
+        tower = Tower(body, [self.head(name, body, class_count(settings)) for name in names])
         unused = exchange.from_theirs(exchange.read_weights(Path(folder)), tower, self.layout)
         if unused:
             log.event("note", message=f"{folder}: {len(unused)} tensors have no place in this model, such as {unused[0]}")

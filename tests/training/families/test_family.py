@@ -95,7 +95,7 @@ def test_a_causal_classifier_reads_the_last_real_token(reference: SimpleNamespac
 
 
 def test_a_new_family_is_a_few_lines_of_data(tmp_path) -> None:
-    """An ALBERT that also shares nothing, in a test only: built, trained on a batch, exported, read back."""
+    """A small BERT without sentence pairs, in a test only: built, exported, read back."""
     lean: Family = replace(
         family("bert"),
         name="lean",
