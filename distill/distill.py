@@ -18,7 +18,7 @@ from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
-from training.card import CARD, MODEL, check_tokenizer, read_card, write_json
+from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,13 +89,31 @@ class DistillConfig:
 
 def work(config: DistillConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """Inputs: teacher (a model), examples, sentences, tokenizer."""
-    teacher = inputs["teacher"]
-    check_teacher(method(config.method), str(read_card(teacher)["family"]))
-    check_tokenizer(teacher, inputs["tokenizer"], inputs["sentences"])
+    check(config, inputs, compute.ranks)
     return compute.gang("distill", partial(train_rank, config, dict(inputs), out))[0]
 
 
 DISTILL = Stage(name="distill", version=1, work=work)
+
+
+def check(config: DistillConfig, inputs: Inputs, ranks: int) -> None:
+    """Raises ConfigError or ArtifactError before any rank starts: everything that can be known to be impossible is told here."""
+    from distill.student import layer_map
+
+    teacher, chosen, card = inputs["teacher"], method(config.method), read_card(inputs["teacher"])
+    check_teacher(chosen, str(card["family"]))
+    check_tokenizer(teacher, inputs["tokenizer"], inputs["sentences"])
+    layer_map(card["backbone"]["layers"], config.layers)
+    loop_config(config)
+    if chosen.objective == "next" and inputs["examples"].stage != "blocks":
+        raise ConfigError(f"{chosen.name} learns the next token from blocks, it was given {inputs['examples'].stage}")
+    if config.length > card["backbone"]["positions"]:
+        raise ConfigError(f"distill.length {config.length} is more than the teacher's {card['backbone']['positions']} positions; lower it")
+    if config.batch_size < ranks:
+        raise ConfigError(
+            f"distill.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks; "
+            f"raise it to at least {ranks * config.length}"
+        )
 
 
 def train_rank(config: DistillConfig, inputs: dict[str, Artifact], out: Path) -> Counts:
@@ -103,7 +121,7 @@ def train_rank(config: DistillConfig, inputs: dict[str, Artifact], out: Path) ->
     from training.engine.loop import train
 
     feed = partial(make_feed, config, inputs, "train")
-    held = sum(file["rows"] for file in inputs["examples"].files if file["name"].startswith("valid/"))
+    held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith("valid/"))
     valid = partial(make_feed, config, inputs, "valid") if held else None
     trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "distill", imported=True)
     if trained.weights is None:
@@ -167,7 +185,7 @@ def publish(config: DistillConfig, inputs: dict[str, Artifact], out: Path, train
     layers = layer_map(teacher.config.layers, config.layers)
     student = empty_student(teacher.config, layers, teacher.language_head().name)
     student.load_state_dict({name.removeprefix(STUDENT): value for name, value in weights.items()})
-    catalog.family(chosen.family).export(student, out / MODEL, inputs["tokenizer"].path)
+    export_model(catalog.family(chosen.family), student, out, inputs["tokenizer"])
     parameters = {"student": count_parameters(student), "teacher": count_parameters(teacher)}
     write_json(out / CARD, student_card(config, student, trained, teacher=card, layers=layers, parameters=parameters))
     return {"steps": trained.steps, "tokens": trained.tokens, "parameters": parameters["student"]}

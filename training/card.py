@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer import catalog as tokenizers
 from data_prep.tokenizer.base import META, read_meta
 from infra.artifact import Artifact
 from infra.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from training.families.family import Family
+    from training.objectives.tower import Tower
 
 CARD, MODEL = "card.json", "model"
 
@@ -29,6 +34,17 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def export_model(family: Family, tower: Tower, out: Path, tokenizer: Artifact, settings: Callable[[Path], None] | None = None) -> None:
+    """model/ appears whole or not at all; settings may still change config.json before it does."""
+    part = out / f".{MODEL}"
+    for stale in (part, out / MODEL):
+        shutil.rmtree(stale, ignore_errors=True)
+    family.export(tower, part, tokenizer.path)
+    if settings is not None:
+        settings(part)
+    part.rename(out / MODEL)
 
 
 def check_tokenizer(model: Artifact, tokenizer: Artifact, sentences: Artifact | None = None) -> None:

@@ -21,7 +21,7 @@ from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.log import event
 from infra.stage import Inputs, Stage
-from training.card import CARD, MODEL, check_tokenizer, read_card, write_json
+from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
 from training.tasks.catalog import task
 from training.tasks.classify import Frame, encode
 from training.tasks.task import Columns, Examples, read_examples
@@ -84,6 +84,8 @@ def work(config: FinetuneConfig, inputs: Inputs, out: Path, compute: Compute) ->
     check_tokenizer(inputs["model"], inputs["tokenizer"])
     if config.length > card["backbone"]["positions"]:
         raise ConfigError(f"finetune.length {config.length} is more than the model's {card['backbone']['positions']} positions")
+    if config.batch < compute.ranks:
+        raise ConfigError(f"finetune.batch {config.batch} is too small for {compute.ranks} ranks; raise it to at least {compute.ranks}")
     train, dev, labels = read_both(config)
     tell_corrupt("finetune", {"train": train, "dev": dev})
     return compute.gang("finetune", partial(train_rank, config, dict(inputs), labels, out))[0]
@@ -209,8 +211,8 @@ def publish(
     tower.load_state_dict(weights)
     gold, said = predict(tower, _feed(config, inputs, labels, files["dev"], False))
     score = task(config.task).score(gold, said, labels, config.samples, config.seed)
-    family.export(tower, out / MODEL, inputs["tokenizer"].path)
-    name_labels(out / MODEL / "config.json", labels, frame_of(tower.config.causal, inputs["tokenizer"])[1])
+    pad = frame_of(tower.config.causal, inputs["tokenizer"])[1]
+    export_model(family, tower, out, inputs["tokenizer"], lambda folder: name_labels(folder / "config.json", labels, pad))
     parameters = count_parameters(tower)
     kept: dict[str, Any] = {key: base[key] for key in ("family", "size", "backbone", "tokenizer_fingerprint") if key in base}
     corrupt = {name: examples.corrupt for name, examples in files.items()}
