@@ -126,8 +126,10 @@ def seconds(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """12.3 %"""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """12.3 %; a share that is only nearly nothing is not told as nothing."""
+    if value is None:
+        return "–"
+    return "< 0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
 
 
 def size(value: float | None) -> str:

@@ -101,18 +101,32 @@ def examples(made: Made) -> dict[str, list[Row]]:
         "links": ("set_aside", lambda row: (row["reason"], row["source"], row["line"])),
         "extract": ("set_aside", lambda row: (row["reason"], row["url"], "")),
         "filter": ("rejected", lambda row: (row["rule"], row["url"] or row["source"], f"[{row['value']:.4g}] {row['text']}")),
-        "dedup": ("duplicates", lambda row: ("", row["url"] or row["source"], f"kept instead: {row['survivor_id']}. {row['text']}")),
     }
+    if made.stage == "dedup":
+        return twins(made)
     if made.stage not in readers:
         return {}
     side, read = readers[made.stage]
     found: dict[str, list[Row]] = {}
     for row in first_rows(made.artifact.side(side), "rule" if made.stage == "filter" else "reason"):
         rule, where, text = read(row)
-        names = [rule] if rule else [name.partition(".")[2] for name in made.counts if name.startswith("removed.")]
-        for name in names:
-            if len(found.setdefault(name, [])) < EXAMPLES:
-                found[name].append({"where": where, "text": " ".join(text.split())[:SNIPPET]})
+        if len(found.setdefault(rule, [])) < EXAMPLES:
+            found[rule].append({"where": where, "text": " ".join(text.split())[:SNIPPET]})
+    return found
+
+
+def twins(made: Made) -> dict[str, list[Row]]:
+    """A few removed duplicates beside what was kept instead."""
+    columns = ["cluster", "document", "url", "survivor", "jaccard"]
+    rows = [row for path in made.artifact.side("clusters") for row in shards.read(path).select(columns).to_pylist()]
+    kept = {row["cluster"]: row["url"] or row["document"] for row in rows if row["survivor"]}
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        # Equal shingles need not be equal texts, but where exact twins were removed nearly all of these are.
+        rule = "exact" if row["jaccard"] == 1.0 and made.counts.get("removed.exact") else "near"
+        if not row["survivor"] and len(found.setdefault(rule, [])) < EXAMPLES:
+            told = f"Jaccard {row['jaccard']:.3f} with {kept.get(row['cluster'], row['cluster'])}, which was kept"
+            found[rule].append({"where": row["url"] or row["document"], "text": told})
     return found
 
 

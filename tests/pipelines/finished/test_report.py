@@ -80,7 +80,7 @@ def test_the_funnel_adds_up(figures):
 def test_every_rule_comes_with_examples(figures):
     shown = {row["rule"]: row["examples"] for row in figures["removed"]}
     assert [example["where"] for example in shown["min_words"]] == ["http://site.test/4.html", "http://site.test/5.html"]
-    assert shown["near"][0]["where"] == "http://site.test/3.html"
+    assert shown["near"] == [{"where": "http://site.test/3.html", "text": "Jaccard 0.900 with http://site.test/0.html, which was kept"}]
     assert {row["outcome"]: row["count"] for row in figures["crawl"]["outcomes"]} == {"ok": 6, "http_error": 1, "robots": 1, "dead_host": 1}
 
 
