@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 from resiliparse.parse.encoding import detect_encoding
 from resiliparse.parse.html import HTMLTree, NodeType
 
@@ -16,7 +19,7 @@ def links_on(url: str, body: bytes, charset: str) -> list[str]:
     if tree is None or tree.document is None:
         return []
     base, references = url, set[str]()
-    for node in tree.document:  # resiliparse's query_selector_all asks again for every item: quadratic
+    for node in cast(Iterable[Any], tree.document):  # resiliparse's query_selector_all asks again for every item: quadratic
         if node.type != NodeType.ELEMENT or not (reference := node.getattr("href")):
             continue
         if node.tag in LINKING:

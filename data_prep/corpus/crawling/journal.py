@@ -7,13 +7,18 @@ cut to the end that the last whole line names, so it holds whole records only, a
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from infra.errors import ArtifactError
+
+LOCK_TRIES, LOCK_WAIT_S = 60, 1.0
 WAITING = 256  # settled pages that may wait for the disk; fetching pauses beyond
 
 
@@ -35,6 +40,7 @@ class Journal:
     def __init__(self, journal: Path, warc: Path, preamble: bytes) -> None:
         journal.parent.mkdir(parents=True, exist_ok=True)
         warc.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = _locked(journal.with_suffix(".lock"))
         self.warc_path, self.draft = warc, warc.with_name(f"{warc.name}.part")
         if warc.exists():  # killed between the rename and the pages table
             os.replace(warc, self.draft)
@@ -71,11 +77,12 @@ class Journal:
         """Without this the files stay open; with it nothing is renamed yet."""
         self.lines.close()
         self.warc.close()
+        self.lock.close()
 
     def finish(self) -> None:
         """The WARC file gets its name."""
-        self.close()
         os.replace(self.draft, self.warc_path)
+        self.close()
 
     def _commit(self, batch: list[tuple[Settled, bytes]]) -> None:
         lines = []
@@ -95,6 +102,22 @@ class Journal:
     def _flush(file: IO[bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """One process a shard: a worker that outlives its driver for a while must not write into the next one's files."""
+    file = path.open("ab")
+    for left in reversed(range(LOCK_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if not left:
+                raise ArtifactError(
+                    f"{path.stem}: another process is still crawling this shard; end it, or wait for it, and run again"
+                ) from error
+            time.sleep(LOCK_WAIT_S)
+    return file
 
 
 def _recall(journal: Path, draft: Path) -> tuple[list[Settled], int, int]:

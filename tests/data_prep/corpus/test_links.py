@@ -109,7 +109,7 @@ def test_a_bad_line_is_kept_cut_and_whole_in_the_count(store, local, tmp_path) -
 def test_real_posts_pass_the_karma_rule_as_a_plain_reader_counts_them(store, local, data) -> None:
     paths = sorted((data / "urls/reddit-top-2013").glob("*.csv.gz"))
     made = run(LINKS, LinksConfig((LinkSource("submissions", tuple(map(SourceFile.of, paths))),), shards=4), {}, store, local)
-    posts = [row for path in paths for row in csv.DictReader(io.TextIOWrapper(gzip.open(path), "utf-8", newline=""))]
+    posts = [row for path in paths for row in csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode(), newline=""))]
     links = [row for row in posts if row["is_self"] == "False"]
     assert (len(posts), len(posts) - len(links), sum(int(row["score"]) < 3 for row in links)) == (29_674, 2_992, 1_324)
     clean = [row for row in links if row["over_18"] == "False"]

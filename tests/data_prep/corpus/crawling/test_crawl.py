@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import time
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from data_prep.schemas import OUTCOMES
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
 from infra.log import attach
+from infra.ray_compute import RayCompute
 from infra.stage import run
-import itertools
 
 HOME = b"<html><title>Home</title><p>Hello there.</p></html>"
 
@@ -341,3 +342,20 @@ def test_an_address_that_is_none_is_refused_before_any_request(crawler, web) -> 
 def test_an_empty_list_of_links_is_an_empty_crawl(crawler, tmp_path: Path) -> None:
     pages = crawler.crawl(crawler.links("# nothing"))
     assert pages.counts["read"] == 0 and len(pages.shards) == 1
+
+
+@pytest.mark.ray
+def test_ray_brings_the_same_rows_home(web, reply, crawler) -> None:
+    web.fallback = lambda host, path: reply(HOME + path.encode(), 404 if path in ("/robots.txt", "/3") else 200)
+    links = crawler.links(*(f"http://{host}.test/{n}" for host in "abcd" for n in range(5)), count=3)
+    here = crawler.rows(crawler.crawl(links))
+    told = []
+    detach = attach(told.append)
+    with RayCompute(cpus=2, addresses={"*": web.where}) as compute:
+        there = crawler.rows(run(CRAWL, crawler.config(backoff_s=0.02), {"links": links}, crawler.store, compute))
+    detach()
+    timeless = [
+        [{k: v for k, v in row.items() if k not in ("fetched_at", "warc_offset")} for row in rows.values()] for rows in (here, there)
+    ]
+    assert timeless[0] == timeless[1]
+    assert any(event["kind"] == "progress" and event.get("unit") == "pages" for event in told)

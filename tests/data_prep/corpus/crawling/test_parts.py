@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.corpus.crawling import clock as clocks
+from data_prep.corpus.crawling import journal as journals
 from data_prep.corpus.crawling import robots
 from data_prep.corpus.crawling.body import Body, Bomb, TooLarge, Undecodable
 from data_prep.corpus.crawling.clock import Clock
 from data_prep.corpus.crawling.fetch import seconds_asked
 from data_prep.corpus.crawling.follow import links_on
 from data_prep.corpus.crawling.journal import Journal, Settled
+from infra.errors import ArtifactError
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -218,3 +220,13 @@ def test_a_finished_file_whose_table_was_never_written_is_taken_up_again(tmp_pat
     assert list(again.settled) == [f"http://a.test/{n}" for n in range(3)]
     again.finish()
     assert (tmp_path / "warc/x.gz").read_bytes() == b"head;record 1;"
+
+
+def test_two_processes_never_write_one_shard(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(journals, "LOCK_TRIES", 2)
+    monkeypatch.setattr(journals, "LOCK_WAIT_S", 0.01)
+    first = Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
+    with pytest.raises(ArtifactError, match="another process"):
+        Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
+    first.close()
+    Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;").close()

@@ -25,7 +25,7 @@ def stored(data) -> dict[str, bytes]:
     with tarfile.open(data / "web/snippet-pages/pages.tar.gz") as archive:
         snippets = {Path(member.name).name: archive.extractfile(member).read() for member in archive if member.isfile()}
     pages = {}
-    for row in csv.DictReader((data / "web/pages.tsv").open(), delimiter="\t"):
+    for row in csv.DictReader((data / "web/pages.tsv").read_text().splitlines(), delimiter="\t"):
         body = gzip.decompress((data / "web" / row["file"]).read_bytes()) if row["set"] == "articles" else snippets[Path(row["file"]).name]
         if (url := urls.canonical(row["url"].replace("https://", "http://", 1), keep_tracking=True)) is not None:
             pages[url] = body
@@ -36,7 +36,7 @@ def sample(data: Path, folder: Path) -> tuple[Path, set[str], int]:
     """Every 40th post of all subreddits as one dump; the URLs a reader of CSV would choose by hand, and the posts read."""
     rows, wanted = [], set()
     for path in sorted((data / "urls/reddit-top-2013").glob("*.csv.gz")):
-        rows += list(csv.DictReader(io.TextIOWrapper(gzip.open(path), "utf-8", newline="")))[::40]
+        rows += list(csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode(), newline="")))[::40]
     for row in rows:
         if row["is_self"] == "False" and row["over_18"] == "False" and int(row["score"]) >= 3:
             wanted.add(row["url"])

@@ -67,6 +67,8 @@ def walk(tree: Path, may) -> tuple[set[str], set[str]]:
             anchors = _Anchors()
             anchors.feed(body.decode("utf-8", "replace"))
             for href in anchors.found:
+                if "//" in href and ":" not in href.partition("/")[0] and href[0] != "/":
+                    href = f"{path.rpartition('/')[0]}/{href}"  # urljoin would lose one of the slashes
                 url = urlsplit(urldefrag(urljoin(START + path.lstrip("/"), href))[0])
                 if url.scheme in ("http", "https") and url.netloc == HOST and not url.path.lower().endswith(MEDIA):
                     todo.append((url.path or "/") + (f"?{url.query}" if url.query else ""))
