@@ -36,10 +36,10 @@ def records(data: bytes) -> Iterator[ArcRecord]:
     """Every page of the unpacked file; reading goes on at the next line that looks like a record's head."""
     place = 0
     while found := _HEAD.search(data, place):
-        url, date, length = found[1].decode("utf-8", "replace"), found[3].decode(), int(found[6])
+        url, date, length = found[1].decode("utf-8", "replace").replace(" ", "%20"), found[3].decode(), int(found[6])
         start = found.end() + 1
-        bad = length < 0 or start + length > len(data)
-        place = start if bad else start + length
+        bad = length < 0 or length > 2 * (len(data) - start)  # at the end of a cut file half a page is a page
+        place = start if bad or url.startswith("filedesc:") else start + length  # that record's length is often wrong
         if not url.startswith("filedesc:"):
             yield ArcRecord(url, date, reason="corrupt_record") if bad else ArcRecord(url, date, data[start : start + length])
 

@@ -12,12 +12,15 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import charset_normalizer
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
+DETECT_BYTES = 1 << 12
 META_BYTES = 4096  # the standard looks at 1,024; real pages put more before it
 BROKEN_SHARE = 0.1  # of characters lost: beyond it the bytes are no text in any encoding we know
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _WIDER = {"euc_kr": "cp949", "euc-kr": "cp949", "gbk": "gb18030", "shift_jis": "cp932", "big5": "big5hkscs", "iso8859-11": "cp874"}
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
@@ -45,7 +48,7 @@ def decode(body: bytes, header: str = "") -> Decoded:
             return _forgiving(body[len(mark) :], codec, "bom")
     tried: list[Decoded] = []
     for label, source in _named(body, header):
-        codec = codec_of(label)
+        codec = codec_of(label) or (label if source == "detected" else "")
         if not codec:
             continue
         if _ANY_BYTES_PASS.match(codec) and _is_multibyte_utf8(body):
@@ -60,8 +63,8 @@ def decode(body: bytes, header: str = "") -> Decoded:
 def codec_of(label: str) -> str:
     """The Python codec for an encoding label, by the WHATWG table; "" for a label it does not know."""
     name = label.strip().strip("\"'")
-    name = {"latin-1": "iso-8859-1", "latin1": "iso-8859-1"}.get(name.lower(), name)
-    mapped = map_encoding_to_html5(name, fallback_utf8=False) or ""
+    name = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr"}.get(name.lower(), name)
+    mapped = map_encoding_to_html5(name.replace("_", "-"), fallback_utf8=False) or map_encoding_to_html5(name, fallback_utf8=False) or ""
     return _WIDER.get(mapped, mapped)
 
 
@@ -73,7 +76,10 @@ def _named(body: bytes, header: str) -> Iterator[tuple[str, str]]:
         label = found[1].decode("ascii")
         yield ("utf-8" if codec_of(label).startswith("utf-16") else label), "meta"  # it could not have been read, were it UTF-16
     yield (detect_encoding(body) or "utf-8"), "detected"
-    yield "utf-8", "default"
+    foreign = _NOT_ASCII.search(body)
+    start = foreign.start() if foreign else 0
+    if best := charset_normalizer.from_bytes(body[start : start + DETECT_BYTES]).best():  # slow: asked when uchardet was wrong
+        yield best.encoding, "detected"
 
 
 def _forgiving(body: bytes, codec: str, source: str) -> Decoded:

@@ -90,10 +90,10 @@ def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
             table = shards.read(folder / f"parts-{number:05d}" / shards.name(part)).replace_schema_metadata(None)
             tables.append(table.take(pa.array(np.arange((shard - seen) % config.shards, table.num_rows, config.shards))))
             seen += table.num_rows
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(tables).combine_chunks()  # one piece: the parts must not show in the bytes
     mine = range(shard, len(config.sources), config.shards)
     bad = [shards.read(folder / "aside" / shards.name(number)).replace_schema_metadata(None) for number in mine]
-    aside = pa.concat_tables([SET_ASIDE.empty_table(), *bad])
+    aside = pa.concat_tables([SET_ASIDE.empty_table(), *bad]).combine_chunks()
     counts = {"read": table.num_rows + aside.num_rows, "kept": table.num_rows}
     reasons = aside["reason"].to_pylist()
     counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}

@@ -72,15 +72,18 @@ class Archive:
         return Stored(reason="too_large") if len(body) > self.limit else Stored(body)
 
     def close(self) -> None:
+        """Let go of the open file."""
         if self._file is not None:
             self._file.close()
+        self._name, self._file = "", None
 
     def _record(self, name: str, offset: int | None) -> Any:
         if not name or offset is None:
             raise ValueError("no place")
         if name != self._name or self._file is None:
             self.close()
-            self._name, self._file = name, (self.folder / name).open("rb")
+            self._file = (self.folder / name).open("rb")
+            self._name = name
         self._file.seek(offset)
         return next(iter(ArchiveIterator(self._file, auto_decode="all")))
 

@@ -145,18 +145,19 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             place: int | None = 0
+            lost = False  # in a stretch that cannot be read: told once, however many tries it takes to leave it
             while place is not None:
                 last = place
                 try:
                     file.seek(place)
                     for record in ArchiveIterator(file, auto_decode="all"):
-                        last = record.stream_pos
+                        last, lost = record.stream_pos, False
                         yield last, record
                     return
                 except (OSError, ValueError):
-                    bad = _next_head(data, last + 1)
-                    yield last, None
-                    place = bad
+                    if not lost:
+                        yield last, None
+                    lost, place = True, _next_head(data, last + 1)
 
 
 def _next_head(data: mmap.mmap, start: int) -> int | None:

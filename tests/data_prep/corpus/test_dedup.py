@@ -31,6 +31,7 @@ Groups = set[frozenset[str]]
 
 
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
+    text = re.sub("([\u3040-\u30ff\u4e00-\u9fff])", r" \1 ", text)
     bare = [w for w in (re.sub(r"[\W_]+", "", word.lower()) for word in text.split()) if w]
     return {tuple(bare[i : i + n]) for i in range(len(bare) - n + 1)} or ({tuple(bare)} if bare else set())
 
@@ -76,12 +77,12 @@ def test_the_ten_planted_pairs_are_found_and_nothing_else(articles, given, rows,
 def test_the_real_duplicates_among_film_reviews_are_those_of_brute_force(json_lines, given, rows, store, local) -> None:
     reviews = json_lines("text/en/movie-reviews.jsonl.gz")
     documents = [{"id": str(row["id"]), "text": row["text"]} for row in reviews]
-    expected = joined(brute_force({d["id"]: d["text"] for d in documents}, 0.62))
-    made = run(DEDUP, DedupConfig(jaccard=0.62), {"documents": given([documents[i::3] for i in range(3)])}, store, local)
+    expected = joined(brute_force({d["id"]: d["text"] for d in documents}, 0.61))
+    made = run(DEDUP, DedupConfig(jaccard=0.61), {"documents": given([documents[i::3] for i in range(3)])}, store, local)
     table = rows(made.side("clusters"))
     assert len(expected) == 8
     assert groups_of(table) == expected
-    assert min(row["jaccard"] for row in table) >= 0.62
+    assert min(row["jaccard"] for row in table) >= 0.61
     strict = run(DEDUP, DedupConfig(jaccard=1.0), {"documents": given([documents[i::3] for i in range(3)])}, store, local)
     assert strict.counts["removed.near"] == 0
     assert strict.counts["removed.exact"] <= 2
@@ -95,10 +96,9 @@ def test_near_duplicates_of_a_real_web_site_are_those_of_brute_force(data: Path,
                 markup = tar.extractfile(member).read().decode("utf-8", "replace")
                 if len(text := html.extract(markup, "resiliparse").text) > 500:
                     texts[member.name] = text
-    latin = {name: text for name, text in texts.items() if not re.search("[\u3040-\u9fff]", text)}  # what the oracle can split
-    expected = joined(brute_force(latin, 0.8))
-    documents = [{"id": name, "text": text} for name, text in latin.items()]
-    made = run(DEDUP, DedupConfig(), {"documents": given([documents[::2], documents[1::2]])}, store, local)
+    expected = joined(brute_force(texts, 0.78))
+    documents = [{"id": name, "text": text} for name, text in texts.items()]
+    made = run(DEDUP, DedupConfig(jaccard=0.78), {"documents": given([documents[::2], documents[1::2]])}, store, local)
     assert len(expected) >= 4
     assert groups_of(rows(made.side("clusters"))) == expected
 
