@@ -79,12 +79,17 @@ class Lists:
 
         Few chunks: one indexed read for each. Many: one copy for each span, as indexed reads would be as many and dearer.
         """
-        whole = np.searchsorted(self.bases, starts + lengths, side="left") == np.searchsorted(self.bases, starts, side="right")
-        bulk = whole if len(self.values) * SPANS_PER_READ <= len(starts) else np.zeros(len(starts), bool)
+        after = np.searchsorted(self.bases, starts, side="right")
+        bulk = np.searchsorted(self.bases, starts + lengths, side="left") == after
+        if len(self.values) * SPANS_PER_READ > len(starts):
+            bulk[:] = False
         some = np.flatnonzero(bulk)
-        for chunk, chosen, local in grouped(self.bases, starts[some]):
-            length = lengths[some[chosen]]
-            into[spans(at[some[chosen]], length)] = self.values[chunk][spans(local, length)]
+        some = some[np.argsort(after[some], kind="stable")]
+        source, target = spans(starts[some], lengths[some]), spans(at[some], lengths[some])
+        chunks, first = np.unique(after[some] - 1, return_index=True)
+        parts = edges(lengths[some])[[*first.tolist(), len(some)]].tolist()
+        for chunk, a, b in zip(chunks.tolist(), parts, parts[1:], strict=False):
+            into[target[a:b]] = self.values[chunk][source[a:b] - self._bases[chunk]]
         rest = np.flatnonzero(~bulk)
         for start, length, place in zip(starts[rest].tolist(), lengths[rest].tolist(), at[rest].tolist(), strict=True):
             self.copy(start, start + length, into[place:])
@@ -105,7 +110,7 @@ def spans(starts: I64, lengths: I64) -> I64:
     return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def edges(lengths: Sequence[int]) -> I64:
+def edges(lengths: Sequence[int] | I64) -> I64:
     """Where parts of these lengths begin when laid end to end, and where the last ends."""
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 

@@ -64,9 +64,8 @@ def main() -> None:
             for step in range(1, steps + 1):
                 feed.slice(step, 0, 1)
             spent = time.process_time() - started
-            print(
-                f"{objective:8} {batch:4} x {length:4}: {steps * batch * length / spent / 1e6:7.1f} Mtok/s, {spent / steps * 1e3:.2f} ms a batch"
-            )
+            rate = steps * batch * length / spent / 1e6
+            print(f"{objective:8} {batch:4} x {length:4}: {rate:7.1f} Mtok/s, {spent / steps * 1e3:.2f} ms a batch")
 
 
 if __name__ == "__main__":
