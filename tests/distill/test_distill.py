@@ -89,6 +89,20 @@ def test_the_control_sees_the_same_batches_and_no_teacher(
     assert read_card(control)["control"] and read_card(control)["tokens"] == read_card(student)["tokens"]
 
 
+def test_what_cannot_be_taught_is_refused_before_any_rank_starts(store: Store, tmp_path: Path) -> None:
+    data = prepared(store, causal=False)
+    inputs = data | {"teacher": model(store, "bert", data, steps=40)}
+    tried = {"more than the teacher's 32": {"length": 64}, "cannot be taken evenly from 4": {"layers": 3}, "must rise": {"layers": (3, 0)}}
+    for message, change in tried.items():
+        with pytest.raises(ConfigError, match=message):
+            run(DISTILL, replace(CONFIG, **change), inputs, Store(tmp_path), Here())
+    with pytest.raises(ConfigError, match="too few for 16 ranks"):
+        run(DISTILL, CONFIG, inputs, Store(tmp_path), LocalCompute(ranks=16))
+    gpt = {"teacher": model(store, "gpt2", data)}
+    with pytest.raises(ConfigError, match="from blocks, it was given pairs"):
+        run(DISTILL, replace(CONFIG, method="distilgpt2"), data | gpt, Store(tmp_path), Here())
+
+
 def test_two_ranks_with_zero_teach_what_one_teaches(store: Store) -> None:
     data = prepared(store, causal=False)
     inputs = data | {"teacher": model(store, "bert", data, steps=40)}
