@@ -63,7 +63,7 @@ def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -
 
 def make(config: TokenizerConfig, out: Path, paths: list[Path]) -> None:
     """Train in a draft folder and rename it whole."""
-    draft = out / f"{FOLDER}.{os.getpid()}.part"
+    draft = out / f".{FOLDER}.{os.getpid()}"  # a leading dot: never committed, should this try be killed
     shutil.rmtree(draft, ignore_errors=True)
     texts, counted = sample(paths, config.sample_bytes)
     if not texts:

@@ -66,6 +66,16 @@ def test_a_corpus_too_small_for_its_vocabulary_is_recorded(store: Store, documen
     assert made.counts["vocab"] == load(made).vocab < 265 and made.counts["vocab_asked"] == 5000
 
 
+def test_what_a_killed_try_left_is_not_committed(store: Store, documents: Documents, texts: list[str]) -> None:
+    source, config = documents(texts), TokenizerConfig(vocab=300)
+    left = store.root / "tokenizer" / f".{TOKENIZER.key(config, {'documents': source})}" / ".tokenizer.99999"
+    left.mkdir(parents=True)
+    (left / "tokenizer.json").write_text("{half")
+    made = run(TOKENIZER, config, {"documents": source}, store, LocalCompute())
+    names = ["meta.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+    assert [f["name"] for f in made.files] == [f"tokenizer/{name}" for name in names]
+
+
 def test_the_sample_is_chosen_by_document_not_by_place(documents: Documents, texts: list[str]) -> None:
     limit = 5000
     one, counts = sample(documents(texts, 1, "a").shards, limit)
