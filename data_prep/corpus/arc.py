@@ -46,11 +46,17 @@ def records(data: bytes) -> Iterator[ArcRecord]:
 
 def as_warc(record: ArcRecord) -> bytes:
     """One gzip member that holds the page as a WARC response record; the same bytes for the same page."""
-    d = record.date
-    name = uuid.UUID(int=xxhash.xxh3_128_intdigest(f"{record.url} {d}".encode() + record.body))
+    d, body = record.date, _with_crlf(record.body)
+    name = uuid.UUID(int=xxhash.xxh3_128_intdigest(f"{record.url} {d}".encode() + body))
     head = (
         f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {record.url}\r\n"
         f"WARC-Date: {d[:4]}-{d[4:6]}-{d[6:8]}T{d[8:10]}:{d[10:12]}:{d[12:14]}Z\r\nWARC-Record-ID: <urn:uuid:{name}>\r\n"
-        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(record.body)}\r\n\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    return gzip.compress(head.encode() + record.body + b"\r\n\r\n", mtime=0)
+    return gzip.compress(head.encode() + body + b"\r\n\r\n", mtime=0)
+
+
+def _with_crlf(body: bytes) -> bytes:
+    """Some archives kept the HTTP head with bare line feeds, which WARC readers do not take."""
+    head, gap, rest = body.partition(b"\n\n")
+    return body if not gap or b"\r\n" in head else head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + rest
