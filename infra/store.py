@@ -138,12 +138,10 @@ class Store:
 def _drop_unfinished(folder: Path) -> None:
     """Dot names and `.part` files are a stage's own scratch: journals, checkpoints, drafts."""
     for path in folder.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name.endswith(".part"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif path.is_dir():
             _drop_unfinished(path)
-        elif path.name.endswith(".part"):
-            path.unlink()
 
 
 def _rows(path: Path) -> int | None:

@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from infra.compute import LocalCompute
 from infra.store import Store
+
+settings.register_profile("house", deadline=None)  # a busy machine is not a slow function
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
