@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_prep import shards
-from data_prep.corpus.crawling.address import endpoint
 from data_prep.corpus.crawling.config import CrawlConfig
-from data_prep.corpus.crawling.shard import Link, Site, Task, count, crawl
+from data_prep.corpus.crawling.networks import endpoint
 from data_prep.schemas import PAGES
 from infra.artifact import Counts
 from infra.compute import Compute
@@ -35,6 +34,8 @@ def work(config: CrawlConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
 
 def crawl_shard(config: CrawlConfig, addresses: dict[str, str], out: Path, item: Item) -> None:
     """Crawl one shard and write its table last."""
+    from data_prep.corpus.crawling.shard import Link, Site, Task, count, crawl  # aiohttp: the command starts without it
+
     path = Path(item[0])
     links = [Link(**row) for row in shards.read(path).to_pylist()]
     sites = [Site(**row) for row in shards.read(Path(item[1])).to_pylist()] if item[1] else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-from data_prep.corpus.crawling.address import networks
+from data_prep.corpus.crawling.networks import networks
 from infra.errors import ConfigError
 
 TEXT = ("text/html", "application/xhtml+xml", "text/plain")

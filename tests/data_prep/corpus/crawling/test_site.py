@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ START = f"http://{HOST}/"
 SITE = LinkSource("site", url=START, depth=50, max_pages=2_000)
 MEDIA = (".png", ".svg", ".jpg", ".jpeg", ".gif", ".pdf", ".js", ".css", ".zip", ".tgz", ".gz", ".jar", ".mp4", ".pptx", ".psd", ".eps")
 ROBOTS = b"User-agent: *\nDisallow: /zh/\nDisallow: /posts/page/1\nAllow: /zh/what-is-flink/\nCrawl-delay: 0.005\n"
+ABSOLUTE = re.compile(r"[A-Za-z][\w+.-]*:|[/#?]")
 SLOW = 37  # every 37th page answers late
 
 
@@ -67,9 +69,8 @@ def walk(tree: Path, may) -> tuple[set[str], set[str]]:
             anchors = _Anchors()
             anchors.feed(body.decode("utf-8", "replace"))
             for href in anchors.found:
-                if "//" in href and ":" not in href.partition("/")[0] and href[0] != "/":
-                    href = f"{path.rpartition('/')[0]}/{href}"  # urljoin would lose one of the slashes
-                url = urlsplit(urldefrag(urljoin(START + path.lstrip("/"), href))[0])
+                rooted = href if ABSOLUTE.match(href) else f"{path.rpartition('/')[0]}/{href}"  # urljoin would lose doubled slashes
+                url = urlsplit(urldefrag(urljoin(START + path.lstrip("/"), rooted))[0])
                 if url.scheme in ("http", "https") and url.netloc == HOST and not url.path.lower().endswith(MEDIA):
                     todo.append((url.path or "/") + (f"?{url.query}" if url.query else ""))
     return asked, pages
