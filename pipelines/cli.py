@@ -238,10 +238,7 @@ def main() -> None:
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     listen()
     try:
-        app(arguments, standalone_mode=False)
-        code = 0
-    except typer.Exit as asked:
-        code = asked.exit_code
+        code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:
         code = _tell(error, debug=debug)
     if "pipelines.runner" in sys.modules:

@@ -62,6 +62,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from pipelines import prefect_server
 
     yield prefect_server.connect()
+    if "prefect" in sys.modules:  # what is still to be logged would find no server
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=10)
     prefect_server.stop()
     os.environ.clear()
     os.environ.update(before)

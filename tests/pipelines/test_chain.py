@@ -44,7 +44,11 @@ def demo() -> Recipe:
 def test_the_demo_goes_from_links_to_scores(demo: Recipe) -> None:
     told = asked(demo)
     assert told["links"][0] == "links" and told["crawl"][2] == {"links": "links"}
-    assert told["extract"][2] == {"pages": "crawl"} and told["filter"][2] == {"documents": "extract"} and told["dedup"][2] == {"documents": "filter"}
+    assert (
+        told["extract"][2] == {"pages": "crawl"}
+        and told["filter"][2] == {"documents": "extract"}
+        and told["dedup"][2] == {"documents": "filter"}
+    )
     assert told["encode bytes"][2] == {"documents": "dedup", "tokenizer": "tokenizer bytes"}
     assert told["gpt"][2] == {"examples": "blocks bytes 128", "sentences": "encode bytes", "tokenizer": "tokenizer bytes"}
     assert told["bert"][2]["examples"] == "pairs pieces 128"
@@ -70,7 +74,9 @@ def test_a_date_changes_the_crawl_and_nothing_before_it(demo: Recipe) -> None:
     assert second["crawl"][1].logical_date == "2026-11-21T03:00"
 
 
-@pytest.mark.parametrize(("until", "last"), [("links", "links"), ("dedup", "dedup"), ("tokenizer", "tokenizer pieces"), ("pretrain", "bert")])
+@pytest.mark.parametrize(
+    ("until", "last"), [("links", "links"), ("dedup", "dedup"), ("tokenizer", "tokenizer pieces"), ("pretrain", "bert")]
+)
 def test_until_ends_with_all_stages_of_that_kind(demo: Recipe, until: str, last: str) -> None:
     assert list(asked(demo, until))[-1] == last
 

@@ -34,7 +34,10 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("run", "small.yaml", "--plain", "--set", "corpus.filter.min_word=3"), "corpus.filter has no `min_word`; did you mean `min_words`?"),
+        (
+            ("run", "small.yaml", "--plain", "--set", "corpus.filter.min_word=3"),
+            "corpus.filter has no `min_word`; did you mean `min_words`?",
+        ),
         (("run", "small.yaml", "--plain", "--set", "models.gpt.pretrain.overrides={width: 770}"), "width 770 is not a multiple of heads"),
         (("run", "small.yaml", "--until", "dedupe"), "did you mean `dedup`?"),
         (("run", "smal"), "no recipe 'smal'"),
@@ -90,7 +93,9 @@ def test_a_signal_ends_the_run_in_order(recipe: Path, textmill, number: int, cod
     """Caught while its ranks train: no process is left, the status says it, and the same command goes on."""
     words = ["run", "small.yaml", "--plain", "--until", "pretrain", "--set", "models.gpt.pretrain.tokens=1e9"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], cwd=recipe.parent, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *words], cwd=recipe.parent, env=environment, stderr=subprocess.PIPE, text=True
+    )
     wait_for(recipe.parent, '"kind": "train"')
     process.send_signal(number)
     _, told = process.communicate(timeout=60)

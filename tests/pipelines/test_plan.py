@@ -52,7 +52,9 @@ def test_a_changed_setting_is_named_and_only_what_follows_runs(recipe: Path, tmp
     assert told["encode bytes"] == ("run", "dedup changes, tokenizer bytes changes")
     assert tree(tmp_path) == before
     states = run(recipe, tmp_path / "w", "corpus.filter.min_words=30")
-    assert {label: "reuse" if state == "cached" else "run" for label, state in states.items()} == {k: action for k, (action, _) in told.items()}
+    assert {label: "reuse" if state == "cached" else "run" for label, state in states.items()} == {
+        k: action for k, (action, _) in told.items()
+    }
 
 
 def test_another_file_of_the_same_name_is_named(recipe: Path, tmp_path: Path) -> None:

@@ -99,7 +99,12 @@ def test_a_tokenizer_that_no_model_uses_is_an_error(links: Path) -> None:
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(links: Path) -> None:
-    for old, new in (("urls.txt", "gone.txt"), ("vocab: 500", "vocabulary: 500"), ("tokenizer: pieces", "tokenizer: peaces"), ("half]", "hlf]")):
+    for old, new in (
+        ("urls.txt", "gone.txt"),
+        ("vocab: 500", "vocabulary: 500"),
+        ("tokenizer: pieces", "tokenizer: peaces"),
+        ("half]", "hlf]"),
+    ):
         change(links, old, new)
     told = problems(links)
     assert [one.split(": ")[0] for one in told] == ["r.yaml:4", "r.yaml:7", "r.yaml:7", "r.yaml:9", "r.yaml:13"]
