@@ -77,8 +77,8 @@ def _named(body: bytes, header: str) -> Iterator[tuple[str, str]]:
         yield ("utf-8" if codec_of(label).startswith("utf-16") else label), "meta"  # it could not have been read, were it UTF-16
     yield (detect_encoding(body) or "utf-8"), "detected"
     foreign = _NOT_ASCII.search(body)
-    start = foreign.start() if foreign else 0
-    if best := charset_normalizer.from_bytes(body[start : start + DETECT_BYTES]).best():  # slow: asked when uchardet was wrong
+    place = foreign.start() if foreign else 0
+    if best := charset_normalizer.from_bytes(body[place : place + DETECT_BYTES]).best():  # slow: asked when uchardet was wrong
         yield best.encoding, "detected"
 
 

@@ -37,7 +37,9 @@ def as_document(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": document_id(facts["url"] or facts["text"]), **facts}
 
 
-def _write(given: Sequence[pa.Table], files: dict[str, bytes], config: Given, inputs: Inputs, out: Path, compute: Compute) -> dict[str, int]:
+def _write(
+    given: Sequence[pa.Table], files: dict[str, bytes], config: Given, inputs: Inputs, out: Path, compute: Compute
+) -> dict[str, int]:
     for number, table in enumerate(given):
         shards.write(table, out / shards.name(number), {"read": table.num_rows, "kept": table.num_rows})
     for name, content in files.items():

@@ -56,7 +56,14 @@ def test_json_lines_are_read_however_they_are_packed(ending: str, tmp_path: Path
 
 
 def test_every_bad_line_is_kept_aside_with_its_reason_and_its_neighbours_stay(tmp_path: Path, rows, store, local) -> None:
-    body = lines({"text": "good"}) + b'{"text": "cut\n' + b"\xff\xfe{\n" + b"[1, 2]\n" + b"\n" + lines({"txt": 1}, {"text": 5}, {"text": " \n"})
+    body = (
+        lines({"text": "good"})
+        + b'{"text": "cut\n'
+        + b"\xff\xfe{\n"
+        + b"[1, 2]\n"
+        + b"\n"
+        + lines({"txt": 1}, {"text": 5}, {"text": " \n"})
+    )
     body += b"[" * 100_000 + b"\n" + lines({"text": "nul \x00 and \ud800 end".encode("utf-8", "replace").decode()}, {"text": "last"})
     packed = gzip.compress(lines(*({"text": f"half {i * i}"} for i in range(20_000))))[:-20_000]
     sources = (saved(tmp_path / "bad.jsonl", body), saved(tmp_path / "cut.jsonl.gz", packed), saved(tmp_path / "not.parquet", b"PAR1 no"))
@@ -84,7 +91,9 @@ def test_every_bad_line_is_kept_aside_with_its_reason_and_its_neighbours_stay(tm
 
 
 def test_parquet_and_plain_text_are_read_too(tmp_path: Path, rows, store, local) -> None:
-    pq.write_table(pa.table({"body": ["a", None, "c"], "link": ["http://p.test/1", None, "http://p.test/3"], "n": [1, 2, 3]}), tmp_path / "p.parquet")
+    pq.write_table(
+        pa.table({"body": ["a", None, "c"], "link": ["http://p.test/1", None, "http://p.test/3"], "n": [1, 2, 3]}), tmp_path / "p.parquet"
+    )
     plain = saved(tmp_path / "book.txt.gz", gzip.compress("Zeile eins\r\nZeile zwei\n====\nmehr".encode("cp1252")))
     config = DocumentsConfig((SourceFile.of(tmp_path / "p.parquet"), plain), text="body", url="link", separator="====\n", shards=1)
     made = run(DOCUMENTS, config, {}, store, local)
@@ -121,7 +130,9 @@ def test_texts_that_were_written_are_the_texts_that_are_read(texts: list[str]) -
 
 
 def test_dealing_is_even_complete_and_the_same_every_time(tmp_path: Path, rows, content, local) -> None:
-    sources = tuple(saved(tmp_path / f"{n}.jsonl", lines(*({"text": f"{n} {i}"} for i in range(size)))) for n, size in enumerate((13, 0, 29)))
+    sources = tuple(
+        saved(tmp_path / f"{n}.jsonl", lines(*({"text": f"{n} {i}"} for i in range(size)))) for n, size in enumerate((13, 0, 29))
+    )
     made = [run(DOCUMENTS, DocumentsConfig(sources, shards=4), {}, Store(tmp_path / name), local) for name in "ab"]
     assert content(made[0]) == content(made[1])
     sizes = [shards.read(path).num_rows for path in made[0].shards]

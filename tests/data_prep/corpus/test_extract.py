@@ -25,8 +25,9 @@ PROSE = "The harbour lay still in the early light, and the fishermen had not yet
 QUESTION = Question("", "resiliparse", 1)
 
 
-def page(body: str, title: str = "A title", head: str = "") -> str:
-    return f"<!doctype html><html><head><title>{title}</title>{head}</head><body><article><h1>{title}</h1><p>{body}</p></article></body></html>"
+def page(body: str, title: str = "A title") -> str:
+    start = f"<!doctype html><html><head><title>{title}</title></head><body><article>"
+    return f"{start}<h1>{title}</h1><p>{body}</p></article></body></html>"
 
 
 class Crawl:
@@ -43,7 +44,13 @@ class Crawl:
             f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
             f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(block)}\r\n\r\n"
         )
-        facts = {name: None for name in schemas.PAGES.names} | {"url": url, "outcome": "ok", "host": "h.test", "charset": charset_, "source": "list:1"}
+        facts = dict.fromkeys(schemas.PAGES.names) | {
+            "url": url,
+            "outcome": "ok",
+            "host": "h.test",
+            "charset": charset_,
+            "source": "list:1",
+        }
         facts |= {"content_type": header, "warc_file": "warc/a.warc.gz", "warc_offset": len(self.warc), "karma": 4}
         self.rows.append(facts | row)
         self.warc += gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0)
@@ -69,7 +76,12 @@ def test_main_text_of_real_articles_is_close_to_the_gold_text(data: Path, engine
     assert mean >= {"best": 0.95, "trafilatura": 0.95, "resiliparse": 0.9}[engine]
 
 
-KOREAN, GERMAN, JAPANESE, RUSSIAN = "안녕하세요 여러분 반갑습니다", "Grüße aus Köln – schön", "こんにちは世界、日本語です", "Привет, дорогие друзья"
+KOREAN, GERMAN, JAPANESE, RUSSIAN = (
+    "안녕하세요 여러분 반갑습니다",
+    "Grüße aus Köln – schön",
+    "こんにちは世界、日本語です",
+    "Привет, дорогие друзья",
+)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +226,9 @@ def test_a_page_that_spins_crashes_or_hogs_costs_its_own_answer_only(monkeypatch
     monkeypatch.setattr(child, "_START", child._START.replace("from data_prep", f"exec({HANGING!r}); from data_prep"))
     with Reader(1, 2048) as reader:
         started = time.monotonic()
-        reasons = [reader.ask(QUESTION, b"page that does " + word).reason for word in (b"spin", b"print", b"crash", b"raise", b"hog", b"nothing")]
+        reasons = [
+            reader.ask(QUESTION, b"page that does " + word).reason for word in (b"spin", b"print", b"crash", b"raise", b"hog", b"nothing")
+        ]
         assert time.monotonic() - started < 30
     assert reasons == ["timeout", "", "crashed", "parse_error", "memory", ""]
 

@@ -177,7 +177,11 @@ def test_the_stage_keeps_what_is_good_and_says_why_of_the_rest(given, rows, stor
 def test_batches_change_nothing(json_lines) -> None:
     texts = [row["text"] for row in json_lines("text/en/movie-reviews.jsonl.gz")[:120]]
     whole, _ = filtering.judge(FilterConfig(), pa.array(texts), ["en"] * len(texts))
-    parts = [name for piece in words.batches(pa.chunked_array([texts]), 20_000) for name in filtering.judge(FilterConfig(), piece, ["en"] * len(piece))[0]]
+    parts = [
+        name
+        for piece in words.batches(pa.chunked_array([texts]), 20_000)
+        for name in filtering.judge(FilterConfig(), piece, ["en"] * len(piece))[0]
+    ]
     assert parts == whole
 
 

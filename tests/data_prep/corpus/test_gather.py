@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from data_prep import schemas, shards
 from data_prep.corpus.gather import GATHER, GatherConfig
 from infra.compute import LocalCompute
@@ -10,7 +12,9 @@ from infra.store import Store
 
 
 def test_a_page_that_two_sets_hold_is_taken_once_from_the_first_by_name(given, rows, store, local) -> None:
-    crawl = given([[{"url": "http://a.test/", "text": "crawled a"}, {"url": "http://b.test/", "text": "b"}], [{"url": "http://c.test/", "text": "c"}]])
+    crawl = given(
+        [[{"url": "http://a.test/", "text": "crawled a"}, {"url": "http://b.test/", "text": "b"}], [{"url": "http://c.test/", "text": "c"}]]
+    )
     books = given([[{"id": "1", "text": "book one"}, {"url": "http://a.test/", "text": "another a"}], []])
     notes = given([[{"id": "1", "text": "note one"}, {"id": "1", "text": "book one"}]])
     made = run(GATHER, GatherConfig(), {"z_crawl": crawl, "a_books": books, "notes": notes}, store, local)
@@ -31,10 +35,8 @@ def test_continuing_gives_the_same_bytes(given, content, tmp_path: Path) -> None
 
     parts = {"one": given([[{"text": "a"}], [{"text": "b"}]]), "two": given([[{"text": "b"}, {"text": "c"}]])}
     store = Store(tmp_path / "again")
-    try:
+    with pytest.raises(KeyboardInterrupt):
         run(GATHER, GatherConfig(), parts, store, Stops())
-    except KeyboardInterrupt:
-        pass
     whole = run(GATHER, GatherConfig(), parts, Store(tmp_path / "whole"), LocalCompute())
     assert content(run(GATHER, GatherConfig(), parts, store, LocalCompute())) == content(whole)
 

@@ -33,7 +33,9 @@ def made_of(path: Path, store: Store, local):
     return run(WARC, WarcConfig((SourceFile.of(path),)), {}, store, local)
 
 
-@pytest.mark.parametrize("name", [*GOOD[:4], "example.arc", "example.arc.gz", "example-wget-bad-target-uri.warc.gz", "example-space-in-url.arc"])
+@pytest.mark.parametrize(
+    "name", [*GOOD[:4], "example.arc", "example.arc.gz", "example-wget-bad-target-uri.warc.gz", "example-space-in-url.arc"]
+)
 def test_every_response_that_warcio_finds_is_a_page(data: Path, name: str, rows, store, local) -> None:
     path = data / "web/warc/warcio" / name
     made = made_of(path, store, local)
@@ -75,7 +77,10 @@ def test_a_real_crawl_file_gives_all_its_pages(data: Path, rows, store, local) -
 
 def record(number: int, body: bytes = b"") -> bytes:
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + (body or b"<p>page %d</p>" % number * 50)
-    head = b"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: http://h.test/%d\r\nContent-Type: application/http; msgtype=response\r\n" % number
+    head = (
+        b"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: http://h.test/%d\r\nContent-Type: application/http; msgtype=response\r\n"
+        % number
+    )
     return head + b"Content-Length: %d\r\n\r\n" % len(http) + http + b"\r\n\r\n"
 
 
@@ -94,7 +99,10 @@ def test_a_corrupt_record_loses_itself_and_not_its_neighbours(packed: bool, faul
     path.write_bytes(b"".join([*members[:2], bytes(broken), *members[3:]]))
     made = made_of(path, store, local)
     found = [row["url"][-1] for row in rows(made.shards)]
-    assert [n for n in found if n != "2"] in (["0", "1", "3", "4"], ["0", "1", "4"] if fault == "cut" and not packed else ["0", "1", "3", "4"])
+    assert [n for n in found if n != "2"] in (
+        ["0", "1", "3", "4"],
+        ["0", "1", "4"] if fault == "cut" and not packed else ["0", "1", "3", "4"],
+    )
     assert made.counts.get("set_aside.corrupt_record", 0) == 1 or "2" in found
 
 
