@@ -97,7 +97,7 @@ class _Shard:
     def __init__(self, config: CrawlConfig, fetcher: Fetcher, journal: Journal, task: Task) -> None:
         self.config, self.fetcher, self.journal, self.task = config, fetcher, journal, task
         self.listed = {link.url: link for link in task.links}
-        self.total = len(task.links)
+        self.total = len(task.links) + sum(entry.followed for entry in journal.settled.values())
         for entry in journal.settled.values():  # what was known of each host when the last try ended
             host = entry.row["host"]
             fetcher.failures[host] = entry.failures
