@@ -46,12 +46,17 @@ class SourceFile:
             raise ArtifactError(f"{path}: cannot be read ({error.strerror}); check the path in the recipe") from error
 
 
+def how(default: Any) -> Any:
+    """A config field that says how work is done and changes nothing of what comes out: it is not fingerprinted."""
+    return field(default=default, metadata={"how": True})
+
+
 def plain(value: Any) -> Any:
-    """value as JSON can hold it; what has no stable form (a set, a path, an object) is refused."""
+    """value as JSON can hold it, without `how` fields; what has no stable form (a set, a path, an object) is refused."""
     if isinstance(value, SourceFile):
         return {"name": value.name, "digest": value.digest}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if not f.metadata.get("how")}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

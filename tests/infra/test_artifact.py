@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.artifact import Artifact, SourceFile, fingerprint
+from infra.artifact import Artifact, SourceFile, fingerprint, how
 from infra.errors import ArtifactError
 
 JSON = st.recursive(
@@ -26,6 +26,7 @@ JSON = st.recursive(
 class Config:
     words: int = 5
     names: tuple[str, ...] = ("a",)
+    workers: int = how(1)
 
 
 @given(JSON)
@@ -41,6 +42,10 @@ def test_the_order_of_keys_does_not_matter_and_the_order_of_a_list_does() -> Non
 def test_a_config_is_its_fields() -> None:
     assert fingerprint(Config()) == fingerprint(Config(words=5))
     assert fingerprint(Config()) != fingerprint(Config(words=6))
+
+
+def test_how_work_is_done_is_no_part_of_a_fingerprint() -> None:
+    assert fingerprint(Config(workers=8)) == fingerprint(Config())
 
 
 @pytest.mark.parametrize("value", [{1, 2}, Path("x"), object()], ids=["set", "path", "object"])
