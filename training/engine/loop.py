@@ -130,7 +130,7 @@ class _Run:
 
     def all(self) -> Trained:
         """Every step that is left; then the last verdict and the weights."""
-        loss, parts, verdict = math.nan, dict[str, float](), None
+        loss, parts, verdict = *self.journal.last(), None
         ahead = self._slice(self.point.step) if self.point.step < self.config.steps else None
         counts = self._summed(ahead) if ahead else {}
         self.engine.module.train()

@@ -126,6 +126,11 @@ class Journal:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def last(self) -> tuple[float, dict[str, float]]:
+        """Loss and parts of the last step that was told: the last of all when an earlier try got so far."""
+        lines = read(self.path) if self.first else []
+        return (lines[-1]["loss"], lines[-1]["parts"]) if lines else (math.nan, {})
+
     def _forget(self, step: int) -> None:
         """Drop what an earlier try told after the checkpoint this one goes on from, and a line it was killed in."""
         kept = [line for line in read(self.path) if line["step"] < step]

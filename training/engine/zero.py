@@ -25,6 +25,7 @@ from training.feed.batch import Batch
 STAGES = (0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16")
 TAG = "state"  # the folder DeepSpeed writes its shares of the state to
+BUCKET = 200_000_000  # numbers reduced at once
 UNIVERSAL = "universal"  # the same, taken apart by parameter, for another number of ranks
 
 
@@ -78,18 +79,15 @@ def join(place: Rank) -> None:
     _deepspeed().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def leave() -> None:
-    """Close this process's group; without it the exit prints warnings."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 class Engine:
     """Forward, backward, step; save and load; the whole weights at the end. Every call is made by all ranks alike."""
 
     def __init__(self, tower: nn.Module, config: ZeroConfig, place: Rank, micro_batch: int = 1) -> None:
         self.config, self.place = config, place
-        engine, *_ = _deepspeed().initialize(model=tower, optimizer=adamw(tower, config.optimiser), config=_settings(config, micro_batch))
+        size = sum(p.numel() for p in tower.parameters())
+        engine, *_ = _deepspeed().initialize(
+            model=tower, optimizer=adamw(tower, config.optimiser), config=_settings(config, micro_batch, size)
+        )
         self._engine = engine
 
     @property
@@ -212,9 +210,10 @@ def _alone() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
 
 
-def _settings(config: ZeroConfig, micro_batch: int) -> dict[str, Any]:
+def _settings(config: ZeroConfig, micro_batch: int, size: int) -> dict[str, Any]:
     """DeepSpeed's own configuration; optimiser, schedule, logs and data are ours and stay out of it."""
-    zero: dict[str, Any] = {"stage": config.stage, "overlap_comm": False, "contiguous_gradients": True}
+    bucket = min(size, BUCKET)  # DeepSpeed sets buffers of this many numbers aside, however small the model
+    zero: dict[str, Any] = {"stage": config.stage, "overlap_comm": False, "contiguous_gradients": True, "reduce_bucket_size": bucket}
     if config.stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
     settings: dict[str, Any] = {

@@ -43,7 +43,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Seen]:
 
 
 def test_a_rank_killed_at_step_12_leaves_no_trace_in_the_weights(tmp_path: Path, straight: dict[int, Seen]) -> None:
-    """kill -9 in each of three stages in turn; validation runs in this one and must not move a random number either."""
+    """kill -9 under two stages in turn; validation runs in this one and must not move a random number either."""
     trials = [
         Trial(
             tmp_path / f"{z}",
@@ -53,14 +53,14 @@ def test_a_rank_killed_at_step_12_leaves_no_trace_in_the_weights(tmp_path: Path,
             feed={"kill_at": 12, "mark": str(tmp_path / f"killed-{z}")},
             valid=True,
         )
-        for z in (1, 2, 3)
+        for z in (1, 2)
     ]
     told: list[dict] = []
     detach = attach(told.append)
     seen = go(2, trials, restarts=3)
     detach()
-    assert len(list(tmp_path.glob("killed-*"))) == 3
-    assert sum("goes on from step 10" in e.get("message", "") for e in told) == 3
+    assert len(list(tmp_path.glob("killed-*"))) == 2
+    assert sum("goes on from step 10" in e.get("message", "") for e in told) == 2
     for trial, one in zip(trials, seen, strict=True):
         assert equal(one, straight[trial.config.zero]), trial.config.zero
         assert one.losses == straight[trial.config.zero].losses
@@ -89,7 +89,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path, straight: di
     )
     with pytest.raises(Preempted, match="saved after step 7 of 20"):
         go(2, [trial])
-    assert equal(go(2, [trial])[0], straight[2])
+    finished, once_more = go(2, [trial, trial])  # the second finds everything done, as after a kill during export
+    assert equal(finished, straight[2]) and equal(once_more, straight[2])
+    assert once_more.loss == finished.loss == straight[2].losses[-1]
 
 
 class Poisoned(Tower):
@@ -126,14 +128,14 @@ def spoilt(kind: type[Tower]) -> Tower:
 
 @pytest.mark.parametrize(
     ("kind", "zero"),
-    [(Poisoned, 0), pytest.param(Poisoned, 1, marks=pytest.mark.slow), pytest.param(Steep, 0, marks=pytest.mark.slow), (Steep, 2)],
+    [(Poisoned, 0), *(pytest.param(kind, zero, marks=pytest.mark.slow) for kind, zero in [(Poisoned, 1), (Steep, 0), (Steep, 2)])],
 )
 def test_what_is_not_finite_on_one_rank_ends_all_before_the_weights_are_touched(tmp_path: Path, kind: type[Tower], zero: int) -> None:
     bad = next(
         step for step in range(12) if POISON in (first_token_of_last_rank(step), int(Numbers("gpt").slice(step, 0, 2).tokens_BL[0, 0]))
     )
     trial = Trial(tmp_path, settings(zero=zero), make=partial(spoilt, kind))
-    with pytest.raises(StageFailed, match=rf"not finite|nan at step {bad}.*00000.arrow row {bad}"):
+    with pytest.raises(StageFailed, match=rf"(not finite|nan) at step {bad};? ?.*00000.arrow row {bad}"):
         go(2, [trial])
     assert (tmp_path / ".checkpoints" / f"step-{bad}" / "manifest.json").exists()
     cured = go(2, [Trial(tmp_path, settings(zero=zero))])[0]

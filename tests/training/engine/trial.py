@@ -119,6 +119,7 @@ class Seen:
     lines: list[dict]
     arrays: dict[str, np.ndarray]  # not tensors: those cross processes by handles that die with their owner
     tied: bool
+    loss: float
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -137,7 +138,7 @@ def run_all(trials: list[Trial]) -> list[Seen] | None:
         lines = read(trial.out / METRICS)
         arrays = {name: x.numpy() for name, x in (done.weights or {}).items()}
         tied = len({x.ctypes.data for name, x in arrays.items() if name in TIED}) == 1
-        seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied))
+        seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied, done.loss))
     return seen if os.environ["RANK"] == "0" else None
 
 
