@@ -241,6 +241,8 @@ def main() -> None:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:
         code = _tell(error, debug=debug)
+    if code == INTERRUPTED:  # typer makes a number of Ctrl-C itself
+        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
     if "pipelines.runner" in sys.modules:
         _end_children(code)
     sys.stdout.flush()
@@ -255,14 +257,11 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         traceback.print_exception(error)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    from click.exceptions import Abort, ClickException
-
-    if isinstance(error, ClickException) or (type(error).__module__.startswith("typer") and hasattr(error, "exit_code")):
-        error.show()  # type: ignore[attr-defined]
-        return int(getattr(error, "exit_code", 2))
-    if isinstance(error, Abort | KeyboardInterrupt):
-        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
-        return 130
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own: a wrong option, an unknown command
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED
     if isinstance(error, Terminated):
         typer.echo("textmill: ended by SIGTERM; the same command goes on from here", err=True)
     elif isinstance(error, PipelineError):

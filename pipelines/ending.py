@@ -34,7 +34,8 @@ def ending(error: BaseException) -> str:
     """The state a run is left in."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return "preempted" if isinstance(error, Terminated | Preempted) else "failed"
+    # Prefect turns SIGTERM into an exception of its own, no Exception either
+    return "preempted" if isinstance(error, Preempted) or not isinstance(error, Exception) else "failed"
 
 
 def end_children(keep: set[int]) -> None:

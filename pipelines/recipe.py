@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
-from training.pretrain import PretrainConfig
 
 from data_prep.corpus.crawl import CrawlConfig
 from data_prep.corpus.dedup import DedupConfig
@@ -31,6 +30,7 @@ from pipelines import recipe_checks, recipe_yaml
 from pipelines.recipe_section import Mirror, Section, mirrored
 from training.evaluate import EvaluateConfig
 from training.finetune import FinetuneConfig
+from training.pretrain import PretrainConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 SITE = "site:"  # a path that begins so names a file of the site's artifact

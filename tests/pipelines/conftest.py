@@ -23,7 +23,7 @@ tokenizers:
 models:
   gpt: {family: gpt2, size: tiny, tokenizer: bytes, pretrain: {tokens: 2e3, batch_tokens: 512, length: 32, lr: 6e-4}}
 """
-WORDS = "the of and to in is that with for as it on was are by this be at from have not language model data text page link crawl".split()
+WORDS = "the of and to in is that with for as it on was are by this be at from have not language model data text page link crawl".split()  # noqa: SIM905
 Textmill = Callable[..., subprocess.CompletedProcess[str]]
 
 

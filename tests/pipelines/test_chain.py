@@ -15,8 +15,8 @@ from infra.stage import Stage
 from infra.store import Store
 from pipelines import chain
 from pipelines.recipe import Recipe, load
-from pipelines.runner import plainly, recorded
 from pipelines.rundir import RunDir
+from pipelines.runner import plainly, recorded
 
 Asked = dict[str, tuple[str, Any, dict[str, str]]]
 

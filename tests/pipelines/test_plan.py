@@ -12,8 +12,8 @@ from infra.compute import LocalCompute
 from infra.store import Store
 from pipelines import chain, plan
 from pipelines.recipe import load
-from pipelines.runner import plainly, recorded
 from pipelines.rundir import RunDir
+from pipelines.runner import plainly, recorded
 
 
 def run(recipe: Path, workspace: Path, *settings: str) -> dict[str, str]:

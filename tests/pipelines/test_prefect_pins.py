@@ -44,7 +44,7 @@ def test_the_server_answers_on_loopback_only_and_shows_the_first_ui(server: str)
 @pytest.mark.prefect
 def test_a_second_call_finds_the_same_server(server: str) -> None:
     assert prefect_server.connect() == server == prefect_server.running()
-    assert not prefect_server._free(int(server.rsplit(":", 1)[1].split("/")[0]))
+    assert not prefect_server._free(int(server.rpartition(":")[2].partition("/")[0]))
 
 
 @pytest.mark.prefect

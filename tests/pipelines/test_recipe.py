@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # a row of the table is a line
 """A wrong recipe is answered with every mistake, its line, and what was probably meant."""
 
 from __future__ import annotations

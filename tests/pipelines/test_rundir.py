@@ -48,7 +48,7 @@ def test_stages_name_what_they_were_made_from(run: RunDir) -> None:
     row = run.begin("crawl", "crawl", "bb", run.workspace / "artifacts" / "crawl" / "bb", {"links": links}, cached=False)
     run.end(row, "done", 1.5, {"read": 3})
     assert read(run.path / "stages.json") == [
-        {"label": "links", "stage": "links", "fingerprint": "aa", "path": "artifacts/links/aa", "state": "cached", "seconds": 0.0, "inputs": {}},
+        {"label": "links", "stage": "links", "fingerprint": "aa", "path": "artifacts/links/aa", "state": "cached", "seconds": 0.0, "inputs": {}},  # noqa: E501
         {"label": "crawl", "stage": "crawl", "fingerprint": "bb", "path": "artifacts/crawl/bb", "state": "done", "seconds": 1.5,
          "inputs": {"links": "links"}},
     ]  # fmt: skip
