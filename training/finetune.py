@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer import catalog as tokenizers
-from infra.artifact import Artifact, Counts, SourceFile
+from infra.artifact import Artifact, Counts, SourceFile, how
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.log import event
@@ -61,7 +61,7 @@ class FinetuneConfig:
     seed: int = 1
     micro_batch: int = 32
     log_every: int = 10
-    save_every: int = 200
+    save_every: int = how(200)
     samples: int = 1000  # bootstrap draws for the dev score
 
     def __post_init__(self) -> None:
