@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from training.pretrain import PRETRAIN
-
 from data_prep.corpus.crawl import CRAWL
 from data_prep.corpus.dedup import DEDUP
 from data_prep.corpus.documents import DOCUMENTS
@@ -30,12 +28,14 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import SITE, Documents, Model, Recipe, StartPage, Student, Submissions, Urls, Warc, expand
+from pipelines.recipe import Documents, Model, Recipe, StartPage, Student, Submissions, Urls, Warc
 from pipelines.recipe_checks import meant
+from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
 from pipelines.site import SiteConfig
 from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
+from training.pretrain import PRETRAIN
 
 CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP)
 MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)

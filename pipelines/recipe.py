@@ -6,7 +6,6 @@ a wrong recipe is answered at once.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,13 +26,13 @@ from distill.distill import DistillConfig
 from infra.artifact import SourceFile
 from infra.errors import ConfigError
 from pipelines import recipe_checks, recipe_yaml
+from pipelines.recipe_paths import SITE, expand
 from pipelines.recipe_section import Mirror, Section, mirrored
 from training.evaluate import EvaluateConfig
 from training.finetune import FinetuneConfig
 from training.pretrain import PretrainConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-SITE = "site:"  # a path that begins so names a file of the site's artifact
 
 
 class Submissions(Section):
@@ -231,11 +230,6 @@ def resolved(recipe: Recipe) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(_without_none(recipe.model_dump(mode="json", exclude_none=False)), out)
     return out.getvalue()
-
-
-def expand(path: str) -> list[Path]:
-    """The files of a path with wildcards, in the order of their names."""
-    return sorted(Path(found) for found in glob.glob(path, recursive=True) if Path(found).is_file())
 
 
 def _absolute_paths(value: dict[str, Any], base: Path) -> None:

@@ -11,12 +11,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from infra.errors import ConfigError
+from pipelines.recipe_paths import SITE, SITE_FILES, expand
 from pipelines.recipe_yaml import Document, Path
 
 M = TypeVar("M", bound=BaseModel)
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-SITE = "site:"
-SITE_FILES = ("submissions.csv.gz", "task/train.tsv", "task/dev.tsv")
 
 
 def validated(model: type[M], document: Document) -> M:
@@ -87,8 +86,6 @@ def _students(models: dict[str, Any], students: dict[str, Any]) -> Iterator[tupl
 
 
 def _files(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    from pipelines.recipe import expand
-
     places: list[Path] = [("corpus", "sources", index, "path") for index, _ in enumerate(_list(_mapping(value, "corpus"), "sources"))]
     places += [("tasks", name, key) for name in _mapping(value, "tasks") for key in ("train", "dev")]
     for place in places:

@@ -47,8 +47,7 @@ def scores(figures: dict[str, Any]) -> Rows:
     from pipelines.report import pivot
 
     pivoted = pivot(figures.get("scores", []))
-    rows: Rows = pivoted.get("rows", [])[:MEASURES]
-    return rows
+    return [{"measure": row["measure"], **row} for row in pivoted.get("rows", [])[:MEASURES]]
 
 
 def near(path: Path | None) -> str:

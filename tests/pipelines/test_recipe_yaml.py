@@ -58,7 +58,7 @@ def test_settings_reach_lists_and_make_sections_on_the_way() -> None:
         key, value = recipe_yaml.setting(text)
         document.put(key, value, f"--set {text}")
     assert document.value == {
-        "corpus": {"sources": [{"kind": "warc"}], "filter": {"languages": ["en", "no"]}}, "models": {"gpt": {"size": "tiny"}}, "seed": 1000.0,
+        "corpus": {"sources": [{"kind": "warc"}], "filter": {"languages": ["en", "no"]}}, "models": {"gpt": {"size": "tiny"}}, "seed": 1000.0,  # noqa: E501
     }  # fmt: skip
     assert document.place(("corpus", "sources", 0, "kind")).startswith("--set corpus.sources.0")
 
