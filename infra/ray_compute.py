@@ -24,7 +24,8 @@ IN_FLIGHT = 4  # tasks submitted ahead for each CPU: enough to keep all busy, fe
 POLL_S = 0.5
 SYSTEM_RETRIES = 3  # of a task whose worker died; an exception of ours is not retried
 STORE_BYTES = 256 << 20  # only handles and small results pass through Ray's object store
-# With the defaults a silent partition hangs a job for minutes; with these a lost node is noticed in about 25 s.
+# With the defaults a silent partition hangs a job for minutes; with these a lost node is noticed in about 25 s. All processes of
+# a cluster need them alike (a server with the defaults answers "too many pings"), so another's cluster is left as it is.
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -108,7 +109,7 @@ class RayCompute:
         """Start or join the cluster on first use: a run whose stages are all cached never pays for it."""
         if self._ray is not None:
             return self._ray
-        for key, value in {**KEEPALIVE, **QUIET}.items():
+        for key, value in (QUIET if self.address else {**KEEPALIVE, **QUIET}).items():
             os.environ.setdefault(key, value)
         if self.address is not None and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.60 sends a token to another's cluster only when told to

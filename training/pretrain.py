@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer import catalog as tokenizers
 from data_prep.tokenizer.base import Meta
-from infra.artifact import Artifact, Counts
+from infra.artifact import Artifact, Counts, how
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
@@ -60,7 +60,7 @@ class PretrainConfig:
     overrides: dict[str, int | float | str | bool] = field(default_factory=dict)
     micro_batch: int = 0  # sequences a rank puts through the model at once; 0: as many as make 8192 tokens
     log_every: int = 10
-    save_every: int = 200
+    save_every: int = how(200)
     valid_every: int = 0  # 0: only at the end
     valid_batches: int = 8  # 0: all that is held out
 

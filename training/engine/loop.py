@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class LoopConfig:
     seed: int = 0
     log_every: int = 10
     save_every: int = 200
+    save_seconds: float = 60.0  # and whenever this long has passed since the last one: what a kill can cost
     valid_every: int = 0
     valid_batches: int = 0  # 0: all of them
     clip: float = 1.0
@@ -103,6 +105,13 @@ def train(
         raise
 
 
+class Wish(NamedTuple):
+    """What some rank asks of all."""
+
+    stop: bool
+    save: bool
+
+
 class _Run:
     def __init__(
         self,
@@ -124,6 +133,7 @@ class _Run:
         self.exam = Exam(valid, place, config.micro_batch, self._count, config.valid_batches) if valid and valid.examples else None
         self.checkpoints = Checkpoints(out / CHECKPOINTS, place)
         self.point = self.checkpoints.resume(self.engine)
+        self.saved = time.monotonic()
         self.journal = Journal(out / METRICS, stage, place, config.steps, self.point.step)
         if self.point.step and place.first:
             event("note", message=f"{stage}: goes on from step {self.point.step}")
@@ -139,14 +149,14 @@ class _Run:
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
             ahead = self._slice(step + 1) if step + 1 < self.config.steps else None
-            loss, parts, counts, stopping = self._agree(told, ahead)
+            loss, parts, counts, wish = self._agree(told, ahead)
             norm = self._update(step, loss, lr)
             self.point = Point(step + 1, self.point.tokens + tokens)
             self.journal.passed(tokens, time.perf_counter() - began)
             if step == 0:
                 self._compare_with_guessing(loss)
             verdict = self._tell(step, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
-            self._save(stopping)
+            self._save(wish)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
         return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict)
@@ -183,15 +193,16 @@ class _Run:
                 told[name] = told.get(name, 0.0) + value.detach().double()
         return told
 
-    def _agree(self, told: dict[str, Tensor], ahead: Batch | None) -> tuple[float, dict[str, float], dict[str, float], bool]:
-        """The step's losses, the next step's counts and whether to stop, over all ranks in one sum."""
+    def _agree(self, told: dict[str, Tensor], ahead: Batch | None) -> tuple[float, dict[str, float], dict[str, float], Wish]:
+        """The step's losses, the next step's counts and what any rank wishes, over all ranks in one sum."""
         following = self._counts(ahead)
         shares = self.place.world * self.micros
         losses = (torch.stack(list(told.values())) / shares).tolist()
-        summed = self.place.sum([float(self.stop.is_set()), *losses, *following.values()])
-        total, *parts = summed[1 : 1 + len(told)]
-        counts = dict(zip(following, summed[1 + len(told) :], strict=True))
-        return total, dict(zip(list(told)[1:], parts, strict=True)), counts, summed[0] > 0
+        late = self.place.first and time.monotonic() - self.saved > self.config.save_seconds
+        stop, save, *summed = self.place.sum([float(self.stop.is_set()), float(late), *losses, *following.values()])
+        total, *parts = summed[: len(told)]
+        counts = dict(zip(following, summed[len(told) :], strict=True))
+        return total, dict(zip(list(told)[1:], parts, strict=True)), counts, Wish(stop > 0, save > 0)
 
     def _update(self, step: int, loss: float, lr: float) -> float:
         """Move the weights, unless something is not finite on any rank: then save what was before and end."""
@@ -226,11 +237,12 @@ class _Run:
             self.journal.tell(step, verdict, **fields)
         return verdict
 
-    def _save(self, stopping: bool) -> None:
+    def _save(self, wish: Wish) -> None:
         last = self.point.step == self.config.steps
-        if last or stopping or self.point.step % self.config.save_every == 0:
+        if last or wish.stop or wish.save or self.point.step % self.config.save_every == 0:
             self.checkpoints.save(self.engine, self.point)
-        if stopping and not last:
+            self.saved = time.monotonic()
+        if wish.stop and not last:
             raise Preempted(f"{self.stage}: asked to stop; saved after step {self.point.step} of {self.config.steps}")
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 
 from data_prep.corpus.crawling.networks import networks
+from infra.artifact import how
 from infra.errors import ConfigError
 
 TEXT = ("text/html", "application/xhtml+xml", "text/plain")
@@ -30,7 +31,7 @@ class CrawlConfig:
     backoff_s: float = 1.0  # before the first retry; doubled for each further one
     max_wait_s: float = 120.0  # a Retry-After beyond it ends the page instead
     dead_after: int = 5  # failures in a row after which a host is given up
-    concurrency: int = 64  # requests under way in one worker
+    concurrency: int = how(64)  # requests under way in one worker
     allow_networks: tuple[str, ...] = ()  # private networks that may be crawled all the same
     content_types: tuple[str, ...] = TEXT
     logical_date: str = ""  # of a scheduled run: a new date is a new crawl
