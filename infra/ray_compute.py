@@ -6,7 +6,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -115,18 +117,25 @@ class RayCompute:
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.60 sends a token to another's cluster only when told to
         import ray
 
-        if self.address is None:
-            self._start(ray)
-        else:
-            try:
-                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token"
-                ) from error
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            self._join(ray)
+        finally:  # Ray's own handler aborts the process with a stack trace
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
         self._ray = ray
         self._mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
         return ray
+
+    def _join(self, ray: Any) -> None:
+        if self.address is None:
+            self._start(ray)
+            return
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            said = f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token"
+            raise ConfigError(said) from error
 
     def _start(self, ray: Any) -> None:
         """A private cluster: its own folder (short: Unix sockets allow 107 bytes) and token, no dashboard.
@@ -138,6 +147,7 @@ class RayCompute:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(
             address="local",
             num_cpus=self.cpus,

@@ -5,8 +5,6 @@ Prefect is not known here: `make_carry` decides whether a stage is called plainl
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -158,18 +156,7 @@ def _compute(prepared: Prepared) -> Any:
         return _Closing(LocalCompute(ranks=resources.ranks, addresses=addresses))
     from infra.ray_compute import RayCompute
 
-    class Ray(RayCompute):
-        """Starting Ray puts a handler on SIGTERM that aborts this process; the one before is put back."""
-
-        def _connected(self) -> Any:
-            before = signal.getsignal(signal.SIGTERM)
-            try:
-                return super()._connected()
-            finally:
-                if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGTERM, before)
-
-    return Ray(address=order.ray or None, cpus=resources.cpus or None, ranks=resources.ranks, addresses=addresses)
+    return RayCompute(address=order.ray or None, cpus=resources.cpus or None, ranks=resources.ranks, addresses=addresses)
 
 
 class _Closing:

@@ -78,8 +78,8 @@ class PretrainConfig:
             raise ConfigError(f"pretrain.tokens {self.tokens} is less than one step of batch_tokens {self.batch_tokens}; raise it")
         if self.zero not in (0, 1, 2, 3):
             raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32 or bf16")
+        if self.precision not in ("fp32", "bf16", "auto"):
+            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16 or auto")
 
     @property
     def batch_size(self) -> int:

@@ -24,7 +24,7 @@ from infra.log import event
 from training.engine.checkpoint import Checkpoints, Point
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
-from training.engine.rank import Rank, choose_matmul_mode, here, reseed
+from training.engine.rank import Rank, choose_matmul_mode, here, precision_here, reseed
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
 from training.feed.loader import Feed
@@ -42,7 +42,7 @@ class LoopConfig:
     steps: int
     micro_batch: int
     zero: int = 1
-    precision: str = "fp32"
+    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the hardware multiplies it
     optimiser: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     log_every: int = 10
@@ -56,10 +56,10 @@ class LoopConfig:
         for name in ("steps", "micro_batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
-        ZeroConfig(self.zero, self.precision, 1, self.clip)
+        ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip)
 
     def engine(self, accumulation: int) -> ZeroConfig:
-        return ZeroConfig(self.zero, self.precision, accumulation, self.clip, self.optimiser)
+        return ZeroConfig(self.zero, precision_here(self.precision), accumulation, self.clip, self.optimiser)
 
 
 @dataclass
