@@ -113,8 +113,10 @@ class RayCompute:
             return self._ray
         for key, value in (QUIET if self.address else {**KEEPALIVE, **QUIET}).items():
             os.environ.setdefault(key, value)
-        if self.address is not None and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.60 sends a token to another's cluster only when told to
+        if self.address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a secret of this process and its children
+        if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when ray is imported; unset, no token is sent to another's cluster
         import ray
 
         before = signal.getsignal(signal.SIGTERM)
@@ -138,16 +140,11 @@ class RayCompute:
             raise ConfigError(said) from error
 
     def _start(self, ray: Any) -> None:
-        """A private cluster: its own folder (short: Unix sockets allow 107 bytes) and token, no dashboard.
+        """A private cluster: its own folder (short: Unix sockets allow 107 bytes), no dashboard.
 
         address="local", not None: a file left by a killed cluster would send None to a dead address for minutes.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="tm"))
-        token = self._folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-        os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(
             address="local",
             num_cpus=self.cpus,

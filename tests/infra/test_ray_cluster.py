@@ -52,9 +52,6 @@ def refuse() -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCompute]:
     folder = Path(tempfile.mkdtemp(prefix="tmc"))
-    (folder / "token").write_text("0" * 64)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
-    os.environ["RAY_AUTH_MODE"] = "token"
     port = free_port()
     command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     rest = [f"--temp-dir={folder}", "--disable-usage-stats", "--block", "--object-store-memory=100000000"]
@@ -68,7 +65,6 @@ def cluster() -> Iterator[RayCompute]:
         for process in ours:
             process.kill()
         psutil.wait_procs(ours, timeout=30)
-        del os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_AUTH_MODE"]
         shutil.rmtree(folder, ignore_errors=True)
 
 
