@@ -27,13 +27,26 @@ tokenizers:
   bytes: {kind: byte_bpe, vocab: 512}
   pieces: {kind: wordpiece, vocab: 512, lowercase: true}
 models:
-  gpt: {family: gpt2, size: tiny, tokenizer: bytes, pretrain: &short {tokens: 12_288, batch_tokens: 512, length: 64, save_every: 5, log_every: 1}}
+  gpt:
+    family: gpt2
+    size: tiny
+    tokenizer: bytes
+    pretrain: &short {tokens: 12_288, batch_tokens: 512, length: 64, save_every: 5, log_every: 1}
   bert: {family: bert, size: tiny, tokenizer: pieces, pretrain: *short}
 students:
   half: {teacher: bert, tokens: 12_288, batch_tokens: 512, save_every: 5, log_every: 1}
 tasks:
   package:
-    {kind: classify, train: "site:task/train.tsv", dev: "site:task/dev.tsv", models: [half], epochs: 3, length: 64, batch: 8, save_every: 5, log_every: 1, samples: 50}
+    kind: classify
+    train: "site:task/train.tsv"
+    dev: "site:task/dev.tsv"
+    models: [half]
+    epochs: 3
+    length: 64
+    batch: 8
+    save_every: 5
+    log_every: 1
+    samples: 50
 """
 RUN = ("run", "mini.yaml", "--plain")
 DATA = ("site", "links", "crawl", "extract", "filter", "dedup", "tokenizer", "encode", "blocks", "pairs")
