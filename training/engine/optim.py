@@ -1,4 +1,4 @@
-"""The optimiser in numbers: learning rate by step, which parameters decay, AdamW.
+"""The optimiser in numbers: learning rate by step, which parameters decay, and the optimiser made for a tower.
 
 The rate is a pure function of the step and is set before every update. Nothing about it is in a checkpoint, and DeepSpeed's
 own schedules (logarithmic warm-up by default, two updates at rate zero) have no part in it.
@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from infra.errors import ConfigError
+from training.engine.layerwise import Adapted
 
-SCHEDULES = ("linear", "cosine", "constant")
+SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd")
+OPTIMISERS = ("adamw", "lamb")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,17 @@ class OptimConfig:
     schedule: str = "cosine"
     warmup: float = 0.01  # below 1: share of all steps; from 1 on: steps
     min_ratio: float = 0.1  # the last rate as a share of the highest
+    optimiser: str = "adamw"
+    bias_correction: bool = True  # False: the first steps are as small as BERT's released optimiser makes them
+    decay: float = 0.1  # wsd: the share of all steps, at the end, in which the rate falls
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.optimiser not in OPTIMISERS:
+            raise ConfigError(f"optimiser {self.optimiser!r} is none of {', '.join(OPTIMISERS)}")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"decay {self.decay} is a share of all steps: above 0, at most 1")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr {self.lr} is not a positive number")
         if self.warmup < 0 or not 0 <= self.min_ratio <= 1:
@@ -54,11 +63,26 @@ def lr_at(config: OptimConfig, step: int, steps: int) -> float:
     warmup = config.warmup_steps(steps)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    done = min(1.0, (step - warmup) / (steps - warmup))
-    left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
     if config.schedule == "constant":
         return config.lr
-    return config.lr * (config.min_ratio + (1.0 - config.min_ratio) * left)
+    return config.lr * (config.min_ratio + (1.0 - config.min_ratio) * _left(config, step, steps, warmup))
+
+
+def _left(config: OptimConfig, step: int, steps: int, warmup: int) -> float:
+    """What is left of the way from the floor to the peak.
+
+    inverse_sqrt: with the root of the steps done (Vaswani et al. 2017, section 5.3). wsd: the peak is held, then left in a
+    straight line (Hu et al. 2024, MiniCPM, section 4).
+    """
+    done = min(1.0, (step - warmup) / (steps - warmup))
+    if config.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if config.schedule == "inverse_sqrt":
+        return math.sqrt(max(1, warmup) / (max(1, warmup) + step - warmup))
+    if config.schedule == "wsd":
+        falls = max(warmup, steps - max(1, round(config.decay * steps)))
+        return min(1.0, (steps - step) / (steps - falls)) if step < steps else 0.0
+    return 1.0 - done
 
 
 def parameter_groups(tower: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -76,7 +100,30 @@ def parameter_groups(tower: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def adamw(tower: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """torch's own fused AdamW: exact, and no C++ extension is built on anybody's machine."""
+def make(tower: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser that the config names; works under every stage of ZeRO."""
+    if config.optimiser == "lamb":
+        return lamb(tower, config)
+    return adamw(tower, config)
+
+
+def adamw(tower: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """torch's own fused AdamW: exact, and no C++ extension is built on anybody's machine. Without bias correction ours."""
     groups = parameter_groups(tower, config.weight_decay)
+    if not config.bias_correction:
+        return Adapted(groups, lr=config.lr, betas=config.betas, eps=config.eps, bias_correction=False)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def lamb(tower: nn.Module, config: OptimConfig) -> Adapted:
+    """You et al. 2020, algorithm 2; what does not decay is not adapted either (ALBERT's released optimiser).
+
+    Each matrix is a group of its own: ZeRO flattens and shares out group by group, so a share belongs to one matrix always.
+    """
+    groups = []
+    for group in parameter_groups(tower, config.weight_decay):
+        if group["params"][0].ndim < 2:
+            groups.append(group)
+        else:
+            groups += [{**group, "params": [p], "shape": tuple(p.shape)} for p in group["params"]]
+    return Adapted(groups, lr=config.lr, betas=config.betas, eps=config.eps, bias_correction=config.bias_correction)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError
-from training.engine.optim import OptimConfig, adamw
+from training.engine.optim import OptimConfig, make
 from training.engine.rank import Rank
 from training.feed.batch import Batch
 
@@ -86,7 +86,7 @@ class Engine:
         self.config, self.place = config, place
         size = sum(p.numel() for p in tower.parameters())
         engine, *_ = _deepspeed().initialize(
-            model=tower, optimizer=adamw(tower, config.optimiser), config=_settings(config, micro_batch, size)
+            model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size)
         )
         self._engine = engine
 
@@ -222,6 +222,7 @@ def _settings(config: ZeroConfig, micro_batch: int, size: int) -> dict[str, Any]
         "gradient_clipping": config.clip if config.stage else 0.0,
         "zero_optimization": zero,
         "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,  # our own are tested under every stage, by us
     }
     if config.precision == "bf16" and config.stage:
         settings["bf16"] = {"enabled": True}

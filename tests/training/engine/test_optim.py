@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigError
 from tests.training.engine.trial import bert, gpt
-from training.engine.optim import SCHEDULES, OptimConfig, adamw, lr_at, parameter_groups
+from training.engine.optim import SCHEDULES, OptimConfig, adamw, lamb, lr_at, make, parameter_groups
 
 
 def test_linear_rises_to_the_peak_and_falls_to_the_floor() -> None:
@@ -40,7 +41,20 @@ def test_no_update_is_wasted_and_none_exceeds_the_peak(schedule: str, steps: int
     rates = [lr_at(config, step, steps) for step in range(steps)]
     assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates)
     assert max(rates) == pytest.approx(lr)
-    assert lr_at(config, steps, steps) == pytest.approx(lr if schedule == "constant" else lr * ratio)
+    if schedule != "inverse_sqrt":  # which never ends
+        assert lr_at(config, steps, steps) == pytest.approx(lr if schedule == "constant" else lr * ratio)
+
+
+def test_inverse_square_root_halves_in_four_times_the_steps() -> None:
+    config = OptimConfig(lr=1.0, schedule="inverse_sqrt", warmup=100, min_ratio=0.0)
+    assert [lr_at(config, step, 10_000) for step in (100, 400, 1600)] == pytest.approx([1.0, 0.5, 0.25])
+
+
+def test_warmup_stable_decay_holds_the_peak_and_falls_at_the_end() -> None:
+    config = OptimConfig(lr=1.0, schedule="wsd", warmup=2, min_ratio=0.0, decay=0.25)
+    assert [lr_at(config, step, 16) for step in (0, 1, 2, 11, 12, 13, 14, 15)] == pytest.approx(
+        [1 / 3, 2 / 3, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    )
 
 
 def test_biases_and_norms_do_not_decay_and_a_tied_matrix_is_listed_once() -> None:
@@ -73,8 +87,66 @@ def test_three_steps_of_adamw_are_the_papers_arithmetic() -> None:
         assert module.weight.item() == pytest.approx(x, rel=1e-6)
 
 
+def test_three_steps_without_bias_correction_are_berts_released_arithmetic() -> None:
+    """Devlin et al.'s code: m and v as they are, the decay inside the rate; the first step is 0.1 / sqrt(0.001) long."""
+    config = OptimConfig(lr=0.01, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.1, bias_correction=False)
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    optimiser, x, m, v = adamw(module, config), 1.0, 0.0, 0.0
+    for t, g in enumerate((0.5, -1.5, 0.25)):
+        module.weight.grad = torch.full((1, 1), g)
+        optimiser.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        moved = 0.01 * (m / (math.sqrt(v) + 1e-6) + 0.1 * x)
+        assert t or moved == pytest.approx(0.01 * (0.1 / math.sqrt(0.001) + 0.1), rel=1e-4)
+        x -= moved
+        assert module.weight.item() == pytest.approx(x, rel=1e-6)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_lamb_is_algorithm_two_in_numpy(corrected: bool) -> None:
+    config = OptimConfig(lr=0.02, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1, optimiser="lamb", bias_correction=corrected)
+    module = torch.nn.Linear(3, 4)
+    rng = np.random.default_rng(0)
+    x = {"weight": module.weight.detach().double().numpy().copy(), "bias": rng.normal(size=4)}
+    module.bias.data.copy_(torch.from_numpy(x["bias"]))
+    m, v = ({name: np.zeros_like(value) for name, value in x.items()} for _ in "mv")
+    optimiser = make(module, config)
+    for t in range(1, 4):
+        for name, parameter in module.named_parameters():
+            g = rng.normal(size=x[name].shape)
+            parameter.grad = torch.from_numpy(g).float()
+            m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.99 * v[name] + 0.01 * g**2
+            mean, square = (m[name] / (1 - 0.9**t), v[name] / (1 - 0.99**t)) if corrected else (m[name], v[name])
+            step = mean / (np.sqrt(square) + 1e-6) + (0.1 * x[name] if name == "weight" else 0)
+            ratio = np.linalg.norm(x[name]) / np.linalg.norm(step) if name == "weight" else 1.0
+            x[name] = x[name] - 0.02 * ratio * step
+        optimiser.step()
+        for name, parameter in module.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), x[name], rtol=1e-5, atol=1e-7)
+
+
+def test_lamb_moves_weights_that_are_zero_by_adams_step() -> None:
+    module = torch.nn.Linear(2, 2, bias=False)
+    module.weight.data.zero_()
+    module.weight.grad = torch.ones(2, 2)
+    lamb(module, OptimConfig(lr=0.1, optimiser="lamb", weight_decay=0.0)).step()
+    torch.testing.assert_close(module.weight.data, torch.full((2, 2), -0.1), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"schedule": "cosin"}, {"lr": 0.0}, {"lr": math.nan}, {"warmup": -1}, {"min_ratio": 2}, {"betas": (0.9, 1.0)}, {"eps": 0.0}]
+    "wrong",
+    [
+        {"schedule": "cosin"},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"warmup": -1},
+        {"min_ratio": 2},
+        {"betas": (0.9, 1.0)},
+        {"eps": 0.0},
+        {"optimiser": "sgd"},
+        {"decay": 0.0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError):
