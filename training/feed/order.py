@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from infra.errors import ConfigError
 from training.feed.batch import Batch
+from training.feed.masking import Masking
 from training.feed.permutation import permute
 from training.feed.random import U64, fold
 
@@ -29,19 +30,19 @@ class FeedConfig:
     length: int
     seed: int = 0
     objective: str = "next"
-    mask_rate: float = 0.15  # Devlin et al. 2019, section 3.1, with the two shares below
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    masking: Masking = field(default_factory=Masking)
+    mask_rate: float | None = None  # these three, where said, stand in for masking's rate, mask and random
+    mask_share: float | None = None
+    random_share: float | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"feed.objective {self.objective!r} is none of {', '.join(OBJECTIVES)}")
         if self.batch_size < 1 or self.length < 2:
             raise ConfigError(f"feed: batch_size {self.batch_size} and length {self.length} must be at least 1 and 2")
-        if not (0 < self.mask_rate < 1 and self.mask_share >= 0 and self.random_share >= 0 and self.mask_share + self.random_share <= 1):
-            raise ConfigError(
-                f"feed: mask_rate {self.mask_rate}, shares {self.mask_share} and {self.random_share} are not shares of a whole"
-            )
+        said: dict[str, Any] = {"rate": self.mask_rate, "mask": self.mask_share, "random": self.random_share}
+        chosen = replace(self.masking, **{name: share for name, share in said.items() if share is not None})
+        object.__setattr__(self, "masking", chosen)
 
 
 class Feed(Protocol):
@@ -76,10 +77,13 @@ class Source(Protocol):
 
 
 class StepFeed:
-    """A Feed over a source. train: each epoch shuffled by its own permutation, its own draws. valid: in order, one fixed draw."""
+    """A Feed over a source. train: each epoch shuffled by its own permutation, its own draws. valid: in order, one fixed draw.
 
-    def __init__(self, source: Source, batch_size: int, seed: int, shuffled: bool) -> None:
-        self.source, self.batch_size, self.seed, self.shuffled = source, batch_size, seed, shuffled
+    copies: epochs after which the draws (not the order) begin again; 0: never.
+    """
+
+    def __init__(self, source: Source, batch_size: int, seed: int, shuffled: bool, copies: int = 0) -> None:
+        self.source, self.batch_size, self.seed, self.shuffled, self.copies = source, batch_size, seed, shuffled, copies
         self.examples = source.examples
         self.steps_per_epoch = -(-self.examples // batch_size)
         self._window = min(WINDOW, max(self.examples, batch_size))
@@ -125,6 +129,7 @@ class StepFeed:
             if not self.shuffled:
                 places = places[places < self.examples]
             epoch, index = self.order(places)
-            plan = self.source.plan(index, fold(self.seed, DRAW if self.shuffled else DRAW_VALID, epoch, index))
+            copy = epoch % self.copies if self.copies else epoch
+            plan = self.source.plan(index, fold(self.seed, DRAW if self.shuffled else DRAW_VALID, copy, index))
             self._planned = {n: p for n, p in self._planned.items() if n == number - 1} | {number: plan}
         return self._planned[number]

@@ -10,6 +10,7 @@ import xxhash
 
 from data_prep.tokenizer.base import Meta, save_meta
 from infra.errors import ArtifactError, ConfigError
+from training.feed.loader import FeedConfig, Masking
 
 LENGTH = 48
 FEEDS = [("next", "blocks"), ("mlm", "blocks"), ("mlm", "pairs"), ("mlm+nsp", "pairs"), ("mlm+sop", "pairs")]
@@ -105,3 +106,33 @@ def test_opening_a_feed_keeps_no_file_open_and_reads_almost_nothing(make_toy: An
     feed = toy.feed(toy.blocks(LENGTH), batch_size=4, length=LENGTH)
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert feed.examples > 0 and after - before < 10
+
+
+@pytest.mark.parametrize(("objective", "kind"), [("mlm", "blocks"), ("mlm+nsp", "pairs")])
+def test_static_copies_come_again_and_dynamic_masks_do_not(toy: Any, objective: str, kind: str) -> None:
+    """BERT wrote ten copies of its data, masks and pairs and all; k copies here are read in turn, each time in another order."""
+    examples = getattr(toy, kind)(LENGTH)
+    size = int(examples.counts[kind])
+
+    def epochs(copies: int) -> list[dict[str, np.ndarray]]:
+        config = {"batch_size": size, "length": LENGTH, "objective": objective, "seed": 3, "masking": Masking(static_copies=copies)}
+        feed = toy.feed(examples, **config)
+        return [everything(feed.slice(epoch, 0, 1)) for epoch in range(4)]
+
+    def rows(batch: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
+        return sorted(map(tuple, np.concatenate([batch["tokens"], batch["mlm"]], 1).tolist()))
+
+    static, dynamic = epochs(2), epochs(0)
+    assert rows(static[0]) == rows(static[2]) != rows(static[1]) == rows(static[3])
+    assert not np.array_equal(static[0]["tokens"], static[2]["tokens"])
+    assert rows(dynamic[0]) == rows(static[0]) and rows(dynamic[1]) == rows(static[1])
+    assert len({str(rows(batch)) for batch in dynamic}) == 4
+
+
+def test_masks_that_need_words_ask_the_tokenizer_for_them(toy: Any) -> None:
+    with pytest.raises(ArtifactError, match="tokenizer cannot be read"):  # the toy has no pieces
+        toy.feed(toy.blocks(LENGTH), batch_size=4, length=LENGTH, objective="mlm", masking=Masking(unit="word"))
+
+
+def test_shares_said_alone_stand_in_for_the_maskings() -> None:
+    assert FeedConfig(4, 8, mask_rate=0.3, random_share=0.0).masking == Masking(rate=0.3, random=0.0)

@@ -6,15 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.feed.masking import IGNORE, Masker, budget, choose
+from infra.errors import ConfigError
+from training.feed.masking import IGNORE, Masker, Masking, budget
 from training.feed.random import fold
+from training.feed.spans import choose
 
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCAB = 500
 
 
 def masker(rate: float = 0.15) -> Masker:
-    return Masker.of(VOCAB, SPECIALS, rate, 0.8, 0.1)
+    return Masker.of(VOCAB, SPECIALS, Masking(rate))
 
 
 @given(st.integers(1, 6), st.integers(2, 70), st.integers(0, 2**40), st.floats(0.01, 0.9))
@@ -73,3 +75,19 @@ def test_a_sequence_with_nothing_to_hide_is_left_alone() -> None:
     tokens = np.array([[2, 3, 0, 0]])
     labels = masker()(tokens, np.zeros((1, 4), bool), np.array([2]), fold(1))
     assert (labels == IGNORE).all() and tokens.tolist() == [[2, 3, 0, 0]]
+
+
+def test_no_sequence_has_more_predictions_than_the_most() -> None:
+    tokens = np.full((8, 128), 9)
+    capped = Masker.of(VOCAB, SPECIALS, Masking(max_predictions=5))
+    labels = capped(tokens, np.ones(tokens.shape, bool), np.full(8, 128), fold(1, np.arange(8)))
+    assert ((labels != IGNORE).sum(1) == 5).all()
+
+
+def test_masks_that_cannot_be_are_refused() -> None:
+    wrongs = ({"rate": 1.0}, {"mask": 0.8, "random": 0.3}, {"unit": "letter"}, {"ngram": 0}, {"unit": "word", "with_replacement": True})
+    for wrong in wrongs:
+        with pytest.raises(ConfigError, match="masking"):
+            Masking(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="where words begin"):
+        Masker.of(VOCAB, SPECIALS, Masking(unit="span"))
