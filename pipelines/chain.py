@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from data_prep.corpus.crawl import CRAWL
+from data_prep.corpus.decontaminate import DECONTAMINATE, TaskFiles
 from data_prep.corpus.dedup import DEDUP
 from data_prep.corpus.documents import DOCUMENTS
 from data_prep.corpus.extract import EXTRACT
@@ -37,7 +38,7 @@ from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
 from training.pretrain import PRETRAIN
 
-CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP)
+CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, DECONTAMINATE)
 MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
 ORDER = tuple(stage.name for stage in (*CORPUS, *MODELS))
 T = TypeVar("T")
@@ -148,7 +149,11 @@ def _corpus(chain: _Chain) -> Artifact:
         parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
     )
     good = chain.make(FILTER, corpus.filter, "filter", documents=documents)
-    return chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
+    unlike = chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
+    if corpus.decontaminate is None or not recipe.tasks:
+        return unlike
+    tasks = tuple(TaskFiles(name, (chain.one_file(task.train), chain.one_file(task.dev))) for name, task in recipe.tasks.items())
+    return chain.make(DECONTAMINATE, corpus.decontaminate.build(tasks=tasks), "decontaminate", documents=unlike)
 
 
 def _parts(chain: _Chain) -> Iterator[Artifact]:

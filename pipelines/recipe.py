@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from data_prep.corpus.crawl import CrawlConfig
+from data_prep.corpus.decontaminate import DecontaminateConfig
 from data_prep.corpus.dedup import DedupConfig
 from data_prep.corpus.documents import DocumentsConfig
 from data_prep.corpus.extract import ExtractConfig
@@ -99,6 +100,8 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Documents(_Documents): ...  # noqa: D101
 
+    class Decontaminate(Mirror): ...  # noqa: D101
+
     class Student(_Student): ...  # noqa: D101
 
     class Task(_Task): ...  # noqa: D101
@@ -110,6 +113,7 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 else:
     Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
+    Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
     Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
     Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})
@@ -136,6 +140,7 @@ class Corpus(Section):
     extract: ExtractConfig = ExtractConfig()
     filter: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
+    decontaminate: Decontaminate | None = None  # `{}` is enough: the files are those of the recipe's tasks
 
 
 class Site(Section):
@@ -249,6 +254,6 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
 def _without_none(value: Any, depth: int = 0) -> Any:
     """Fields of the model side that nobody gave are left out; a None of a filter is a rule switched off and stays."""
     if isinstance(value, dict):
-        kept = ("filter", "dedup", "extract", "crawl", "links")
+        kept = ("filter", "dedup", "decontaminate", "extract", "crawl", "links")
         return {k: v if k in kept else _without_none(v, depth + 1) for k, v in value.items() if v is not None}
     return [_without_none(item, depth + 1) for item in value] if isinstance(value, list) else value

@@ -56,14 +56,14 @@ def shingles(words: Words, n: int) -> Shingles:
     kept = np.concatenate(([0], np.cumsum(real)))
     hashes, starts = hashes[real], kept[words.starts]
     counts = np.diff(starts)
-    rolled = _rolled(hashes, n)
+    runs = rolled(hashes, n)
     whole = np.where(counts >= n, counts - n + 1, np.minimum(counts, 1))
     short = np.flatnonzero((counts > 0) & (counts < n))
     places = np.repeat(starts[:-1] - np.concatenate(([0], np.cumsum(whole)[:-1])), whole) + np.arange(whole.sum())
-    result = rolled[places]
+    result = runs[places]
     firsts = np.concatenate(([0], np.cumsum(whole)))
     for document in short:
-        result[firsts[document]] = _rolled(hashes[starts[document] : starts[document + 1]], int(counts[document]))[0]
+        result[firsts[document]] = rolled(hashes[starts[document] : starts[document + 1]], int(counts[document]))[0]
     return Shingles(result, firsts)
 
 
@@ -135,7 +135,7 @@ def found_at(similarity: float, number: int, rows: int) -> float:
     return 1 - math.pow(1 - math.pow(similarity, rows), number)
 
 
-def _rolled(hashes: Hashes, n: int) -> Hashes:
+def rolled(hashes: Hashes, n: int) -> Hashes:
     """At each position one number for the n hashes from there on; the last n - 1 positions hold garbage."""
     result = hashes.copy()
     for step in range(1, min(n, len(hashes))):

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 BATCH_BYTES = 8 << 20  # of text: some 60 MB of arrays
 HANGUL_RUN = 13  # longer than any ordinary Korean word with its particles
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
-_CROWDED = re.compile(f"[{_UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_CROWDED = re.compile(f"[{UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
 _RARE_SPACES = "\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_NEEDS_PYTHON = f"[{_UNSPACED}{_RARE_SPACES}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
+_NEEDS_PYTHON = f"[{UNSPACED}{_RARE_SPACES}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _LETTER = re.compile(r"[^\W\d_]")
 

@@ -91,6 +91,22 @@ def test_resources_reach_no_config(demo: Recipe) -> None:
     assert asked(demo) == asked(more)
 
 
+def test_a_decontaminate_section_puts_its_stage_between_dedup_and_all_that_read_documents(demo: Recipe) -> None:
+    from data_prep.corpus.decontaminate import DecontaminateConfig
+
+    assert "decontaminate" not in asked(demo)
+    told = asked(load("demo", ("corpus.decontaminate={ngram: 8}",)).recipe)
+    stage, config, inputs = told["decontaminate"]
+    assert (stage, inputs, config.ngram, config.action) == ("decontaminate", {"documents": "dedup"}, 8, DecontaminateConfig().action)
+    assert [(task.name, [file.name for file in task.files]) for task in config.tasks] == [("package", ["train.tsv", "dev.tsv"])]
+    assert told["encode bytes"][2]["documents"] == told["tokenizer bytes"][2]["documents"] == "decontaminate"
+    assert list(asked(demo, "decontaminate"))[-1] == "dedup"
+
+
+def test_a_recipe_without_tasks_has_nothing_to_decontaminate_from(recipe: Path) -> None:
+    assert "decontaminate" not in asked(load(str(recipe), ("corpus.decontaminate={}",)).recipe)
+
+
 def test_several_sources_are_gathered(recipe: Path) -> None:
     (recipe.parent / "more.txt").write_text("Some more text that stands alone.\n")
     two = "corpus.sources=[{kind: documents, path: docs.jsonl}, {kind: documents, path: more.txt}]"

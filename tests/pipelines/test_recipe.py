@@ -58,7 +58,7 @@ def test_a_good_recipe_loads_and_a_relative_path_is_beside_it(links: Path) -> No
 
 
 def test_the_resolved_recipe_loads_to_the_same_recipe(links: Path, tmp_path: Path) -> None:
-    first = recipes.load(str(links), ("corpus.filter.max_symbol_ratio=null", "seed=7"))
+    first = recipes.load(str(links), ("corpus.filter.max_symbol_ratio=null", "corpus.decontaminate.max_documents=null", "seed=7"))
     again = tmp_path / "again.yaml"
     again.write_text(first.resolved)
     assert recipes.load(str(again)).recipe == first.recipe
@@ -69,6 +69,7 @@ def test_the_resolved_recipe_loads_to_the_same_recipe(links: Path, tmp_path: Pat
     ("old", "new", "line"),
     [
         ("crawl: {contact: someone@example.com}", "filter: {min_word: 3}\n  crawl: {contact: a@b.c}", "r.yaml:5: corpus.filter has no `min_word`; did you mean `min_words`?"),
+        ("crawl: {contact: someone@example.com}", "decontaminate: {action: burn}\n  crawl: {contact: a@b.c}", "r.yaml:5: corpus.decontaminate: decontaminate: action 'burn' is neither"),
         ("tokenizers:", "tokenizer:", "r.yaml:6: a recipe has no `tokenizer`; did you mean `tokenizers`?"),
         ("kind: urls, path: urls.txt", "kind: urls, paht: urls.txt", "r.yaml:4: corpus.sources.0 has no `paht`; did you mean `path`?"),
         ("kind: urls, path: urls.txt", "kind: url, path: urls.txt", "r.yaml:4: corpus.sources.0.kind must be one of submissions, urls, site, warc, documents"),
