@@ -85,11 +85,11 @@ def test_a_recipe_that_cannot_be_is_refused_by_its_line(place: Place, old: str, 
         ("models.gpt.pretrain.overrides={width: 130, heads: 4}", "models.gpt: width 130 is not a multiple of heads 4"),
         (
             "models.gpt.pretrain={length: 4096, batch_tokens: 4096}",
-            "models.gpt: pretrain.length 4096 is more than gpt2/tiny's 256 positions",
+            "models.gpt: pretrain.length 4096 is more than gpt2/tiny's 256",
         ),
         (
             "models.bert.pretrain={length: 600, batch_tokens: 600}",
-            "models.bert: pretrain.length 600 is more than bert/tiny's 512 positions",
+            "models.bert: pretrain.length 600 is more than bert/tiny's 512",
         ),
         ("models.gpt.size=huge", "models.gpt: gpt2 has no size `huge`; its sizes are"),
         ("models.gpt.family=gtp2", "models.gpt: there is no family `gtp2`; did you mean `gpt2`?"),

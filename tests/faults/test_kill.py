@@ -1,0 +1,185 @@
+"""kill -9 of the whole process tree in every stage, one after another in one workspace; the same command then goes on.
+
+Nothing may tell afterwards that it happened: fingerprints, data shards and models are those of the undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end import mini
+from tests.end_to_end.mini import DATA, Place, Row, content, counts, pages
+
+SEED = 20
+PATIENCE_S = 120
+STAGES = ("site", "links", "crawl", "extract", "filter", "dedup", "tokenizer bytes", "encode pieces", "blocks bytes 64", "pairs pieces 64")
+TRAININGS = ("gpt", "bert", "half", "package half")
+SAVED = 5  # the recipe's save_every: a training that was killed goes on from there or later
+PIECEWISE = ("site", "crawl", "extract", "filter", "encode", "blocks", "pairs")  # a finished shard of theirs is not made again
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """Stop all before any is killed, so that none can bear another or be lost to init."""
+    tree = {process}
+    while True:
+        for one in tree:
+            try:
+                one.suspend()
+            except psutil.NoSuchProcess:
+                continue
+        more = {child for one in tree for child in _children(one)} - tree
+        if not more:
+            break
+        tree |= more
+    for one in tree:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def strike(place: Place, label: str, wait: float) -> None:
+    """Start the run; some time into the stage kill everything."""
+    before = set(place.workspace.glob("runs/*"))
+    process = place.start(*mini.RUN)
+    began, ends = 0.0, time.monotonic() + PATIENCE_S
+    while not began or time.monotonic() < began + wait:
+        assert process.poll() is None, f"over before {label} began: {process.communicate()[1]}"
+        assert time.monotonic() < ends, f"{label} has not begun"
+        if not began and any(_is_in(run, label) for run in set(place.workspace.glob("runs/*")) - before):
+            began = time.monotonic()
+        time.sleep(0.002)
+    kill_tree(psutil.Process(process.pid))
+    process.communicate()
+    assert process.returncode == -9
+
+
+def _is_in(run: Path, label: str) -> bool:
+    """Whether the stage has begun; a training, when it is past its first checkpoint."""
+    path = run / "events.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    told = [json.loads(line) for line in lines if line.endswith("\n")]
+    begun = [n for n, one in enumerate(told) if one["kind"] == "stage" and one["label"] == label]
+    if not begun or label not in TRAININGS:
+        return bool(begun)
+    return any(one["kind"] == "train" and one["step"] > SAVED for one in told[begun[0] :])
+
+
+def finished_pieces(scratch: Path) -> dict[str, tuple[int, int]]:
+    """Main shards that stand in a scratch folder: a shard made again would be another file."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in scratch.glob("*.arrow")}
+
+
+@pytest.fixture(scope="module")
+def blows(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, dict[str, dict[str, tuple[int, int]]]]]:
+    """A workspace where the run was killed once in every stage, and what stood finished at each death."""
+    place = Place.make(tmp_path_factory.mktemp("killed"))
+    rng, rows = random.Random(SEED), {row["label"]: row for row in finished.rows()}
+    stood: dict[str, dict[str, tuple[int, int]]] = {}
+    for label in (*STAGES, *TRAININGS, "evaluate half"):
+        wait = rng.random() * (0.3 if label in TRAININGS else 0.8 * rows[label]["seconds"])
+        for _ in range(5):
+            strike(place, label, wait)
+            artifact = place.made(rows[label])
+            if not artifact.exists():
+                break
+            shutil.rmtree(artifact)  # the blow came too late: the stage once more, and quicker
+            wait /= 3
+        else:
+            pytest.fail(f"{label} is too quick to be killed")
+        stood[label] = finished_pieces(artifact.with_name(f".{artifact.name}"))
+        assert place.states()[label] == "running", (label, place.events()[-3:])
+    yield place, stood
+    left = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] and p.info["cwd"].startswith(str(place.folder))]
+    assert not left, left
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_in_every_stage_the_run_ends_as_if_nothing_had_been(blows, finished: Place) -> None:
+    place, stood = blows
+    status = json.loads(place.call("status", "--json").stdout)
+    assert status["state"] == "killed"
+    rows = place.run(*mini.RUN)
+    assert [_identity(row) for row in rows] == [_identity(row) for row in finished.rows()]
+    for row, undisturbed in zip(rows, finished.rows(), strict=True):
+        here, there = place.made(row), finished.made(undisturbed)
+        if row["stage"] == "crawl":
+            assert pages(here) == pages(there)
+        elif row["stage"] != "evaluate":
+            assert _untimed(here) == _untimed(there), row["label"]
+            assert counts(here) == counts(there), row["label"]
+        else:
+            assert json.loads((here / "scores.json").read_text()) == json.loads((there / "scores.json").read_text())
+    assert {row["stage"] for row in rows} >= {*DATA, "pretrain", "distill", "finetune", "evaluate"}
+    assert place.call("verify").returncode == 0
+    _nothing_is_left_behind(place)
+    _finished_pieces_were_kept(place, {row["label"]: row for row in rows}, stood)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_training_went_on_from_its_checkpoint(blows) -> None:
+    """The run after each blow reports no step at or before the last checkpoint."""
+    place, _ = blows
+    for label in TRAININGS:
+        runs = [steps for folder in sorted(place.workspace.glob("runs/*")) if (steps := _steps(folder, label))]
+        assert len(runs) >= 2 and runs[0][0] == 0, (label, runs)
+        for first, second in pairwise(runs):
+            assert SAVED <= second[0] <= first[-1] + 1, (label, runs)
+
+
+def _untimed(artifact: Path) -> dict[str, object]:
+    """Every file's hash; of the metrics what they say, without the speed they were made at."""
+    found: dict[str, object] = dict(content(artifact))
+    if found.pop("metrics.jsonl", None):
+        lines = (artifact / "metrics.jsonl").read_text().splitlines()
+        found["metrics.jsonl"] = [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+    return found
+
+
+def _steps(run: Path, label: str) -> list[int]:
+    stage, steps, inside = "", [], False
+    for line in (run / "events.jsonl").read_text().splitlines():
+        told = json.loads(line)
+        if told["kind"] == "stage":
+            inside, stage = told["label"] == label, told["stage"]
+        elif told["kind"] == "train" and inside and told["stage"] == stage:
+            steps.append(told["step"])
+    return steps
+
+
+def _identity(row: Row) -> tuple[str, str, str]:
+    return row["label"], row["stage"], row["fingerprint"]
+
+
+def _nothing_is_left_behind(place: Place) -> None:
+    hidden = [path.name for path in place.workspace.glob("artifacts/*/.*")]
+    assert not hidden, hidden
+
+
+def _finished_pieces_were_kept(place: Place, rows: dict[str, Row], stood: dict[str, dict[str, tuple[int, int]]]) -> None:
+    kept = 0
+    for label, pieces in stood.items():
+        if rows[label]["stage"] not in PIECEWISE:
+            continue
+        now = finished_pieces(place.made(rows[label]))
+        assert {name: now.get(name) for name in pieces} == pieces, label
+        kept += len(pieces)
+    assert kept, "no blow fell between two shards"
