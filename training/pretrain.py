@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from training.engine.loop import LoopConfig, Trained
     from training.engine.optim import OptimConfig
     from training.families.family import Family
-    from training.feed.loader import Feed
+    from training.feed.loader import Feed, FeedConfig
     from training.objectives.tower import Tower
 
 MICRO_TOKENS = 8192  # of a micro-batch nobody has set: with 8192 pieces the logits of a GPT then take 256 MiB
@@ -105,7 +105,9 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     meta = tokenizers.meta(inputs["tokenizer"])
     family, backbone = model_of(config, meta.vocab)
     loop_config(config)
+    feed_config(config)
     check_specials(family, meta)
+    family.check_export(backbone, meta.specials)
     if inputs["examples"].stage != family.examples:
         raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs['examples'].stage}")
     if config.length > backbone.positions:
@@ -148,7 +150,7 @@ def check_specials(family: Family, meta: Meta) -> None:
     if missing := [role for role in MASKED if role not in meta.specials] if "mlm" in family.objective else []:
         raise ConfigError(
             f"{family.name} learns by masks and needs the specials {', '.join(missing)}, which the {meta.kind} tokenizer lacks; "
-            f"use kind: {family.tokenizer}"
+            + (f"use kind: {family.tokenizer}" if meta.kind != family.tokenizer else "train it with them, or use kind: wordpiece")
         )
 
 
@@ -173,15 +175,21 @@ def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module
 
 def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -> Feed:
     """The batches, as the family's objective labels them."""
+    from training.feed.loader import open_feed
+
+    return open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], feed_config(config), split)
+
+
+def feed_config(config: PretrainConfig) -> FeedConfig:
+    """What the feed is told: the family's objective, and its masks where it has any."""
     from training.families import catalog
-    from training.feed.loader import FeedConfig, open_feed
+    from training.feed.loader import FeedConfig
 
     family = catalog.family(config.family)
     settings = FeedConfig(config.batch_size, config.length, config.seed, family.objective)
-    if family.masking is not None:
-        rate = family.masking.rate if config.mask_rate is None else config.mask_rate
-        settings = replace(settings, mask_rate=rate, mask_share=family.masking.mask, random_share=family.masking.random)
-    return open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, split)
+    if family.masking is None:
+        return settings
+    return replace(settings, masking=family.masking, mask_rate=config.mask_rate)
 
 
 def optim_config(config: PretrainConfig) -> OptimConfig:
@@ -190,16 +198,12 @@ def optim_config(config: PretrainConfig) -> OptimConfig:
     from training.families import catalog
 
     preset = catalog.family(config.family).preset(config.size)
-    if preset.optimiser != "adamw" and config.lr is None:
-        raise ConfigError(
-            f"{config.family}/{config.size} was trained with {preset.optimiser}, whose rate does not fit AdamW; set pretrain.lr"
-        )
     said = {name: getattr(config, name) for name in ("lr", "schedule", "min_ratio", "weight_decay", "warmup")}
     usual = {name: getattr(preset, name) for name in ("lr", "schedule", "min_ratio", "weight_decay")} | {
         "warmup": preset.warmup / preset.steps
     }
     chosen = {name: usual[name] if value is None else value for name, value in said.items()}
-    return OptimConfig(betas=preset.betas, eps=preset.eps, **chosen)
+    return OptimConfig(betas=preset.betas, eps=preset.eps, optimiser=preset.optimiser, bias_correction=preset.bias_correction, **chosen)
 
 
 def loop_config(config: PretrainConfig) -> LoopConfig:

@@ -8,6 +8,7 @@ from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.families.bert import BERT, FIELDS
 from training.families.family import Preset
+from training.feed.masking import Masking
 
 
 def albert_size(layers: int, width: int, heads: int, dropout: float = 0.0) -> BackboneConfig:
@@ -66,4 +67,5 @@ ALBERT = replace(
         groups=True,
     ),
     presets={"": Preset(lr=1.76e-3, steps=125_000, batch=4096, length=512, warmup=3125, optimiser="lamb", bias_correction=False)},
+    masking=Masking(unit="span", ngram=3),  # section 4.1: runs of up to three words
 )

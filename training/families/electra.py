@@ -13,7 +13,8 @@ from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters
 from training.families.bert import BERT, FIELDS, encoder_block, encoder_modules, encoder_qkv
-from training.families.family import Family, Masking, Preset, prepare_folder
+from training.families.family import Family, Preset, prepare_folder
+from training.feed.masking import Masking
 from training.objectives.rtd import GeneratorDiscriminator
 from training.objectives.tower import Tower
 
@@ -50,13 +51,15 @@ class Electra(Family):
         with torch.device("meta"):
             return count_parameters(self.build(backbone))
 
-    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
+    def parts(self, tower: Tower) -> dict[str, Tower]:
         """The discriminator stands in the folder itself, the generator, if there is one, in `generator/`."""
-        if isinstance(tower, GeneratorDiscriminator):
-            guess = Tower(tower.generator, [tower.head("mlm")])
-            super().export(guess, prepare_folder(Path(folder) / GENERATOR), tokenizer)
-            tower = Tower(tower.backbone, [tower.head("rtd")])
-        super().export(tower, folder, tokenizer)
+        if not isinstance(tower, GeneratorDiscriminator):
+            return {"": tower}
+        return {GENERATOR: Tower(tower.generator, [tower.head("mlm")]), "": Tower(tower.backbone, [tower.head("rtd")])}
+
+    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
+        for name, part in self.parts(tower).items():
+            super().export(part, prepare_folder(Path(folder) / name) if name else folder, tokenizer)
 
     def load(self, folder: Path) -> Tower:
         tower, second = super().load(folder), Path(folder) / GENERATOR
@@ -112,6 +115,6 @@ ELECTRA = Electra(
         "large": Preset(lr=2e-4, steps=400_000, batch=2048, length=512, warmup=10_000, bias_correction=False),
         "tiny": Preset(lr=5e-4, steps=2000, batch=64, length=128, warmup=100, bias_correction=False),
     },
-    masking=Masking(rate=0.15, mask=0.85, random=0.0),  # the released code: no random tokens
+    masking=Masking(mask=0.85, random=0.0, with_replacement=True),  # the released code: no random tokens, some places drawn twice
     pool="gelu",
 )

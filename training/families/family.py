@@ -19,6 +19,7 @@ from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters
 from training.families.tokenizer_files import copy_tokenizer, special_ids
+from training.feed.masking import Masking
 from training.objectives.language import LanguageHead
 from training.objectives.rtd import DoubtHead
 from training.objectives.sequence import Pool, SequenceHead
@@ -36,7 +37,7 @@ class Preset:
     batch: int  # sequences
     length: int
     warmup: int  # steps, linear
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
     min_ratio: float = 0.0  # the last rate as a share of the highest
     optimiser: Literal["adamw", "lamb"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -44,15 +45,6 @@ class Preset:
     weight_decay: float = 0.01  # on matrices and embeddings, not on biases and layer norms
     clip: float = 1.0
     bias_correction: bool = True
-
-
-@dataclass(frozen=True)
-class Masking:
-    """Of the chosen tokens: `mask` become [MASK], `random` a random token, the rest stays (BERT, section 3.1)."""
-
-    rate: float = 0.15
-    mask: float = 0.8
-    random: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +115,17 @@ class Family:
         """What the optimiser holds: more than `parameters` where pretraining needs a second model (ELECTRA)."""
         return self.parameters(backbone)
 
+    def check_export(self, backbone: BackboneConfig, specials: Mapping[str, int]) -> None:
+        """Raises ConfigError when a model of this shape could be trained and then not written; nothing is allocated."""
+        with torch.device("meta"):
+            tower = self.build(backbone)
+        for part in self.parts(tower).values():
+            self.settings(self.counted_from(part.config, specials), part, specials)
+
+    def parts(self, tower: Tower) -> dict[str, Tower]:
+        """The models of an export by sub-folder; "" is the folder itself."""
+        return {"": tower}
+
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
@@ -178,16 +181,20 @@ class Family:
 
     def shift_positions(self, tower: Tower, specials: Mapping[str, int]) -> tuple[BackboneConfig, dict[str, torch.Tensor]]:
         """The library counts RoBERTa's positions from the padding id on: rows move where a tokenizer pads with another id than 1."""
-        config, weights = tower.config, exchange.to_theirs(tower, self.layout)
-        if config.position_offset and specials and "pad" not in specials:
-            raise ConfigError(f"{self.name} counts positions of real tokens; give it a tokenizer that has a padding token")
-        offset = specials.get("pad", config.position_offset - 1) + 1
-        if config.position_offset and offset != config.position_offset:
+        config, weights = self.counted_from(tower.config, specials), exchange.to_theirs(tower, self.layout)
+        if config.position_offset != tower.config.position_offset:
             name = f"{self.layout.modules['embedding.position']}.weight"
-            rows = weights[name][config.position_offset - 1 :]
-            weights[name] = torch.cat([rows.new_zeros(offset - 1, rows.shape[1]), rows])
-            config = replace(config, position_offset=offset)
+            rows = weights[name][tower.config.position_offset - 1 :]
+            weights[name] = torch.cat([rows.new_zeros(config.position_offset - 1, rows.shape[1]), rows])
         return config, weights
+
+    def counted_from(self, config: BackboneConfig, specials: Mapping[str, int]) -> BackboneConfig:
+        """The config with the position of a first token as the library derives it from the padding id."""
+        if not config.position_offset or not specials:
+            return config
+        if "pad" not in specials:
+            raise ConfigError(f"{self.name} counts positions of real tokens; give it a tokenizer that has a padding token")
+        return replace(config, position_offset=specials["pad"] + 1)
 
     def load(self, folder: Path) -> Tower:
         """A tower from our own export or from a folder that transformers saved."""
