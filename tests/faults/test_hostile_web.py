@@ -26,10 +26,8 @@ corpus:
   crawl: {contact: me@example.org, per_host_delay_s: 0.0, backoff_s: 0.02, page_timeout_s: 20, allow_networks: [127.0.0.0/8]}
   filter: {languages: [en], min_words: 40}
 """
-WORDS = (
-    "river mountain paper garden window teacher engine morning winter letter picture market bridge village doctor kitchen story "
-    "people answer music shoulder harbour question season weather journey candle forest island machine pocket silver summer"
-).split()  # fmt: skip
+WORDS = """river mountain paper garden window teacher engine morning winter letter picture market bridge village doctor kitchen story
+people answer music shoulder harbour question season weather journey candle forest island machine pocket silver summer""".split()  # noqa: SIM905
 JOINTS = "the of and with to that a in for from was is by on at as his her their every".split()  # noqa: SIM905
 
 
@@ -45,7 +43,8 @@ def prose(number: int, sentences: int = 12) -> str:
 
 
 def html(text: str, title: str = "A page", head: str = "") -> str:
-    return f"<!DOCTYPE html><html><head><title>{title}</title>{head}</head><body><article><h1>{title}</h1><p>{text}</p></article></body></html>"
+    body = f"<article><h1>{title}</h1><p>{text}</p></article>"
+    return f"<!DOCTYPE html><html><head><title>{title}</title>{head}</head><body>{body}</body></html>"
 
 
 def bomb(size: int) -> bytes:

@@ -54,10 +54,10 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def strike(place: Place, label: str, wait: float) -> None:
+def strike(place: Place, label: str, wait: float, words: tuple[str, ...] = mini.RUN) -> None:
     """Start the run; some time into the stage kill everything."""
     before = set(place.workspace.glob("runs/*"))
-    process = place.start(*mini.RUN)
+    process = place.start(*words)
     began, ends = 0.0, time.monotonic() + PATIENCE_S
     while not began or time.monotonic() < began + wait:
         assert process.poll() is None, f"over before {label} began: {process.communicate()[1]}"
@@ -183,3 +183,25 @@ def _finished_pieces_were_kept(place: Place, rows: dict[str, Row], stood: dict[s
         assert {name: now.get(name) for name in pieces} == pieces, label
         kept += len(pieces)
     assert kept, "no blow fell between two shards"
+
+
+@pytest.mark.ray
+@pytest.mark.prefect
+def test_killed_with_ray_and_prefect_the_same_command_goes_on(finished: Place, tmp_path: Path) -> None:
+    """The blow takes Ray's processes and the Prefect server, which the run started, along with it."""
+    place = finished.twin(tmp_path / "ray", "site", "links", "crawl")
+    rows = {row["label"]: row for row in finished.rows()}
+    words = ("run", "mini.yaml", "--until", "dedup", "--set", "resources.cpus=2")
+    try:
+        strike(place, "extract", 0.5, words)
+        assert not place.made(rows["extract"]).exists()
+        alive = [one for one in psutil.process_iter(["cwd"]) if str(one.info["cwd"]).startswith(str(place.folder))]
+        assert not alive, alive
+        for row in place.run(*words):
+            assert content(place.made(row)) == content(finished.made(rows[row["label"]])), row["label"]
+        assert place.states() == {
+            **dict.fromkeys(("site", "links", "crawl"), "cached"),
+            **dict.fromkeys(("extract", "filter", "dedup"), "done"),
+        }
+    finally:
+        place.call("ui", "--stop")
