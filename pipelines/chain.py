@@ -93,7 +93,7 @@ class _Chain:
     def one_file(self, path: str) -> SourceFile:
         found = self.files(path)
         if len(found) > 1:
-            raise ConfigError(f"{path} names {len(found)} files; a task has one file to learn from and one to be scored on")
+            raise ConfigError(f"{path} names {len(found)} files; exactly one is wanted here")
         return found[0]
 
 
@@ -148,7 +148,8 @@ def _corpus(chain: _Chain) -> Artifact:
     documents = (
         parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
     )
-    good = chain.make(FILTER, corpus.filter, "filter", documents=documents)
+    bad_words = chain.one_file(corpus.filter.bad_words) if corpus.filter.bad_words else None
+    good = chain.make(FILTER, corpus.filter.build(bad_words=bad_words), "filter", documents=documents)
     unlike = chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
     if corpus.decontaminate is None or not recipe.tasks:
         return unlike

@@ -78,6 +78,12 @@ class _Task(Mirror):
     models: tuple[str, ...] = Field(min_length=1)
 
 
+class _Filter(Mirror):
+    """bad_words: a file with a word or phrase a line."""
+
+    bad_words: str = ""
+
+
 class _Warc(Mirror):
     """A crawl that exists already."""
 
@@ -100,6 +106,8 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Documents(_Documents): ...  # noqa: D101
 
+    class Filter(_Filter): ...  # noqa: D101
+
     class Decontaminate(Mirror): ...  # noqa: D101
 
     class Student(_Student): ...  # noqa: D101
@@ -113,6 +121,7 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 else:
     Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
+    Filter = mirrored("Filter", FilterConfig, _Filter, {"bad_words": None})
     Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
     Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
@@ -138,7 +147,7 @@ class Corpus(Section):
     links: Links = Links()
     crawl: CrawlConfig | None = None  # only a corpus of links needs it
     extract: ExtractConfig = ExtractConfig()
-    filter: FilterConfig = FilterConfig()
+    filter: Filter = Field(default_factory=Filter)
     dedup: DedupConfig = DedupConfig()
     decontaminate: Decontaminate | None = None  # `{}` is enough: the files are those of the recipe's tasks
 
@@ -244,6 +253,8 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
     places = [(item, "path") for item in sources if isinstance(item, dict)] if isinstance(sources, list) else []
     if isinstance(tasks, dict):
         places += [(task, key) for task in tasks.values() if isinstance(task, dict) for key in ("train", "dev")]
+    if isinstance(corpus, dict) and isinstance(corpus.get("filter"), dict):
+        places.append((corpus["filter"], "bad_words"))
     for holder, key in places:
         text = holder.get(key)
         if isinstance(text, str) and text and not text.startswith(SITE):

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from data_prep import schemas, shards
-from data_prep.corpus import rules, words
+from data_prep.corpus import c4, pii, rules, words
 from data_prep.corpus.language import detect
 from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
-from infra.artifact import Counts
+from infra.artifact import Counts, SourceFile, digest
 from infra.compute import Compute
-from infra.errors import ConfigError
+from infra.errors import ArtifactError, ConfigError
 from infra.stage import Inputs, Stage
 
+# Limits of the families beside Gopher's, whose rules are on by default (rules.py names the sources).
+FAMILIES: Mapping[str, Mapping[str, float]] = {
+    "c4": {"max_curly_brackets": 0, "max_lorem_ipsum": 0, "min_sentences": 5},
+    "fineweb": {"min_terminal_lines": 0.12, "max_short_lines": 0.67, "max_repeated_line_characters": 0.01, "max_line_breaks": 0.3},
+}
 NgramLimits = tuple[tuple[int, float], ...]
 
 
@@ -26,6 +32,8 @@ class FilterConfig:
     """Limits as published (see rules.py); None, or an empty tuple, switches a rule off.
 
     languages: ISO 639-1 codes; empty takes every language. The two n-gram limits are (n, share) pairs, n from 1 to 10.
+    families: c4, fineweb; their rules that have no limit of their own get the published one, and c4 cleans lines (c4.py).
+    bad_words: a file with a word or phrase a line. mask: emails, ips, phones (pii.py).
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -46,8 +54,14 @@ class FilterConfig:
     duplicate_ngrams: NgramLimits = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
     min_terminal_lines: float | None = None  # FineWeb: 0.12
     max_short_lines: float | None = None  # FineWeb: 0.67
+    max_repeated_line_characters: float | None = None  # FineWeb: 0.1 in the paper, 0.01 in its code
+    max_line_breaks: float | None = None  # FineWeb's code: 0.3
     max_lorem_ipsum: int | None = 0
     max_curly_brackets: int | None = None  # C4: 0
+    min_sentences: int | None = None  # C4: 3 in the paper, 5 in its code
+    families: tuple[str, ...] = ()
+    bad_words: SourceFile | None = None
+    mask: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError on limits that nothing, or no n-gram we count, could meet."""
@@ -56,6 +70,15 @@ class FilterConfig:
         wrong = [n for n, _ in (*self.top_ngrams, *self.duplicate_ngrams) if not 1 <= n <= LONGEST]
         if wrong:
             raise ConfigError(f"filter: n-grams of {wrong[0]} words are not counted; choose n from 1 to {LONGEST}")
+        for names, known, what in ((self.families, FAMILIES, "family"), (self.mask, pii.KINDS, "kind of mark to mask")):
+            if strange := [name for name in names if name not in known]:
+                raise ConfigError(f"filter: there is no {what} {strange[0]!r}; choose from {', '.join(known)}")
+
+    def limit(self, name: str) -> float | None:
+        """The limit of a rule: its own, else that of a family that was named."""
+        own: float | None = getattr(self, name)
+        published = [FAMILIES[family][name] for family in self.families if name in FAMILIES[family]]
+        return own if own is not None or not published else published[0]
 
 
 def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
@@ -77,10 +100,14 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
         Rule("duplicate_paragraph_characters", rules.duplicate_paragraph_characters, high=config.max_duplicate_paragraph_characters),
         *(Rule(f"top_{n}_gram", rules.top_ngram(n), high=share) for n, share in config.top_ngrams),
         *(Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share) for n, share in config.duplicate_ngrams),
-        Rule("terminal_lines", rules.terminal_lines, low=config.min_terminal_lines),
-        Rule("short_lines", rules.short_lines, high=config.max_short_lines),
-        Rule("lorem_ipsum", rules.lorem_ipsum, high=config.max_lorem_ipsum),
-        Rule("curly_brackets", rules.curly_brackets, high=config.max_curly_brackets),
+        Rule("terminal_lines", rules.terminal_lines, low=config.limit("min_terminal_lines")),
+        Rule("short_lines", rules.short_lines, high=config.limit("max_short_lines")),
+        Rule("repeated_line_characters", rules.duplicate_line_characters, high=config.limit("max_repeated_line_characters")),
+        Rule("line_breaks", rules.line_breaks, high=config.limit("max_line_breaks"), applies=spaced),
+        Rule("lorem_ipsum", rules.lorem_ipsum, high=config.limit("max_lorem_ipsum")),
+        Rule("curly_brackets", rules.curly_brackets, high=config.limit("max_curly_brackets")),
+        Rule("sentences", rules.sentences, low=config.limit("min_sentences")),
+        *(Rule("bad_words", rules.listed_words(_listed(file)), high=0) for file in (config.bad_words,) if file is not None),
     ]
     return tuple(rule for rule in listed if rule.low is not None or rule.high is not None)
 
@@ -101,18 +128,20 @@ def keep_good(config: FilterConfig, documents: pa.Table) -> shards.Made:
     languages = [known or detect(text or "") for known, text in zip(documents["language"].to_pylist(), _texts(documents), strict=True)]
     names: list[str] = []
     values: list[np.ndarray] = []
-    for batch in words.batches(documents["text"]):
+    cleaned = _cleaned(config, documents)
+    for batch in words.batches(cleaned["text"]):
         broken, measured = judge(config, batch, languages[len(names) : len(names) + len(batch)])
         names += broken
         values.append(measured)
-    documents = documents.set_column(documents.column_names.index("language"), "language", pa.array(languages, pa.string()))
+    column = documents.column_names.index("language")
+    documents, cleaned = (t.set_column(column, "language", pa.array(languages, pa.string())) for t in (documents, cleaned))
     good = np.array([not name for name in names], np.bool_)
-    kept = documents.filter(pa.array(good))
+    kept, masked = _masked(config, cleaned.filter(pa.array(good)))
     rejected = documents.filter(pa.array(~good))
     rejected = rejected.append_column("rule", pa.array([name for name in names if name], pa.string()))
     value = np.concatenate(values)[~good] if values else np.zeros(0)
     rejected = rejected.append_column("value", pa.array(value, pa.float64()))
-    counts = {"read": documents.num_rows, "kept": kept.num_rows, **_tally(names)}
+    counts = {"read": documents.num_rows, "kept": kept.num_rows, **_tally(names), **masked}
     return shards.Made(kept, shards.balance("filter", counts), {"rejected": rejected.cast(schemas.REJECTED)})
 
 
@@ -125,6 +154,36 @@ def work(config: FilterConfig, inputs: Inputs, out: Path, compute: Compute) -> C
 def _texts(documents: pa.Table) -> list[str | None]:
     texts: list[str | None] = documents["text"].to_pylist()
     return texts
+
+
+def _cleaned(config: FilterConfig, documents: pa.Table) -> pa.Table:
+    """What the rules judge, and what is kept: with C4, the lines that are prose."""
+    if "c4" not in config.families:
+        return documents
+    return _with_texts(documents, [c4.clean(text or "") for text in _texts(documents)])
+
+
+def _masked(config: FilterConfig, documents: pa.Table) -> tuple[pa.Table, Counts]:
+    """The documents without the marks of persons that the config names."""
+    if not config.mask:
+        return documents, {}
+    masked = [pii.mask(text or "", config.mask) for text in _texts(documents)]
+    counts = {f"masked.{kind}": sum(found.get(kind, 0) for _, found in masked) for kind in config.mask}
+    return _with_texts(documents, [text for text, _ in masked]), counts
+
+
+def _with_texts(documents: pa.Table, texts: list[str]) -> pa.Table:
+    return documents.set_column(documents.column_names.index("text"), "text", pa.array(texts, pa.string()))
+
+
+@lru_cache(maxsize=4)
+def _listed(file: SourceFile) -> frozenset[str]:
+    """The entries of the user's list. Raises ArtifactError if it has changed since the run was planned."""
+    path = Path(file.path)
+    if not path.is_file() or digest(path) != file.digest:
+        raise ArtifactError(f"{path}: is not the list this run was planned with; start the run again to read it anew")
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return frozenset(" ".join(line.lower().split()) for line in lines if line.strip())
 
 
 def _tally(names: list[str]) -> Counts:

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_prep.corpus import ngrams
-from data_prep.corpus.words import Words, split
+from data_prep.corpus import c4, ngrams
+from data_prep.corpus.words import Words, bare, spaced, split
 
 Values = NDArray[np.float64]
 
@@ -162,6 +162,31 @@ def lorem_ipsum(batch: Batch) -> Values:
 def curly_brackets(batch: Batch) -> Values:
     """C4 2.2: opening curly brackets, a sign of program code; one is too many."""
     return np.array([text.count("{") for text in batch.texts], np.float64)
+
+
+def line_breaks(batch: Batch) -> Values:
+    """FineWeb's code, "list ratio": line breaks for each word (at most 0.3)."""
+    return np.array([text.count("\n") for text in batch.texts], np.float64) / np.maximum(batch.words.counts, 1)
+
+
+def sentences(batch: Batch) -> Values:
+    """C4 2.2: sentences on the page (at least 3; the code that made C4 asked for 5)."""
+    return np.array([c4.sentences(text) for text in batch.texts], np.float64)
+
+
+def listed_words(listed: frozenset[str]) -> Callable[[Batch], Values]:
+    """C4 2.2: words of a list of the user's; one is too many. Entries of several words, or of a script without spaces, count once."""
+    singles = frozenset(entry for entry in listed if bare(entry) == entry and spaced(entry) == entry)
+    phrases = sorted(listed - singles)
+
+    def measure(batch: Batch) -> Values:
+        marked = np.fromiter((bare(word) in singles for word in batch.words.vocabulary), np.bool_, len(batch.words.vocabulary))
+        values = batch.words.sums(marked[batch.words.ids]).astype(np.float64)
+        if phrases:
+            values += [sum(phrase in text for phrase in phrases) for text in (" ".join(t.lower().split()) for t in batch.texts)]
+        return values
+
+    return measure
 
 
 def first_broken(batch: Batch, rules: Iterable[Rule]) -> tuple[list[str], Values]:

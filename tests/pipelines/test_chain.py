@@ -107,6 +107,14 @@ def test_a_recipe_without_tasks_has_nothing_to_decontaminate_from(recipe: Path) 
     assert "decontaminate" not in asked(load(str(recipe), ("corpus.decontaminate={}",)).recipe)
 
 
+def test_a_list_of_bad_words_is_looked_for_beside_the_recipe_and_counts_by_its_content(recipe: Path) -> None:
+    (recipe.parent / "bad.txt").write_text("darn\n")
+    config = asked(load(str(recipe), ("corpus.filter.bad_words=bad.txt",)).recipe)["filter"][1]
+    assert (config.bad_words.name, config.min_words) == ("bad.txt", 20)
+    with pytest.raises(ConfigError, match="there is no file"):
+        asked(load(str(recipe), ("corpus.filter.bad_words=gone.txt",)).recipe)
+
+
 def test_several_sources_are_gathered(recipe: Path) -> None:
     (recipe.parent / "more.txt").write_text("Some more text that stands alone.\n")
     two = "corpus.sources=[{kind: documents, path: docs.jsonl}, {kind: documents, path: more.txt}]"

@@ -14,10 +14,11 @@ from data_prep.corpus import filter as filtering
 from data_prep.corpus import language, ngrams, rules, words
 from data_prep.corpus.filter import FILTER, FilterConfig
 from data_prep.corpus.rules import Batch
-from infra.errors import ArtifactError, ConfigError
+from infra.artifact import SourceFile
+from infra.errors import ArtifactError, ConfigError, StageFailed
 from infra.stage import run
 
-OFF = {f.name: () if f.name in ("languages", "top_ngrams", "duplicate_ngrams") else None for f in fields(FilterConfig)}
+OFF = {f.name: () if isinstance(f.default, tuple) else None for f in fields(FilterConfig)}
 NOTHING = FilterConfig(**OFF)
 PROSE = "The house that they have is close to the river, and it will be sold with all of the land around it. "
 
@@ -77,6 +78,9 @@ def test_ngram_shares_are_those_counted_one_document_at_a_time(texts: list[str])
         (rules.terminal_lines, "Yes.\nno\nHow?\nhm", 0.5),
         (rules.short_lines, "short\n" + "x" * 30, 0.5),
         (rules.lorem_ipsum, "Lorem Ipsum dolor", 1),
+        (rules.line_breaks, "one two\nthree\n\nfour", 0.75),
+        (rules.sentences, "One. Two!\nthree", 3),
+        (rules.listed_words(frozenset({"damn", "bad thing", "坏话"})), "Damn! A bad\n thing, damning: 说坏话。", 3),
         (rules.curly_brackets, "if (a) { b }", 1),
         (rules.duplicate_ngram(5), "a b c d e a b c d e", 0.5),
         (rules.top_ngram(2), "a b a b a b c", 6 / 7),
@@ -111,6 +115,52 @@ def test_plain_prose_passes_every_rule_and_each_fault_is_named() -> None:
     assert reject(" ".join(f"{i} {i}" for i in range(60)), replace(config, min_mean_word=None)) == "alphabetic_words"
     assert reject(prose + " Lorem ipsum dolor.", config) == "lorem_ipsum"
     assert reject(f"{prose} " * 2, config) == "duplicate_5_grams"
+
+
+def test_a_family_brings_its_published_limits_and_own_limits_go_before() -> None:
+    limits = {
+        rule.name: (rule.low, rule.high) for rule in filtering.rules_of(replace(NOTHING, families=("c4", "fineweb"), max_short_lines=0.9))
+    }
+    assert limits == {
+        "terminal_lines": (0.12, None), "short_lines": (None, 0.9), "repeated_line_characters": (None, 0.01), "line_breaks": (None, 0.3),
+        "lorem_ipsum": (None, 0), "curly_brackets": (None, 0), "sentences": (5, None),
+    }  # fmt: skip
+    fineweb = replace(NOTHING, families=("fineweb",))
+    line = "This line is long enough for every rule, and it ends well."
+    assert reject("\n".join(f"{number} {line}" for number in range(9)), fineweb) == ""
+    assert reject("\n".join([f"{n} {line[:-1]}" for n in range(9)] + [line]), fineweb) == "terminal_lines"
+    assert reject("\n".join([line] * 2 + [f"{n} {line}" for n in range(9)]), fineweb) == "repeated_line_characters"
+    assert reject(f"{line}\n" + "A short line.\n" * 3, fineweb) == "short_lines"
+    assert reject("\n\n\n\n".join(f"abcdefghijklmnopqrstuvwxyz-abcdefg {n}." for n in range(9)), fineweb) == "line_breaks"
+    with pytest.raises(ConfigError, match="no family 'gopher'; choose from c4, fineweb"):
+        FilterConfig(families=("gopher",))
+
+
+def test_c4_keeps_the_prose_of_a_page_and_the_rejected_keep_their_text(given, rows, store, local) -> None:
+    prose = "\n".join(f"Sentence number {n} is whole. It says something." for n in range(3))
+    page = f"Menu\nHome | About\n{prose}\nWe use cookies to improve your visit.\nShare this"
+    documents = given([[{"text": page}, {"text": f"{page}\nint main() {{ return 0.0."}, {"text": "One. Two.\nNo end"}]])
+    made = run(FILTER, replace(NOTHING, families=("c4",)), {"documents": documents}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == [prose]
+    rejected = rows(made.side("rejected"))
+    assert [row["rule"] for row in rejected] == ["curly_brackets", "sentences"]
+    assert rejected[1]["text"] == "One. Two.\nNo end"
+
+
+def test_a_list_of_bad_words_and_marks_of_persons(given, rows, store, local, tmp_path) -> None:
+    (tmp_path / "bad.txt").write_text("Darn\nbad thing\n\n")
+    bad = SourceFile.of(tmp_path / "bad.txt")
+    documents = given(
+        [[{"text": "Mail ann@ann.dev or 8.8.8.8:53, not 1.2.3.4."}, {"text": "Oh darn, he said."}, {"text": "That is a bad\nthing!"}]]
+    )
+    config = replace(NOTHING, bad_words=bad, mask=("emails", "ips"))
+    made = run(FILTER, config, {"documents": documents}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == ["Mail email@example.com or 192.0.2.1:53, not 1.2.3.4."]
+    assert (made.counts["masked.emails"], made.counts["masked.ips"], made.counts["removed.bad_words"]) == (1, 1, 2)
+    (tmp_path / "bad.txt").write_text("other")
+    filtering._listed.cache_clear()
+    with pytest.raises(StageFailed, match="not the list"):
+        run(FILTER, replace(config, mask=()), {"documents": documents}, store, local)
 
 
 def test_every_rule_can_be_switched_off() -> None:
