@@ -18,7 +18,7 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, ConfigError
 
 META = "meta.json"
 JSON = "tokenizer.json"
@@ -38,7 +38,10 @@ class Meta:
     @property
     def separator(self) -> int:
         """What stands after a document when documents are joined."""
-        return self.specials["eos"] if "eos" in self.specials else self.specials["sep"]
+        found = self.specials.get("eos", self.specials.get("sep"))
+        if found is None:
+            raise ConfigError(f"the {self.kind} tokenizer has no token that ends a text, so documents cannot be joined")
+        return found
 
 
 class Tokenizer(Protocol):
@@ -60,7 +63,7 @@ class Tokenizer(Protocol):
 
 
 class HubTokenizer:
-    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE and WordPiece."""
+    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE, BPE with ends of words, WordPiece."""
 
     def __init__(self, folder: Path, meta: Meta) -> None:
         self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
@@ -71,6 +74,8 @@ class HubTokenizer:
     @property
     def word_start(self) -> NDArray[np.bool_]:
         """WordPiece marks what continues a word; byte-level BPE writes a leading space as Ġ, a new line as Ċ."""
+        if self.kind == "bpe_eow":
+            raise ConfigError("a bpe_eow tokenizer marks where words end, not where they begin: take single tokens, or another kind")
         if self.kind == "wordpiece":
             starts = [not piece.startswith("##") for piece in self.pieces]
         else:

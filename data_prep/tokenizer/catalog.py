@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from data_prep.tokenizer import byte_bpe, sentencepiece, wordpiece
+from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta, Tokenizer, read_meta
 from infra.artifact import Artifact
 from infra.errors import ArtifactError
@@ -23,6 +23,7 @@ class Loader(Protocol):
 
 LOADERS: dict[str, Loader] = {
     "byte_bpe": byte_bpe.load,
+    "bpe_eow": bpe_eow.load,
     "wordpiece": wordpiece.load,
     "sentencepiece_bpe": sentencepiece.load,
     "sentencepiece_unigram": sentencepiece.load,
@@ -35,10 +36,11 @@ class Trainer(Protocol):
     def __call__(self, texts: Sequence[str], folder: Path, vocab: int, lowercase: bool) -> Meta: ...
 
 
-def trainer(kind: str, min_frequency: int, alphabet: int, coverage: float) -> Trainer:
+def trainer(kind: str, min_frequency: int, alphabet: int, coverage: float, specials: str = "gpt") -> Trainer:
     """The training function of a kind, with the settings that only some kinds have."""
     made: dict[str, Trainer] = {
-        "byte_bpe": partial(byte_bpe.train, min_frequency=min_frequency),
+        "byte_bpe": partial(byte_bpe.train, min_frequency=min_frequency, specials=specials),
+        "bpe_eow": partial(bpe_eow.train, min_frequency=min_frequency, alphabet=alphabet),
         "wordpiece": partial(wordpiece.train, min_frequency=min_frequency, alphabet=alphabet),
         "sentencepiece_bpe": partial(sentencepiece.train, model="bpe", coverage=coverage),
         "sentencepiece_unigram": partial(sentencepiece.train, model="unigram", coverage=coverage),

@@ -6,7 +6,7 @@ The library's only door. Beside its own .model the folder holds a tokenizer.json
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from infra.errors import ArtifactError, ConfigError
 
 MODEL = "spiece.model"
 NAMES = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # ids 0-4
+OTHERS = {"bos": "<s>", "eos": "</s>"}  # that published models may have, as T5's has its end
+NORMAL = 1  # sentencepiece_model.proto: the type of a piece that text can become
+MODELS = {1: "unigram", 2: "bpe"}  # sentencepiece_model.proto: TrainerSpec.ModelType
 THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
 LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
 SPACE = "▁"
@@ -66,14 +69,26 @@ def _lines(texts: Sequence[str]) -> list[str]:
     return [line[at : at + step] for line in lines for at in range(0, len(line), step)]
 
 
+def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
+    """A published model. Its kind and its specials are those that it says itself."""
+    try:
+        kind = protobuf.ModelProto.FromString(serialized).trainer_spec.model_type  # type: ignore[attr-defined]
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ValueError(f"no sentencepiece model: {error}") from error
+    if kind not in MODELS:
+        raise ConfigError("this sentencepiece model is of words or characters; BPE and Unigram can be read")
+    return _save(serialized, folder, MODELS[kind], lowercase)
+
+
 def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
     proto = protobuf.ModelProto.FromString(serialized)  # type: ignore[attr-defined]  # made at import by protobuf
     pieces = [p.piece for p in proto.pieces]
-    specials = {role: pieces.index(name) for role, name in NAMES.items()}
+    names = names_of(proto)
+    specials = {role: pieces.index(name) for role, name in names.items()}
     rule = {"name": proto.normalizer_spec.name, "charsmap": proto.normalizer_spec.precompiled_charsmap.hex()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).write_bytes(serialized)
-    save_hub(folder, convert(proto, model), NAMES, {"do_lower_case": lowercase})
+    save_hub(folder, convert(proto, model), names, {"do_lower_case": lowercase})
     kind = f"sentencepiece_{model}"
     scores = [f"{p.piece} {p.score!r}" for p in proto.pieces]  # for Unigram the scores choose the pieces
     meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials))
@@ -81,32 +96,39 @@ def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
     return meta
 
 
+def names_of(proto: Any) -> dict[str, str]:
+    """Role -> piece, of those a model has: all of ours, or what a published one calls so."""
+    controls = {p.piece for p in proto.pieces if p.type != NORMAL}
+    return {role: name for role, name in (NAMES | OTHERS).items() if name in controls}
+
+
 def convert(proto: Any, model: str) -> Tokenizer:
     """The same model for the `tokenizers` library."""
     scored = [(p.piece, p.score) for p in proto.pieces]
     ids = {piece: number for number, (piece, _) in enumerate(scored)}
+    names = names_of(proto)
     if model == "unigram":
-        engine = Tokenizer(models.Unigram(scored, unk_id=ids[NAMES["unk"]], byte_fallback=False))
+        engine = Tokenizer(models.Unigram(scored, unk_id=ids[names["unk"]], byte_fallback=False))
     else:
-        engine = Tokenizer(models.BPE(ids, merges(scored), unk_token=NAMES["unk"], fuse_unk=True))
+        normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
+        engine = Tokenizer(models.BPE(ids, merges(normal, ids), unk_token=names["unk"], fuse_unk=True))
     charsmap = proto.normalizer_spec.precompiled_charsmap
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
     engine.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
     engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
-    engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in NAMES.values()])
-    engine.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(NAMES["cls"], ids[NAMES["cls"]]), (NAMES["sep"], ids[NAMES["sep"]])],
-    )
+    engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names.values()])
+    if "cls" in names and "sep" in names:
+        engine.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(names["cls"], ids[names["cls"]]), (names["sep"], ids[names["sep"]])],
+        )
     return engine
 
 
-def merges(scored: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
+def merges(known: Mapping[str, float], rank: Mapping[str, int]) -> list[tuple[str, str]]:
     """Every way to put a piece together from two others, the best-scored piece first, as sentencepiece would join them."""
-    known = dict(scored[len(NAMES) :])
-    rank = {piece: number for number, (piece, _) in enumerate(scored)}
     found = []
     for piece, score in known.items():
         for cut in range(1, len(piece)):

@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import xxhash
 
 from data_prep import shards
-from data_prep.tokenizer import byte_bpe
-from data_prep.tokenizer.base import read_meta, save_meta
+from data_prep.tokenizer import byte_bpe, published
+from data_prep.tokenizer.base import Meta, read_meta, save_meta
 from data_prep.tokenizer.catalog import FOLDER, LOADERS, load, trainer
-from infra.artifact import Counts
+from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
-from infra.errors import ConfigError, StageFailed
+from infra.errors import ArtifactError, ConfigError, StageFailed
 from infra.stage import Inputs, Stage
 
 MEASURED_BYTES = 2_000_000  # of the sample, for the tokens-per-byte report
@@ -29,23 +29,38 @@ MEASURED_BYTES = 2_000_000  # of the sample, for the tokens-per-byte report
 class TokenizerConfig:
     """What kind of tokenizer, how large, from how much text."""
 
-    kind: str = "byte_bpe"
+    kind: str = "byte_bpe"  # or "import": the published vocabulary of `files`
     vocab: int = 8192  # at most; a small corpus may reach less, which is recorded
     lowercase: bool = False  # WordPiece strips accents too, as BERT does
     sample_bytes: int = 60_000_000  # of text; documents are chosen by the hash of their id
-    min_frequency: int = 2  # byte_bpe, wordpiece: a pair seen less often is not merged
-    alphabet: int = 1000  # wordpiece: letters kept at most
+    min_frequency: int = 2  # byte_bpe, bpe_eow, wordpiece: a pair seen less often is not merged
+    alphabet: int = 1000  # bpe_eow, wordpiece: letters kept at most
     coverage: float = 0.9995  # sentencepiece: share of letters kept
+    specials: str = "gpt"  # byte_bpe: "gpt" (one end of text) or "roberta" (<s> <pad> </s> <unk> <mask>)
+    files: tuple[SourceFile | str, ...] = ()  # import: vocab.txt, spiece.model, or encoder.json and vocab.bpe
 
     def __post_init__(self) -> None:
-        if self.kind not in LOADERS:
-            raise ConfigError(f"tokenizer.kind {self.kind!r} is none of {', '.join(LOADERS)}")
-        if self.kind == "byte_bpe" and self.vocab < byte_bpe.SMALLEST:
-            raise ConfigError(f"tokenizer.vocab {self.vocab}: byte-level BPE needs {byte_bpe.SMALLEST} (256 bytes and its special token)")
+        if self.kind not in (*LOADERS, published.KIND):
+            raise ConfigError(f"tokenizer.kind {self.kind!r} is none of {', '.join(LOADERS)}, {published.KIND}")
+        if self.specials not in byte_bpe.SETS:
+            raise ConfigError(f"tokenizer.specials {self.specials!r} is none of {', '.join(byte_bpe.SETS)}")
+        if (self.kind == published.KIND) != bool(self.files):
+            raise ConfigError(f"tokenizer.files belong to kind {published.KIND!r}, and it needs them; this is {self.kind!r}")
+        object.__setattr__(self, "files", tuple(_source(file) for file in self.files))
+        if self.kind == "byte_bpe" and self.vocab < (least := byte_bpe.smallest(self.specials)):
+            raise ConfigError(f"tokenizer.vocab {self.vocab}: byte-level BPE needs {least} (256 bytes and its special tokens)")
         if self.vocab < 8 or self.sample_bytes < 1 or self.alphabet < 1:
             raise ConfigError(f"tokenizer: vocab {self.vocab}, sample_bytes {self.sample_bytes} and alphabet {self.alphabet} are too small")
         if not 0.9 <= self.coverage <= 1:
             raise ConfigError(f"tokenizer.coverage {self.coverage} is not within 0.9 and 1")
+
+
+def _source(file: SourceFile | str) -> SourceFile:
+    """A path as a recipe gives it."""
+    try:
+        return file if isinstance(file, SourceFile) else SourceFile.of(file)
+    except ArtifactError as error:
+        raise ConfigError(f"tokenizer.files: {error}") from error
 
 
 def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
@@ -68,10 +83,17 @@ def make(config: TokenizerConfig, out: Path, paths: list[Path]) -> None:
     texts, counted = sample(paths, config.sample_bytes)
     if not texts:
         raise ConfigError("tokenizer: there is no text to train on; look at what the filters removed")
-    train = trainer(config.kind, config.min_frequency, config.alphabet, config.coverage)
-    meta = train(texts, draft, vocab=config.vocab, lowercase=config.lowercase)
+    meta = learn(config, texts, draft)
     save_meta(draft, replace(meta, counts={**counted, "vocab": meta.vocab, "vocab_asked": config.vocab, **measure(draft, texts)}))
     os.replace(draft, out / FOLDER)
+
+
+def learn(config: TokenizerConfig, texts: list[str], folder: Path) -> Meta:
+    """A vocabulary of these texts; an imported one is as it was published, and is only measured on them."""
+    if config.kind == published.KIND:
+        return published.read([Path(_source(file).path) for file in config.files], folder, config.lowercase)
+    train = trainer(config.kind, config.min_frequency, config.alphabet, config.coverage, config.specials)
+    return train(texts, folder, vocab=config.vocab, lowercase=config.lowercase)
 
 
 def sample(paths: list[Path], limit: int) -> tuple[list[str], Counts]:

@@ -22,9 +22,9 @@ def train(texts: Sequence[str], folder: Path, vocab: int, lowercase: bool = True
     equal count. So letters and their continuations are counted here and numbered first, in a fixed order.
     """
     engine = _blank(lowercase)
-    letters, inner = _letters(engine, texts, alphabet)
+    letters, inner, _ = count_letters(engine, texts, alphabet)
     first = [*NAMES.values(), *(f"##{letter}" for letter in inner)]
-    _check_size(vocab, len(first) + len(letters))
+    check_size(vocab, len(first) + len(letters))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab,
         min_frequency=min_frequency,
@@ -45,28 +45,38 @@ def _blank(lowercase: bool) -> Tokenizer:
     return engine
 
 
-def _letters(engine: Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
-    """The most frequent letters, and which of them occur inside words; both in the order of Unicode."""
+def count_letters(engine: Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str], list[str]]:
+    """The most frequent letters, which of them occur inside words, and which end words; all in the order of Unicode."""
     chunks: Counter[str] = Counter()
     for text in texts:
         chunks.update(engine.normalizer.normalize_str(text).split())
     letters: Counter[str] = Counter()
     inner: set[str] = set()
+    last: set[str] = set()
     for chunk, count in chunks.items():
         for word, _ in engine.pre_tokenizer.pre_tokenize_str(chunk):
             inner.update(word[1:])
+            last.update(word[-1:])
             for letter in word:
                 letters[letter] += count
     kept = sorted(letters, key=lambda letter: (-letters[letter], letter))[:limit]
-    return sorted(kept), sorted(inner.intersection(kept))
+    return sorted(kept), sorted(inner.intersection(kept)), sorted(last.intersection(kept))
 
 
-def _check_size(vocab: int, needed: int) -> None:
+def check_size(vocab: int, needed: int) -> None:
+    """Raises ConfigError when the letters alone do not fit."""
     if vocab < needed:
         raise ConfigError(
             f"tokenizer.vocab {vocab} is too small: specials, letters and their continuations alone are {needed}; "
             "raise vocab or lower tokenizer.alphabet"
         )
+
+
+def adopt(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
+    """A published vocabulary, by id."""
+    if missing := [name for name in NAMES.values() if name not in pieces]:
+        raise ConfigError(f"the vocabulary lacks {', '.join(missing)}; it is no WordPiece vocabulary of BERT's kind")
+    return _save(pieces, folder, lowercase)
 
 
 def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:

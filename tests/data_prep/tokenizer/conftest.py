@@ -14,7 +14,7 @@ import xxhash
 from hypothesis import settings
 
 from data_prep import schemas, shards
-from data_prep.tokenizer import byte_bpe, sentencepiece, wordpiece
+from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta
 from infra.artifact import Artifact
 from infra.store import Store
@@ -24,6 +24,7 @@ settings.load_profile("patient")
 
 TRAINERS: dict[str, Callable[[Sequence[str], Path], Meta]] = {
     "byte_bpe": lambda texts, folder: byte_bpe.train(texts, folder, 700),
+    "bpe_eow": lambda texts, folder: bpe_eow.train(texts, folder, 700),
     "wordpiece": lambda texts, folder: wordpiece.train(texts, folder, 700),
     "sentencepiece_bpe": lambda texts, folder: sentencepiece.train(texts, folder, 500, "bpe"),
     "sentencepiece_unigram": lambda texts, folder: sentencepiece.train(texts, folder, 500, "unigram"),

@@ -7,13 +7,13 @@ import pytest
 
 from data_prep.tokenizer.base import Meta, identity, ordered, read_meta, save_meta
 from data_prep.tokenizer.catalog import load
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, ConfigError
 
 KINDS = ["byte_bpe", "wordpiece", "sentencepiece_bpe", "sentencepiece_unigram"]
 LITERALS = ["<|endoftext|>", "[SEP]", "[MASK]", "[CLS]", "[PAD]", "<s>", "</s>", "<pad>", "<unk>"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "bpe_eow"])
 @pytest.mark.parametrize("literal", LITERALS)
 def test_a_special_written_in_a_page_is_only_text(trained: dict[str, Path], kind: str, literal: str) -> None:
     tokenizer = load(trained[kind])
@@ -61,3 +61,8 @@ def test_meta_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(json.dumps({"kind": "x"}))
     with pytest.raises(ArtifactError, match="meta.json"):
         read_meta(tmp_path)
+
+
+def test_a_vocabulary_without_an_end_joins_no_documents() -> None:
+    with pytest.raises(ConfigError, match="no token that ends a text"):
+        _ = Meta("bpe_eow", 9, {"unk": 0}, "f").separator

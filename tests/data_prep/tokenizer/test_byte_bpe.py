@@ -51,3 +51,25 @@ def test_lower_casing_is_part_of_the_identity(texts: list[str], tmp_path: Path) 
 
 def test_a_megabyte_of_one_letter_is_no_trap(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode_batch(["a" * 1_000_000])[0]) == "a" * 1_000_000
+
+
+def test_robertas_specials_stand_where_roberta_has_them_and_frame_as_it_does(real: list[str], tmp_path: Path) -> None:
+    """fairseq's dictionary: <s> 0, <pad> 1, </s> 2, <unk> 3; and transformers frames <s> A </s>, <s> A </s></s> B </s>."""
+    meta = byte_bpe.train(real[:600], tmp_path, 3000, specials="roberta")
+    ours, theirs = load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert meta.specials == {"cls": 0, "bos": 0, "pad": 1, "sep": 2, "eos": 2, "unk": 3, "mask": 4} == ours.specials
+    assert meta.separator == 2 and len(theirs) == 3000 and theirs.mask_token_id == 4
+    ids = ours.encode_batch(real)
+    assert theirs(real, add_special_tokens=False)["input_ids"] == ids
+    assert theirs(real[0])["input_ids"] == [0, *ids[0], 2]
+    assert theirs("a", "b")["input_ids"] == [0, *ours.encode_batch(["a"])[0], 2, 2, *ours.encode_batch(["b"])[0], 2]
+    assert min(min(row) for row in ids if row) >= 5
+
+
+def test_a_corpus_full_of_robertas_specials_does_not_learn_them(tmp_path: Path) -> None:
+    literals = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
+    byte_bpe.train([" ".join(literals * 20)] * 50, tmp_path, 400, specials="roberta")
+    ours = load(tmp_path)
+    for text in [*literals, "<s><mask></s>", "a<mask> <pad>b"]:
+        ids = ours.encode_batch([text])[0]
+        assert min(ids) >= 5 and ours.decode(ids) == text
