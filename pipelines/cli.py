@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import PipelineError, Preempted
+from infra.errors import ConfigError, PipelineError, Preempted
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
@@ -69,8 +69,27 @@ def run(
 
 
 @app.command()
-def plan(recipe: RecipeArgument, settings: Settings = None, workspace: Workspace = HERE, until: str = "", as_json: AsJson = False) -> None:
-    """What a run would do, stage by stage, and why. Starts nothing."""
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with textmill.")] = "",
+    settings: Settings = None,
+    workspace: Workspace = HERE,
+    until: str = "",
+    model: Annotated[str, typer.Option(metavar="FAMILY/SIZE", help="Instead of a recipe: what a model costs, such as gpt3/175b.")] = "",
+    ranks: Annotated[int, typer.Option(help="With --model: ranks that share the memory.")] = 1,
+    precision: Annotated[str, typer.Option(help="With --model: fp32 or bf16.")] = "fp32",
+    length: Annotated[int, typer.Option(help="With --model: tokens of a sequence; its paper's when left out.")] = 0,
+    micro_batch: Annotated[int, typer.Option(help="With --model: sequences a rank puts through at once.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would do, stage by stage, and why; or what a model would cost. Starts nothing."""
+    if model:
+        from pipelines import plan_model
+
+        told = plan_model.plan_model(model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, gpu=gpu)
+        return _print_json(told) if as_json else _tell_cost(told)
+    if not recipe:
+        raise ConfigError("name a recipe (`textmill plan demo`) or a model (`textmill plan --model gpt2/124m`)")
     from dataclasses import asdict
 
     from pipelines import plan as planning
@@ -84,6 +103,15 @@ def plan(recipe: RecipeArgument, settings: Settings = None, workspace: Workspace
     _console().print(table("", rows, ("stage", "action", "why", "fingerprint")))
     todo = sum(step.action != "reuse" for step in steps)
     return typer.echo(f"{todo} of {len(steps)} stages to run")
+
+
+def _tell_cost(told: dict[str, Any]) -> None:
+    from pipelines import plan_model
+    from pipelines.console import table
+
+    for line in plan_model.lines(told):
+        typer.echo(line)
+    _console().print(table("", plan_model.rows(told), ("ZeRO", "weights", "gradients", "optimiser", "activations", "buffers", "total")))
 
 
 @app.command()
@@ -132,6 +160,25 @@ def show(
     if as_json:
         return _print_json(found)
     return showing.render(found, _console())
+
+
+@app.command()
+def trace(
+    model: Annotated[str, typer.Argument(help="A model of the newest run (gpt), or stage/fingerprint.")],
+    step: Annotated[int, typer.Option(help="The step's number, from 0, as in metrics.jsonl.")],
+    workspace: Workspace = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """The documents that a model learnt from at one step."""
+    from pipelines import trace as tracing
+    from pipelines.console import table
+
+    found = tracing.trace(workspace.absolute(), model, step)
+    if as_json:
+        return _print_json(found)
+    _console().print(table("", found["documents"], ("shard", "row", "id", "url")))
+    told = f"{len(found['documents'])} documents in the {found['sequences']} sequences of step {step} of {found['steps']}"
+    return typer.echo(f"{told}, epoch {found['epoch']} ({found['model']})")
 
 
 @app.command()

@@ -1,0 +1,72 @@
+"""`textmill plan --model`: every name of the catalog has an answer, every other name a nearest one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from infra.errors import ConfigError
+from pipelines.plan_model import find, lines, names, plan_model, rows
+
+
+def textmill(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipelines.cli", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_model_has_a_plan(name: str) -> None:
+    told = json.loads(json.dumps(plan_model(name, ranks=8, precision="bf16")))
+    totals = [told["memory"][f"zero{stage}"]["total"] for stage in range(4)]
+    assert totals[2] <= totals[1] and min(totals) > 0 and told["flops_per_token"] > told["parameters"]
+    assert told["trained_parameters"] >= told["parameters"] > 0
+    assert len(rows(told)) == 4 and told["model"] in lines(told)[0]
+
+
+def test_the_command_answers_in_ten_seconds_with_the_known_counts() -> None:
+    began = time.monotonic()
+    done = textmill("plan", "--model", "gpt3/175b", "--ranks", "1024", "--precision", "bf16", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters"] == 174_604_259_328
+    assert time.monotonic() - began < 30  # ten on a quiet machine
+
+
+def test_people_get_a_table() -> None:
+    done = textmill("plan", "--model", "electra/small")
+    assert done.returncode == 0, done.stderr
+    assert "13,549,057 parameters (+ 647,162" in done.stdout and "optimiser" in done.stdout
+
+
+def test_a_wrong_name_is_one_line_and_exit_code_two() -> None:
+    done = textmill("plan", "--model", "gpt2/124")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "there is no model `gpt2/124`; did you mean `gpt2/124m`?; there is gpt2/124m, gpt2/355m" in done.stderr
+
+
+def test_a_plan_of_nothing_says_what_it_wants() -> None:
+    done = textmill("plan")
+    assert done.returncode == 2 and "name a recipe" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("robert/base", {}, "did you mean `roberta/base`"),
+        ("bert", {}, "there is bert/base"),
+        ("bert/base", {"precision": "fp16"}, "precision 'fp16' is none of"),
+        ("bert/base", {"length": 4096}, "more than the 512 positions"),
+        ("bert/base", {"ranks": 0}, "ranks is 0"),
+    ],
+)
+def test_what_cannot_be_is_said(name: str, changes: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan_model(name, **changes)
+
+
+def test_names_are_found_in_any_case() -> None:
+    assert find("GPT2/1.5B")[1] == "1.5b"
+    with pytest.raises(ConfigError):
+        find("nothing/like-it")

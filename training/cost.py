@@ -1,0 +1,147 @@
+"""What a model costs, from its shape alone: parameters, arithmetic per token, memory per rank. Nothing is allocated.
+
+Letters in the formulas: T length, D width, F inner width, E embedding width, V vocabulary, H heads, P parameters, R ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from infra.errors import ConfigError
+from training.backbone.config import BackboneConfig
+from training.backbone.transformer import count_parameters
+from training.families.family import Family
+from training.objectives.tower import Tower
+
+BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
+STAGES = (0, 1, 2, 3)
+BYTES = {"fp32": 4, "bf16": 2}
+
+FORMULAS = {
+    "flops_per_token": "3 x forward; forward = layers x (2 (4 D^2 + 2 D F) + 4 T D) + 2 E D where E is not D + heads: next 2 E V, "
+    "mlm rate x 2 (D E + E V), rtd 2 (D^2 + D), pair 2 (D^2 + 2 D) / T. Kaplan et al. 2020, table 1, and Chowdhery et al. 2022, "
+    "appendix B: products of matrices only, backward twice the forward, attention counted as if nothing were hidden from it.",
+    "memory": "Rajbhandari et al. 2020 (ZeRO), sections 3.1 and 5, with float32 Adam moments 8 P. fp32: weights 4 P, gradients 4 P. "
+    "bf16 under ZeRO 1 to 3: weights 2 P, gradients 2 P; without ZeRO: float32 and a bf16 copy for the products, 6 P. "
+    "ZeRO 1 to 3 hold a float32 copy of a rank's share, 4 P / R. Stage 1 divides the moments by R, 2 the gradients too, 3 the "
+    "weights too (and gathers one layer and the embedding at a time). Buffers: one reduce bucket of at most 200 million numbers.",
+    "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
+    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), and 3 H T attention weights where dropout keeps a CPU from the fused kernel; the "
+    "embedding 3 D; a language head 3 V + 4 E for each predicted token (logits, their logarithms, their gradient), in float32.",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model would be trained. micro_batch: sequences a rank puts through it at once."""
+
+    length: int
+    ranks: int = 1
+    precision: str = "fp32"
+    micro_batch: int = 1
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("length", "ranks", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.precision not in BYTES:
+            raise ConfigError(f"precision {self.precision!r} is none of {', '.join(BYTES)}")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank, at the most."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimiser + self.activations + self.buffers
+
+
+def shape_of(family: Family, backbone: BackboneConfig) -> Tower:
+    """The tower with its pretraining heads on the meta device: sizes without numbers."""
+    with torch.device("meta"):
+        return family.build(backbone)
+
+
+def share_predicted(family: Family) -> float:
+    """Of all tokens, those that a language head is asked about."""
+    return family.masking.rate if family.masking and "mlm" in family.objective else 1.0
+
+
+def forward_flops(family: Family, tower: Tower, length: int) -> float:
+    """Floating-point operations of one pass, per token; of both towers, where there are two."""
+    return sum(_body(part.config, length) + _heads(part, length, share_predicted(family)) for part in _parts(family, tower))
+
+
+def training_flops(family: Family, tower: Tower, length: int) -> float:
+    """Forward and backward: each product of matrices becomes three."""
+    return 3 * forward_flops(family, tower, length)
+
+
+def _parts(family: Family, tower: Tower) -> Iterator[Tower]:
+    yield from family.parts(tower).values()
+
+
+def _body(c: BackboneConfig, length: int) -> float:
+    layer = 2 * (4 * c.width**2 + 2 * c.width * c.ffn) + 4 * length * c.width
+    return c.layers * layer + (2 * c.embedding_width * c.width if c.embedding_width != c.width else 0)
+
+
+def _heads(tower: Tower, length: int, share: float) -> float:
+    c, total = tower.config, 0.0
+    for head in tower.heads:
+        if head.name == "rtd":
+            total += 2 * (c.width**2 + c.width)
+        elif head.name == "pair":
+            total += 2 * (c.width**2 + 2 * c.width) / length
+        else:
+            transform = 0 if c.causal else c.width * c.embedding_width
+            total += share * 2 * (transform + c.embedding_width * c.vocab)
+    return total
+
+
+def activations(family: Family, tower: Tower, setting: Setting) -> int:
+    """Bytes kept for the backward pass of one micro-batch."""
+    kept = sum(_kept(part.config, setting, share_predicted(family), part) for part in _parts(family, tower))
+    return round(kept * setting.length * setting.micro_batch)
+
+
+def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> float:
+    size = BYTES[setting.precision]
+    layer = size * (8 * c.width + 2 * c.ffn)
+    if c.dropout:
+        layer += 2 * c.width * (1 if setting.gpu else size)
+    if c.attention_rate and not setting.gpu:
+        layer += size * 3 * c.heads * setting.length
+    language = any(head.name in ("next", "mlm") for head in tower.heads)
+    head = 4 * share * (3 * c.vocab + (0 if c.causal else 4 * c.embedding_width)) if language else 0
+    return c.layers * layer + size * 3 * c.width + head
+
+
+def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory:
+    """The most that one rank holds under a stage of ZeRO."""
+    parameters, ranks = count_parameters(tower), setting.ranks
+    share, size = -(-parameters // ranks), BYTES[setting.precision]
+    kept = activations(family, tower, setting)
+    if stage == 0:
+        weights = 4 * parameters + (size * parameters if size < 4 else 0)
+        return Memory(weights, 4 * parameters, 8 * parameters, kept, 4 * min(parameters, BUCKET) if ranks > 1 else 0)
+    whole = size * (share + _gathered(tower) if stage == 3 else parameters)
+    gradients = size * (parameters if stage == 1 else share)
+    return Memory(whole, gradients, (4 + 8) * share, kept, size * min(parameters, BUCKET))
+
+
+def _gathered(tower: Tower) -> int:
+    """What ZeRO 3 brings together at once: the largest layer, and the embedding that the head uses too."""
+    largest = max(count_parameters(block) for block in tower.backbone.blocks)  # type: ignore[arg-type]
+    return largest + count_parameters(tower.backbone.embedding)
