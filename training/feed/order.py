@@ -31,18 +31,15 @@ class FeedConfig:
     seed: int = 0
     objective: str = "next"
     masking: Masking = field(default_factory=Masking)
-    mask_rate: float | None = None  # these three, where said, stand in for masking's rate, mask and random
-    mask_share: float | None = None
-    random_share: float | None = None
+    mask_rate: float | None = None  # where said, it stands in for masking's rate
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"feed.objective {self.objective!r} is none of {', '.join(OBJECTIVES)}")
         if self.batch_size < 1 or self.length < 2:
             raise ConfigError(f"feed: batch_size {self.batch_size} and length {self.length} must be at least 1 and 2")
-        said: dict[str, Any] = {"rate": self.mask_rate, "mask": self.mask_share, "random": self.random_share}
-        chosen = replace(self.masking, **{name: share for name, share in said.items() if share is not None})
-        object.__setattr__(self, "masking", chosen)
+        if self.mask_rate is not None:
+            object.__setattr__(self, "masking", replace(self.masking, rate=self.mask_rate))
 
 
 class Feed(Protocol):

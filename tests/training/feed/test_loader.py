@@ -134,5 +134,5 @@ def test_masks_that_need_words_ask_the_tokenizer_for_them(toy: Any) -> None:
         toy.feed(toy.blocks(LENGTH), batch_size=4, length=LENGTH, objective="mlm", masking=Masking(unit="word"))
 
 
-def test_shares_said_alone_stand_in_for_the_maskings() -> None:
-    assert FeedConfig(4, 8, mask_rate=0.3, random_share=0.0).masking == Masking(rate=0.3, random=0.0)
+def test_a_rate_said_alone_stands_in_for_the_maskings() -> None:
+    assert FeedConfig(4, 8, masking=Masking(unit="span"), mask_rate=0.3).masking == Masking(rate=0.3, unit="span")
