@@ -20,7 +20,7 @@ from tests.end_to_end import mini
 from tests.end_to_end.mini import DATA, Place, Row, content, counts, pages
 
 SEED = 20
-PATIENCE_S = 120
+PATIENCE_S = 300
 STAGES = ("site", "links", "crawl", "extract", "filter", "dedup", "tokenizer bytes", "encode pieces", "blocks bytes 64", "pairs pieces 64")
 TRAININGS = ("gpt", "bert", "half", "package half")
 SAVED = 5  # the recipe's save_every: a training that was killed goes on from there or later
