@@ -81,7 +81,7 @@ def test_a_valid_feed_repeats_itself_and_ends_with_a_partial_batch() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for wrong in ({"objective": "mlm+nps"}, {"batch_size": 0}, {"length": 1}, {"mask_rate": 0.0}, {"mask_share": 0.95}):
+    for wrong in ({"objective": "mlm+nps"}, {"batch_size": 0}, {"length": 1}, {"mask_rate": 0.0}):
         with pytest.raises(ConfigError):
             FeedConfig(**{"batch_size": 4, "length": 8, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no rank 2 of 2"):
