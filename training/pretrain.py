@@ -6,6 +6,7 @@ Nothing here imports torch before a check or a rank runs: recipes and plans are 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import partial
@@ -39,7 +40,8 @@ HELD_OUT = "valid/"  # the side of an examples artifact that is never trained on
 class PretrainConfig:
     """What stands at None is as the family's paper has it; warm-up is kept as a share of the run.
 
-    overrides: fields of BackboneConfig that differ from the size's, such as {"layers": 3, "dropout": 0.0}.
+    overrides: fields of BackboneConfig that differ from the size's, such as {"layers": 3, "dropout": 0.0}; masking: of Masking,
+    such as {"unit": "word"} or {"static_copies": 10}.
     """
 
     family: str
@@ -63,6 +65,8 @@ class PretrainConfig:
     save_every: int = how(200)
     valid_every: int = 0  # 0: only at the end
     valid_batches: int = 8  # 0: all that is held out
+    optimiser: str | None = None  # adamw or lamb
+    masking: dict[str, int | float | str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
@@ -128,13 +132,7 @@ def model_of(config: PretrainConfig, vocab: int) -> tuple[Family, BackboneConfig
     from training.families import catalog
 
     family = catalog.family(config.family)
-    known = [f.name for f in fields(BackboneConfig)]
-    for name in config.overrides:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"pretrain.overrides has no field `{name}`; " + (f"did you mean `{near[0]}`?" if near else f"fields: {', '.join(known)}")
-            )
+    check_names("overrides", config.overrides, BackboneConfig)
     backbone = family.backbone(config.size, vocab)
     overrides: dict[str, Any] = dict(config.overrides)
     if "width" in overrides:  # what was worked out from the size's own width is worked out anew
@@ -145,12 +143,23 @@ def model_of(config: PretrainConfig, vocab: int) -> tuple[Family, BackboneConfig
         raise ConfigError(f"pretrain.overrides {config.overrides}: a value has the wrong type ({error})") from error
 
 
+def check_names(section: str, said: Mapping[str, Any], kind: type) -> None:
+    """Raises ConfigError when a dataclass has no field of a given name."""
+    known = [f.name for f in fields(kind)]
+    for name in said:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"pretrain.{section} has no field `{name}`; " + (f"did you mean `{near[0]}`?" if near else f"fields: {', '.join(known)}")
+            )
+
+
 def check_specials(family: Family, meta: Meta) -> None:
     """Raises ConfigError when the tokenizer lacks the control tokens that the family's objective needs."""
     if missing := [role for role in MASKED if role not in meta.specials] if "mlm" in family.objective else []:
         raise ConfigError(
             f"{family.name} learns by masks and needs the specials {', '.join(missing)}, which the {meta.kind} tokenizer lacks; "
-            + (f"use kind: {family.tokenizer}" if meta.kind != family.tokenizer else "train it with them, or use kind: wordpiece")
+            + ("give it specials: roberta" if meta.kind == "byte_bpe" else f"use kind: {family.tokenizer}")
         )
 
 
@@ -183,13 +192,20 @@ def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -
 def feed_config(config: PretrainConfig) -> FeedConfig:
     """What the feed is told: the family's objective, and its masks where it has any."""
     from training.families import catalog
-    from training.feed.loader import FeedConfig
+    from training.feed.loader import FeedConfig, Masking
 
     family = catalog.family(config.family)
     settings = FeedConfig(config.batch_size, config.length, config.seed, family.objective)
+    check_names("masking", config.masking, Masking)
     if family.masking is None:
+        if config.masking or config.mask_rate is not None:
+            raise ConfigError(f"{config.family} predicts the next token and masks none; take pretrain.masking and mask_rate out")
         return settings
-    return replace(settings, masking=family.masking, mask_rate=config.mask_rate)
+    try:
+        changed: dict[str, Any] = dict(config.masking)
+        return replace(settings, masking=replace(family.masking, **changed), mask_rate=config.mask_rate)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.masking {config.masking}: a value has the wrong type ({error})") from error
 
 
 def optim_config(config: PretrainConfig) -> OptimConfig:
@@ -198,12 +214,17 @@ def optim_config(config: PretrainConfig) -> OptimConfig:
     from training.families import catalog
 
     preset = catalog.family(config.family).preset(config.size)
+    optimiser = config.optimiser or preset.optimiser
+    if optimiser != preset.optimiser and config.lr is None:
+        raise ConfigError(
+            f"{config.family}/{config.size} was trained with {preset.optimiser}, whose rate does not fit {optimiser}; set pretrain.lr"
+        )
     said = {name: getattr(config, name) for name in ("lr", "schedule", "min_ratio", "weight_decay", "warmup")}
     usual = {name: getattr(preset, name) for name in ("lr", "schedule", "min_ratio", "weight_decay")} | {
         "warmup": preset.warmup / preset.steps
     }
     chosen = {name: usual[name] if value is None else value for name, value in said.items()}
-    return OptimConfig(betas=preset.betas, eps=preset.eps, optimiser=preset.optimiser, bias_correction=preset.bias_correction, **chosen)
+    return OptimConfig(betas=preset.betas, eps=preset.eps, optimiser=optimiser, bias_correction=preset.bias_correction, **chosen)
 
 
 def loop_config(config: PretrainConfig) -> LoopConfig:

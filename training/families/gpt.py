@@ -146,6 +146,7 @@ GPT1 = replace(
     GPT2,
     name="gpt1",
     paper="Radford et al. 2018, Improving Language Understanding by Generative Pre-Training",
+    tokenizer="bpe_eow",
     sizes={
         "base": GPT1_SIZE,
         "tiny": replace(GPT1_SIZE, layers=4, width=256, heads=4, ffn=0, embedding_width=0, positions=256, vocab=8192),

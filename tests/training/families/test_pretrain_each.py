@@ -39,9 +39,9 @@ class Data:
 
     def __call__(self, name: str) -> dict[str, Artifact]:
         kind, wanted = family(name).tokenizer, family(name).examples
-        if "mlm" in family(name).objective and kind == "byte_bpe":
-            kind = "wordpiece"
-        config = TokenizerConfig(kind=kind, vocab=120 if "unigram" in kind else 300)
+        masked = "mlm" in family(name).objective
+        specials = "roberta" if masked and kind == "byte_bpe" else "gpt"
+        config = TokenizerConfig(kind=kind, vocab=120 if "unigram" in kind else 300, specials=specials)
         tokenizer = run(TOKENIZER, config, {"documents": self.documents}, self.store, self.local)
         sentences = run(
             ENCODE, EncodeConfig(valid_share=0.2), {"documents": self.documents, "tokenizer": tokenizer}, self.store, self.local
@@ -104,6 +104,9 @@ def test_each_paper_masks_and_descends_in_its_own_way() -> None:
     assert (optim_config(roberta).betas, optim_config(roberta).bias_correction) == ((0.9, 0.98), True)
     assert not optim_config(PretrainConfig(family="bert", size="base")).bias_correction
     assert optim_config(bert).bias_correction, "our own short recipe"
+    assert optim_config(config_of("albert", optimiser="adamw", lr=1e-3)).optimiser == "adamw"
+    said = feed_config(config_of("bert", masking={"unit": "word", "static_copies": 10})).masking
+    assert (said.unit, said.static_copies, said.mask) == ("word", 10, 0.8)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,17 @@ def test_learning_by_masks_without_a_mask_is_refused(data: Data) -> None:
         check(config_of("roberta"), data("gpt2"), 1)
 
 
-def test_a_share_of_masks_that_cannot_be_is_refused(data: Data) -> None:
-    with pytest.raises(ConfigError, match="rate 1.5"):
-        check(config_of("bert", mask_rate=1.5), data("bert"), 1)
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("bert", {"mask_rate": 1.5}, "rate 1.5"),
+        ("bert", {"masking": {"units": "word"}}, "masking has no field `units`; did you mean `unit`"),
+        ("bert", {"masking": {"ngram": "two"}}, "wrong type"),
+        ("gpt2", {"mask_rate": 0.1}, "gpt2 predicts the next token"),
+        ("albert", {"optimiser": "adamw"}, "albert/tiny was trained with lamb, whose rate does not fit adamw; set pretrain.lr"),
+        ("bert", {"optimiser": "sgd", "lr": 1e-3}, "optimiser 'sgd' is none of adamw, lamb"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, changes: dict, said: str, data: Data) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check(config_of(name, **changes), data(name), 1)
