@@ -69,9 +69,9 @@ def test_what_every_stage_hands_on_is_what_the_next_one_read(finished: mini.Plac
 def test_a_second_run_finds_every_stage_done_and_takes_seconds(there: mini.Place, finished: mini.Place) -> None:
     begun = time.monotonic()
     told = there.call(*mini.RUN)
-    assert told.returncode == 0 and time.monotonic() - begun < 30
+    assert told.returncode == 0 and time.monotonic() - begun < 60
     assert set(there.states().values()) == {"cached"}
-    assert sum(row["seconds"] for row in there.rows()) < 2
+    assert sum(row["seconds"] for row in there.rows()) < 5
     assert [row["fingerprint"] for row in there.rows()] == [row["fingerprint"] for row in finished.rows()]
     assert (there.newest() / "report.html").stat().st_size > 10_000
 
