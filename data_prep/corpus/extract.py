@@ -162,4 +162,4 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
     }
 
 
-EXTRACT = Stage(name="extract", version=1, work=work)
+EXTRACT = Stage(name="extract", version=2, work=work)
