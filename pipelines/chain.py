@@ -29,7 +29,7 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import Documents, Model, Recipe, StartPage, Student, Submissions, Urls, Warc
+from pipelines.recipe import Documents, Recipe, StartPage, Student, Submissions, Urls, Warc
 from pipelines.recipe_checks import meant
 from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
@@ -228,15 +228,16 @@ def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
     shared: dict[tuple[str, str, int], Artifact] = {}
     kinds = {name: examples_kind(model.family) for name, model in recipe.models.items()}
     for name, model in sorted(recipe.models.items(), key=lambda item: kinds[item[0]] == "pairs"):
-        key = (model.tokenizer, kinds[name], model.pretrain.length)
+        length = model.pretrain.length - framed(model.family)
+        key = (model.tokenizer, kinds[name], length)
         if key not in shared:
-            shared[key] = _cut(chain, kinds[name], model, sentences[model.tokenizer])
+            shared[key] = _cut(chain, kinds[name], length, model.tokenizer, sentences[model.tokenizer])
         fed[name] = _Fed(tokenizers[model.tokenizer], sentences[model.tokenizer], shared[key])
     return fed
 
 
-def _cut(chain: _Chain, kind: str, model: Model, sentences: Artifact) -> Artifact:
-    length, label = model.pretrain.length, f"{kind} {model.tokenizer} {model.pretrain.length}"
+def _cut(chain: _Chain, kind: str, length: int, tokenizer: str, sentences: Artifact) -> Artifact:
+    label = f"{kind} {tokenizer} {length}"
     if kind == "blocks":
         return chain.make(BLOCKS, BlocksConfig(length=length), label, sentences=sentences)
     return chain.make(PAIRS, PairsConfig(length=length, seed=chain.recipe.seed), label, sentences=sentences)
@@ -299,6 +300,14 @@ def site_config(recipe: Recipe) -> SiteConfig:
     """The config of the demo's own web; its versions are those of the packages installed here."""
     assert recipe.site is not None
     return SiteConfig.of(**recipe.site.said("kind"))
+
+
+def framed(family: str) -> int:
+    """How many tokens the feed sets around a block: <s> and </s> where masked words are guessed in it (RoBERTa, section 4.2)."""
+    from training.families.catalog import family as find
+
+    found = find(family)
+    return 2 if found.examples == "blocks" and found.objective == "mlm" else 0
 
 
 def examples_kind(family: str) -> str:

@@ -150,3 +150,20 @@ def test_a_second_run_makes_nothing(recipe: Path, tmp_path: Path) -> None:
         states.append({row.state for row in run.rows})
     assert states == [{"done"}, {"cached"}]
     assert made["dedup"].counts["read"] == 60
+
+
+def test_blocks_leave_room_for_the_frame_of_a_model_that_guesses_masked_words(tmp_path: Path) -> None:
+    (tmp_path / "books.jsonl").write_text('{"text": "a"}\n')
+    recipe = tmp_path / "roberta.yaml"
+    recipe.write_text(
+        f"""
+name: roberta
+corpus: {{sources: [{{kind: documents, path: {tmp_path}/books.jsonl}}]}}
+tokenizers: {{bytes: {{kind: byte_bpe, vocab: 512, specials: roberta}}}}
+models:
+  masked: {{family: roberta, size: tiny, tokenizer: bytes, pretrain: {{tokens: 4096, batch_tokens: 1024, length: 64}}}}
+"""
+    )
+    told = asked(load(str(recipe)).recipe)
+    assert told["masked"][2]["examples"] == "blocks bytes 62"
+    assert told["blocks bytes 62"][1].length == 62 and told["masked"][1].length == 64

@@ -70,7 +70,7 @@ class BlockSource:
     def _masked(self, plan: Plan, masker: Masker) -> Batch:
         edge = len(self._frame) // 2
         length = self.block + 2 * edge
-        tokens_BL = np.empty((len(plan["index"]), length), np.int64)
+        tokens_BL = np.full((len(plan["index"]), length), self._frame[1] if edge else 0, np.int64)
         self._rows.gather(plan["index"], tokens_BL[:, edge : edge + self.block])
         real_B = length - plan["padding"]
         if edge:
