@@ -58,7 +58,7 @@ def choose_matmul_mode() -> str:
 
 
 def precision_here(asked: str) -> str:
-    """What "auto" means here: bf16 where the processor multiplies it in hardware (4x float32's rate there), else fp32; others stay as they are."""
+    """What "auto" means here: bf16 where the hardware multiplies it (4x float32's rate), else fp32; others stay as they are."""
     if asked != "auto":
         return asked
     if torch.cuda.is_available():
