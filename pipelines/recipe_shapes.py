@@ -39,10 +39,9 @@ def _refusal(recipe: Recipe, model: Model) -> str:
     if config.batch_size < recipe.resources.ranks:
         ranks = recipe.resources.ranks
         return f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks"
-    if "mlm" in family.objective and tokenizer.kind in NO_MASK:
-        return (
-            f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; use kind {family.tokenizer}"
-        )
+    if "mlm" in family.objective and tokenizer.kind in NO_MASK and tokenizer.specials != "roberta":
+        use = "specials: roberta" if family.tokenizer == tokenizer.kind else f"kind {family.tokenizer}"
+        return f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; give it {use}"
     return ""
 
 
