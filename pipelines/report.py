@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from infra.store import Store, write_whole
 from pipelines import report_data, report_plots
 
 PAGE, FIGURES = "report.html", "report.json"
+MARKS = re.compile(r"[|<>\[\]`*&\\\n]|(?<!\w)_|_(?!\w)")  # what Markdown would act on; a _ inside a word it leaves alone
 MARKDOWN_LIMIT = 200_000  # bytes: Prefect keeps and shows an artifact this large without trouble
 PIVOT_MODELS = 6  # more columns than this do not fit a page; the long table stays
 Row = dict[str, Any]
@@ -88,8 +90,9 @@ def verdicts(figures: Row) -> list[str]:
         told.append(
             f"{number(first['read'])} {first['stage']} became {number(last['kept'] if not tokens else last['read'])} documents{became}."
         )
-    for curve in figures["curves"]:
-        valid, unigram = report_plots.last_valid(curve), curve["unigram"]
+    scored = {row["model"]: row["value"] for row in figures["scores"] if row["measure"] == "loss"}
+    for curve in figures["curves"]:  # the evaluation's loss is of the whole held-out side, as the unigram line is; the curve's of a part
+        valid, unigram = scored.get(curve["label"], report_plots.last_valid(curve)), curve["unigram"]
         if valid is not None and unigram:
             far = f"{abs(unigram - valid):.3f} nats {'below' if valid < unigram else 'ABOVE'}"
             told.append(f"{curve['label']}: held-out loss {valid:.3f}, {far} the unigram baseline of {unigram:.3f}.")
@@ -161,4 +164,4 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = f"{value:,}" if isinstance(value, int | float) else str(value)
-    return "".join(f"&#{ord(character)};" if character in "|<>[]`*_&\\\n" else character for character in text)
+    return MARKS.sub(lambda mark: f"&#{ord(mark[0])};", text)
