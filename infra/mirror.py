@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.artifact import MANIFEST, Artifact, digest
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, ConfigError
 
 
 class Mirror:
@@ -21,10 +21,17 @@ class Mirror:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
+    def check(self) -> None:
+        """Raises ConfigError when the URL names no kind of store that is installed here."""
+        self._remote("", "")
+
     def _remote(self, stage: str, fingerprint: str) -> tuple[Any, str]:
         import fsspec  # 0.1 s that a run without a mirror need not wait
 
-        filesystem, root = fsspec.core.url_to_fs(self.url)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"resources.mirror {self.url}: {error}") from error
         return filesystem, f"{root}/{stage}/{fingerprint}"
 
     def push(self, artifact: Artifact) -> None:

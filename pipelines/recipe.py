@@ -171,11 +171,12 @@ class Model(Section):
 
 
 class Resources(Section):
-    """How, not what: never part of a fingerprint. cpus 0: all there are."""
+    """How, not what: never part of a fingerprint. cpus 0: all there are. mirror: an fsspec URL where finished artifacts are shared."""
 
     ranks: int = Field(default=1, ge=1)
     cpus: int = Field(default=0, ge=0)
     connect_to: dict[str, str] = Field(default_factory=dict)
+    mirror: str = ""
 
 
 class Recipe(Section):

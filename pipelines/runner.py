@@ -17,6 +17,7 @@ from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
 from infra.log import attach
+from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
@@ -72,6 +73,8 @@ def check(order: Order) -> Loaded:
     if loaded.recipe.models:
         recipe_shapes.check(loaded)
     chain.rehearse(loaded.recipe)
+    if loaded.recipe.resources.mirror:
+        Mirror(loaded.recipe.resources.mirror).check()
     return loaded
 
 
@@ -81,7 +84,8 @@ def prepare(order: Order) -> Prepared:
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
     run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
-    return Prepared(order, loaded, run, Store(workspace / "artifacts"))
+    mirror = loaded.recipe.resources.mirror
+    return Prepared(order, loaded, run, Store(workspace / "artifacts", Mirror(mirror) if mirror else None))
 
 
 def plainly(store: Store, compute: Compute) -> Carry:

@@ -73,6 +73,21 @@ def test_a_run_its_status_its_second_run_and_verify(recipe: Path, textmill) -> N
     assert {step["action"] for step in plan} == {"reuse"}
 
 
+def test_another_workspace_with_the_same_mirror_makes_nothing_anew(recipe: Path, textmill) -> None:
+    shared = f"resources.mirror=file://{recipe.parent}/bucket"
+    assert textmill("run", "small.yaml", "--plain", "--until", "dedup", "--set", shared).returncode == 0
+    told = textmill("run", "small.yaml", "--plain", "--until", "dedup", "--set", shared, "--workspace", "elsewhere")
+    assert told.returncode == 0, told.stderr
+    status = json.loads(textmill("status", "--json", "--workspace", "elsewhere").stdout)
+    assert {row["state"] for row in status["stages"]} == {"cached"}
+
+
+def test_a_mirror_of_an_unknown_kind_is_refused_before_any_work(recipe: Path, textmill) -> None:
+    told = textmill("run", "small.yaml", "--plain", "--set", "resources.mirror=nowhere://bucket")
+    assert told.returncode == 2 and "resources.mirror nowhere://bucket" in told.stderr and "Traceback" not in told.stderr
+    assert not (recipe.parent / "workspace" / "artifacts").exists()
+
+
 def test_a_damaged_file_is_found_and_named(recipe: Path, textmill) -> None:
     assert textmill("run", "small.yaml", "--plain", "--until", "filter").returncode == 0
     shard = next((recipe.parent / "workspace" / "artifacts" / "filter").glob("*/*.arrow"))
