@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 WORKSPACE ?= workspace
 TORCH ?= torch>=2.8,<2.14
 
-.PHONY: demo test test-fast slow check bench bench-gpu clean help
+.PHONY: demo test test-fast slow cluster check bench bench-gpu clean help
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
+	@echo "make cluster  a gang on a running Ray cluster, through Ray Train"
 	@echo "make check  linter, formatter, types"
 	@echo "make bench  our speed against other tools, as ratios"
 
@@ -27,10 +28,13 @@ demo: $(STAMP)
 test: test-fast slow
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not cluster"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not cluster"
+
+cluster: $(STAMP)
+	$(BIN)/python -m pytest -q -m cluster
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from infra.errors import StageFailed
 from infra.log import event
 from infra.ray_compute import RayCompute
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 
 def free_port() -> int:
