@@ -14,7 +14,7 @@ from infra.store import Store
 os.environ.setdefault("RAY_AUTH_TOKEN", "7" * 64)  # Ray reads it once a process: all clusters of the tests share one
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-settings.register_profile("house", deadline=None)  # a busy machine is not a slow function
+settings.register_profile("house", deadline=None, derandomize=True)  # a busy machine is not a slow function
 settings.load_profile("house")
 
 

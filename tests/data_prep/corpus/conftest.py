@@ -21,7 +21,7 @@ from infra.compute import Compute, LocalCompute
 from infra.stage import Inputs, Stage, run
 from infra.store import Store
 
-settings.register_profile("corpus", deadline=None)  # the machine may be busy; a first call imports
+settings.register_profile("corpus", deadline=None, derandomize=True)  # the machine may be busy; a first call imports
 settings.load_profile("corpus")
 
 Rows = list[dict[str, Any]]
