@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from infra.artifact import Artifact, Counts, fingerprint, plain
 from infra.compute import Compute
+from infra.log import event
+from infra.reuse import Shardwise, take_over
 from infra.store import Store
 
 Config = TypeVar("Config")
@@ -20,12 +22,14 @@ class Stage(Generic[Config]):
     """work(config, inputs, out, compute) fills the folder out and returns counts; it is a pure function of the first two.
 
     Files appear in out under their name only when whole, and a second call with the same folder does only what is missing.
-    Names that start with a dot are the stage's own scratch and are not committed.
+    Names that start with a dot are the stage's own scratch and are not committed. shardwise: its output shards need only the shard
+    of the same name of one input, so those that an earlier artifact made from an equal shard are taken over from there.
     """
 
     name: str
     version: int  # raise it when the same config would now give another output
     work: Callable[[Config, Inputs, Path, Compute], Counts]
+    shardwise: Shardwise | None = None
 
     def key(self, config: Config, inputs: Inputs) -> str:
         """The fingerprint of this stage's output for this config and these inputs."""
@@ -43,7 +47,10 @@ def run(stage: Stage[Config], config: Config, inputs: Inputs, store: Store, comp
     with store.exclusive(stage.name, key):
         if done := store.find(stage.name, key):  # made by another run while this one waited
             return done
-        with store.writing(stage.name, key, record(stage, config, inputs)) as work:
+        made = record(stage, config, inputs)
+        with store.writing(stage.name, key, made) as work:
+            if stage.shardwise and (taken := take_over(stage.shardwise, made, inputs[stage.shardwise.input], store, work.out)):
+                event("note", message=f"{stage.name}: {taken} shards taken over from an earlier run that made them from the same input")
             work.counts.update(stage.work(config, inputs, work.out, compute))
     return store.get(stage.name, key)
 

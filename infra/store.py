@@ -74,6 +74,16 @@ class Store:
         manifests = sorted(self.root.glob(f"*/*/{MANIFEST}"))
         return [Artifact(m.parent.parent.name, m.parent.name, m.parent) for m in manifests if not m.parent.name.startswith(".")]
 
+    def made(self, stage: str) -> list[Artifact]:
+        """Every finished artifact of one stage, by fingerprint."""
+        manifests = sorted((self.root / stage).glob(f"*/{MANIFEST}"))
+        return [Artifact(stage, m.parent.name, m.parent) for m in manifests if not m.parent.name.startswith(".")]
+
+    def here(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The artifact if its folder stands in this store, unchecked: nothing is fetched and nothing set aside."""
+        path = self.path(stage, fingerprint)
+        return Artifact(stage, fingerprint, path) if (path / MANIFEST).is_file() else None
+
     def verify(self, artifact: Artifact) -> None:
         """Hash every file again; raises ArtifactError naming the first that differs."""
         self._check(artifact, deep=True)

@@ -17,6 +17,7 @@ from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
 from infra.artifact import Counts, SourceFile, digest
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
+from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
 # Limits of the families beside Gopher's, whose rules are on by default (rules.py names the sources).
@@ -194,4 +195,4 @@ def _outside(languages: frozenset[str], code: str) -> bool:
     return code not in languages
 
 
-FILTER = Stage(name="filter", version=1, work=work)
+FILTER = Stage(name="filter", version=1, work=work, shardwise=Shardwise("documents"))

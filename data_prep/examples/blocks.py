@@ -16,6 +16,7 @@ from data_prep.tokenizer.base import META, Meta, read_meta
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
+from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
 TAILS = ("drop", "pad")
@@ -95,4 +96,4 @@ def into_blocks(stream: np.ndarray, owner: np.ndarray, length: int, tail: str, m
     return table, {"blocks": len(table), "tokens": len(stream) - padding, "dropped_tokens": dropped, "padded_tokens": padding}
 
 
-BLOCKS = Stage(name="blocks", version=1, work=work)
+BLOCKS = Stage(name="blocks", version=1, work=work, shardwise=Shardwise("sentences", ("documents",)))

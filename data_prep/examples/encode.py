@@ -21,6 +21,7 @@ from data_prep.tokenizer.catalog import folder_of, load
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
+from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
 TOGETHER = 256  # documents encoded in one call: enough to fill the library's threads, little memory
@@ -144,4 +145,4 @@ def _count(side: pa.Table, sentences: int, values: np.ndarray, tokenizer: Tokeni
     }
 
 
-ENCODE = Stage(name="encode", version=1, work=work)
+ENCODE = Stage(name="encode", version=1, work=work, shardwise=Shardwise("documents"))

@@ -26,6 +26,7 @@ from data_prep.tokenizer.base import META
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
+from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
 SPECIALS = 3  # [CLS] A [SEP] B [SEP]
@@ -101,4 +102,4 @@ def _table(triples: list[tuple[int, int, int]]) -> pa.Table:
     return pa.table([pa.array(np.ascontiguousarray(array[:, i])) for i in range(3)], schema=schemas.PAIRS)
 
 
-PAIRS = Stage(name="pairs", version=1, work=work)
+PAIRS = Stage(name="pairs", version=1, work=work, shardwise=Shardwise("sentences", ("documents",)))
