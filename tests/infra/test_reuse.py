@@ -59,7 +59,10 @@ TIMES = Stage("times", 1, work, Shardwise("numbers"))
 PLAIN = Stage("times", 1, work)
 
 
-def made_of(store: Store, stage: Stage[Factor], tables: tuple[tuple[int, ...], ...], by: int = 2, note: str = "", **more: Artifact) -> Artifact:
+Tables = tuple[tuple[int, ...], ...]
+
+
+def made_of(store: Store, stage: Stage[Factor], tables: Tables, by: int = 2, note: str = "", **more: Artifact) -> Artifact:
     MADE.clear()
     numbers = run(SOURCE, Source(tables, note), {}, store, LocalCompute())
     return run(stage, Factor(by), {"numbers": numbers, **more}, store, LocalCompute())
