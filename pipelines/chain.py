@@ -6,7 +6,7 @@ Phase by phase (all tokenizers, then all encodings, ...), so that a run can stop
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from data_prep.corpus.extract import EXTRACT
 from data_prep.corpus.filter import FILTER
 from data_prep.corpus.gather import GATHER, GatherConfig
 from data_prep.corpus.links import LINKS, LinksConfig, LinkSource
+from data_prep.corpus.takedown import TAKEDOWN, TakedownConfig, read_lists
 from data_prep.corpus.warc import WARC
 from data_prep.examples.blocks import BLOCKS, BlocksConfig
 from data_prep.examples.encode import ENCODE
@@ -38,7 +39,7 @@ from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
 from training.pretrain import PRETRAIN
 
-CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, DECONTAMINATE)
+CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, TAKEDOWN, DECONTAMINATE)
 MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
 ORDER = tuple(stage.name for stage in (*CORPUS, *MODELS))
 T = TypeVar("T")
@@ -54,10 +55,15 @@ class Do(Protocol):
 # how the demo's own web is served while it is crawled: given the site's artifact and the crawl's fingerprint
 Serve = Callable[[Artifact, str], AbstractContextManager[None]]
 Digest = Callable[[Path], SourceFile]
+Note = Callable[[Mapping[str, Artifact]], None]  # told of the corpus so far, by stage, as soon as it is made
 
 
 def _unserved(_site: Artifact, _crawl: str) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+def _unnoted(_made: Mapping[str, Artifact]) -> None:
+    return
 
 
 class _Reached(Exception):
@@ -70,12 +76,18 @@ class _Chain:
     recipe: Recipe
     serve: Serve
     digest: Digest
+    earlier: Mapping[str, Artifact] = field(default_factory=dict)
+    note: Note = _unnoted
     made: dict[str, Artifact] = field(default_factory=dict)
     site: Artifact | None = None
 
     def make(self, stage: Stage[Any], config: Any, label: str, **inputs: Artifact) -> Artifact:
         self.made[label] = self.do(stage, config, label, **inputs)
         return self.made[label]
+
+    def before(self, stage: Stage[Any]) -> dict[str, Artifact]:
+        """The same stage's artifact of the date before, when the corpus grows."""
+        return {"earlier": self.earlier[stage.name]} if stage.name in self.earlier else {}
 
     def files(self, path: str) -> tuple[SourceFile, ...]:
         """The files of a recipe's path; `site:` names one of the site's artifact, which may not be made yet."""
@@ -97,8 +109,19 @@ class _Chain:
         return found[0]
 
 
-def run(do: Do, recipe: Recipe, until: str = "", serve: Serve = _unserved, digest: Digest = SourceFile.of) -> dict[str, Artifact]:
-    """Every artifact of the recipe by its label, up to and with the stages called `until`."""
+def run(
+    do: Do,
+    recipe: Recipe,
+    until: str = "",
+    serve: Serve = _unserved,
+    digest: Digest = SourceFile.of,
+    earlier: Mapping[str, Artifact] | None = None,
+    note: Note = _unnoted,
+) -> dict[str, Artifact]:
+    """Every artifact of the recipe by its label, up to and with the stages called `until`.
+
+    earlier: by stage, what a growing corpus builds on (growth.py); note is told what the next date may build on.
+    """
     check_until(until)
     last = ORDER.index(until) if until else len(ORDER)
 
@@ -107,7 +130,7 @@ def run(do: Do, recipe: Recipe, until: str = "", serve: Serve = _unserved, diges
             raise _Reached
         return do(stage, config, label, **inputs)
 
-    chain = _Chain(bounded, recipe, serve, digest)
+    chain = _Chain(bounded, recipe, serve, digest, earlier or {}, note)
     try:
         examples = _examples(chain, _corpus(chain))
         _models(chain, examples)
@@ -150,7 +173,12 @@ def _corpus(chain: _Chain) -> Artifact:
     )
     bad_words = chain.one_file(corpus.filter.bad_words) if corpus.filter.bad_words else None
     good = chain.make(FILTER, corpus.filter.build(bad_words=bad_words), "filter", documents=documents)
-    unlike = chain.make(DEDUP, corpus.dedup, "dedup", documents=good)
+    unlike = chain.make(DEDUP, corpus.dedup, "dedup", documents=good, **chain.before(DEDUP))
+    chain.note({artifact.stage: artifact for artifact in chain.made.values()})
+    if corpus.takedown:
+        lists = TakedownConfig(chain.files(corpus.takedown))
+        read_lists(lists.lists)  # a wrong entry is told before any work
+        unlike = chain.make(TAKEDOWN, lists, "takedown", documents=unlike)
     if corpus.decontaminate is None or not recipe.tasks:
         return unlike
     tasks = tuple(TaskFiles(name, (chain.one_file(task.train), chain.one_file(task.dev))) for name, task in recipe.tasks.items())
@@ -163,7 +191,7 @@ def _parts(chain: _Chain) -> Iterator[Artifact]:
     links = [s for s in corpus.sources if isinstance(s, Submissions | Urls | StartPage)]
     if links:
         sources = tuple(_link_source(chain, s) for s in links)
-        listed = chain.make(LINKS, LinksConfig(sources=sources, **corpus.links.said()), "links")
+        listed = chain.make(LINKS, LinksConfig(sources=sources, **corpus.links.said()), "links", **chain.before(LINKS))
         yield chain.make(EXTRACT, corpus.extract, "extract", pages=_crawl(chain, listed))
     crawls = [s for s in corpus.sources if isinstance(s, Warc)]
     for label, crawl in _numbered("warc", crawls):
@@ -188,8 +216,9 @@ def _crawl(chain: _Chain, links: Artifact) -> Artifact:
     assert config is not None, "recipe_checks refuses links without a crawl section"
     if chain.recipe.date:
         config = dataclasses.replace(config, logical_date=chain.recipe.date)
-    with _served(chain, CRAWL.key(config, {"links": links})):
-        return chain.make(CRAWL, config, "crawl", links=links)
+    inputs = {"links": links, **chain.before(CRAWL)}
+    with _served(chain, CRAWL.key(config, inputs)):
+        return chain.make(CRAWL, config, "crawl", **inputs)
 
 
 @contextmanager

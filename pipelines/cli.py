@@ -148,11 +148,13 @@ def report(run: Annotated[str, typer.Argument(help="A run's id; the newest when 
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A stage (dedup), a label of the newest run (gpt), or stage/fingerprint.")],
+    what: Annotated[
+        str, typer.Argument(help="A stage (dedup), a label of the newest run (gpt), stage/fingerprint, a URL, or a document's id.")
+    ],
     workspace: Workspace = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """An artifact: its manifest, counts, lineage and samples."""
+    """An artifact: its manifest, counts, lineage and samples. A URL or a document: where it came from, and what became of it."""
     from infra.store import Store
     from pipelines import show as showing
 

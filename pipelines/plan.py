@@ -13,6 +13,7 @@ from infra.errors import ArtifactError
 from infra.stage import Stage, record
 from infra.store import Store
 from pipelines import chain
+from pipelines.growth import Growth
 from pipelines.recipe import Recipe
 from pipelines.rundir import all_runs
 
@@ -71,7 +72,7 @@ class Planner:
 def plan(recipe: Recipe, workspace: Path, until: str = "") -> list[Step]:
     """The stages of a run in their order."""
     planner = Planner(workspace)
-    chain.run(planner, recipe, until)
+    chain.run(planner, recipe, until, earlier=Growth(workspace, planner.store, recipe).earlier)
     return planner.steps
 
 

@@ -141,7 +141,10 @@ class Links(Section):
 
 
 class Corpus(Section):
-    """Links or texts in, clean documents out."""
+    """Links or texts in, clean documents out.
+
+    grow: each date's run adds what is new to the corpus of the date before. takedown: files that list what has to go.
+    """
 
     sources: tuple[Source, ...] = Field(min_length=1)
     links: Links = Links()
@@ -149,6 +152,8 @@ class Corpus(Section):
     extract: ExtractConfig = ExtractConfig()
     filter: Filter = Field(default_factory=Filter)
     dedup: DedupConfig = DedupConfig()
+    grow: bool = False
+    takedown: str = ""
     decontaminate: Decontaminate | None = None  # `{}` is enough: the files are those of the recipe's tasks
 
 
@@ -256,6 +261,8 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
         places += [(task, key) for task in tasks.values() if isinstance(task, dict) for key in ("train", "dev")]
     if isinstance(corpus, dict) and isinstance(corpus.get("filter"), dict):
         places.append((corpus["filter"], "bad_words"))
+    if isinstance(corpus, dict):
+        places.append((corpus, "takedown"))
     for holder, key in places:
         text = holder.get(key)
         if isinstance(text, str) and text and not text.startswith(SITE):

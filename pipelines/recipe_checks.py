@@ -88,9 +88,10 @@ def _students(models: dict[str, Any], students: dict[str, Any]) -> Iterator[tupl
 def _files(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     places: list[Path] = [("corpus", "sources", index, "path") for index, _ in enumerate(_list(_mapping(value, "corpus"), "sources"))]
     places += [("tasks", name, key) for name in _mapping(value, "tasks") for key in ("train", "dev")]
+    places.append(("corpus", "takedown"))
     for place in places:
         text = _at(value, place)
-        if not isinstance(text, str):
+        if not isinstance(text, str) or (place == ("corpus", "takedown") and not text):
             continue
         name = ".".join(str(step) for step in place)
         if text.startswith(SITE):

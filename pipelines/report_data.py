@@ -17,7 +17,7 @@ from pipelines.report_runs import Made, Row, Run, read_json
 
 EXAMPLES = 3  # shown of each rule
 SNIPPET = 220  # characters of a text shown
-CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "decontaminate", "encode")
+CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "takedown", "decontaminate", "encode")
 
 
 def gather(folder: Path, store: Store) -> Row:

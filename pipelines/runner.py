@@ -23,6 +23,7 @@ from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import chain, recipe_shapes
 from pipelines.ending import ending
+from pipelines.growth import Growth
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 
@@ -51,6 +52,7 @@ class Prepared:
     loaded: Loaded
     run: RunDir
     store: Store
+    growth: Growth
 
 
 @dataclass
@@ -83,9 +85,11 @@ def prepare(order: Order) -> Prepared:
     loaded = check(order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
-    run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
     mirror = loaded.recipe.resources.mirror
-    return Prepared(order, loaded, run, Store(workspace / "artifacts", Mirror(mirror) if mirror else None))
+    store = Store(workspace / "artifacts", Mirror(mirror) if mirror else None)
+    growth = Growth(workspace, store, loaded.recipe)
+    run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
+    return Prepared(order, loaded, run, store, growth)
 
 
 def plainly(store: Store, compute: Compute) -> Carry:
@@ -105,7 +109,9 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         compute = stack.enter_context(_compute(prepared))
         do = recorded(run, prepared.store, make_carry(prepared.store, compute))
         try:
-            artifacts = chain.run(do, prepared.loaded.recipe, prepared.order.until, partial(served, prepared.store, compute))
+            growth, serve = prepared.growth, partial(served, prepared.store, compute)
+            recipe, until = prepared.loaded.recipe, prepared.order.until
+            artifacts = chain.run(do, recipe, until, serve, earlier=growth.earlier, note=growth.note)
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import shards
 from infra.artifact import Artifact
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ConfigError
 from infra.store import Store
+from pipelines.provenance import ID as DOCUMENT
+from pipelines.provenance import provenance
 from pipelines.report_data import first_rows
 from pipelines.report_runs import Row, Run, read_json
 
@@ -23,9 +24,12 @@ LAST_POINTS = 5  # of a training's metrics
 
 
 def show(store: Store, runs: Path, what: str) -> Row:
-    """A stage, `stage/fingerprint` (its beginning is enough), a label of a run, or a URL. Raises ConfigError when nothing is meant."""
-    if "://" in what:
-        return provenance(store, runs, what)
+    """A stage, `stage/fingerprint` (its beginning is enough), a label of a run, a URL, or a document's id.
+
+    Raises ConfigError when nothing is meant.
+    """
+    if "://" in what or DOCUMENT.fullmatch(what):
+        return provenance(store, list(newest_runs(store, runs)), what)
     artifact, label = find(store, runs, what)
     manifest = artifact.manifest
     told = {key: manifest.get(key) for key in ("stage", "version", "created", "counts", "config", "software")}
@@ -98,7 +102,15 @@ def lineage(store: Store, artifact: Artifact) -> list[Row]:
 
 def inside(artifact: Artifact) -> Row:
     """What is worth seeing of this kind of artifact."""
-    looks = {"links": _links, "crawl": _crawl, "filter": _rejected, "dedup": _clusters, "evaluate": _scores}
+    looks = {
+        "links": _links,
+        "extract": _links,
+        "crawl": _crawl,
+        "filter": _rejected,
+        "takedown": _taken,
+        "dedup": _clusters,
+        "evaluate": _scores,
+    }
     found = looks.get(artifact.stage, _nothing)(artifact)
     if card := read_json(artifact.path / "card.json"):
         lines = (
@@ -138,6 +150,10 @@ def _rejected(artifact: Artifact) -> Row:
     return {"rejected": _by(artifact.side("rejected"), "rule")}
 
 
+def _taken(artifact: Artifact) -> Row:
+    return {"rejected": _by(artifact.side("taken"), "rule")}
+
+
 def _by(paths: list[Path], column: str) -> dict[str, list[Row]]:
     """A few rows of each value of a column."""
     found: dict[str, list[Row]] = {}
@@ -167,45 +183,6 @@ def _clusters(artifact: Artifact) -> Row:
 
 def _scores(artifact: Artifact) -> Row:
     return {"scores": read_json(artifact.path / "scores.json") or {}}
-
-
-def provenance(store: Store, runs: Path, url: str) -> Row:
-    """The way of a URL through the newest run that knows it. Raises ConfigError when no run does."""
-    from data_prep.corpus.urls import canonical
-
-    wanted = sorted({url, canonical(url) or url})
-    for run in newest_runs(store, runs):
-        steps = [step for made in run.made for step in _steps(made.artifact, made.label, wanted)]
-        if steps:
-            return {"url": url, "run": run.folder.name, "steps": steps}
-    raise ConfigError(f"no run knows {url}; `textmill show links` shows how its links are written")
-
-
-def _steps(artifact: Artifact, label: str, wanted: list[str]) -> Iterator[Row]:
-    """What one stage did with it: one row for each place where it is found."""
-    places = {
-        "links": (("", "listed"), ),
-        "crawl": (("", "requested"), ),
-        "extract": (("", "kept"), ("set_aside", "set aside")),
-        "filter": (("", "kept"), ("rejected", "removed")),
-        "dedup": (("", "kept"), ("duplicates", "removed")),
-        "encode": (("documents", "encoded"), ),
-    }  # fmt: skip
-    for side, status in places.get(artifact.stage, ()):
-        for path in artifact.side(side) if side else artifact.shards:
-            for row in rows_with(path, wanted):
-                row["http_status"] = row.pop("status", None)
-                told = {key: _short(value) for key, value in row.items() if key not in ("text", "url", "host") and value not in ("", None)}
-                yield {"stage": label, "status": row.get("outcome", status), "shard": path.name, **told}
-
-
-def rows_with(path: Path, urls: list[str]) -> list[Row]:
-    """The rows of a shard with one of these URLs. Raises ArtifactError when its rows have no URL."""
-    table = shards.read(path)
-    if "url" not in table.column_names:
-        raise ArtifactError(f"{path}: no column url among {', '.join(table.column_names)}")
-    found: list[Row] = table.filter(pc.is_in(table["url"], value_set=pa.array(urls))).to_pylist()
-    return found
 
 
 def render(found: Row, console: Any) -> None:

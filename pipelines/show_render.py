@@ -52,6 +52,7 @@ def _look(found: Row, console: Console) -> None:
 
 def _provenance(found: Row, console: Console) -> None:
     console.print(Text.assemble((found["url"], "bold"), f" in run {found['run']}"))
+    _pairs(console, "", found["origin"])
     for step in found["steps"]:
         more = "  ".join(f"{key}={value}" for key, value in step.items() if key not in ("stage", "status", "outcome"))
         console.print(Text.assemble((f"{step['stage']:<16}", "cyan"), (f"{step['status']:<12}", "bold"), plain(more)), soft_wrap=True)

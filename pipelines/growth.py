@@ -1,0 +1,67 @@
+"""A corpus that grows: each dated run of a recipe builds on what the run of the date before it made.
+
+`<workspace>/corpora/<recipe>.json` lists the parts by date, each with the artifacts that the next one starts from: the links
+known so far, the pages fetched so far, the corpus so far. It is a list of names; every byte stands in the artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.artifact import Artifact
+from infra.errors import ArtifactError, ConfigError
+from infra.store import Store, write_whole
+from pipelines.recipe import Recipe
+
+STAGES = ("links", "crawl", "dedup")  # what has an `earlier` of its own kind
+
+
+class Growth:
+    """What a run of this recipe and date builds on, and where it is noted. A corpus that does not grow builds on nothing."""
+
+    def __init__(self, workspace: Path, store: Store, recipe: Recipe) -> None:
+        """Raises ConfigError without a date, ArtifactError when what it builds on is gone."""
+        self.path, self.store, self.recipe = workspace / "corpora" / f"{recipe.name}.json", store, recipe
+        if recipe.corpus.grow and not recipe.date:
+            raise ConfigError(
+                "corpus.grow adds one dated part at a time: give the date, `--set date=2026-11-25` (a schedule gives its own)"
+            )
+        self.earlier: dict[str, Artifact] = self._before() if recipe.corpus.grow else {}
+
+    def note(self, made: Mapping[str, Artifact]) -> None:
+        """Write down that this date's part is done; another run of the same date replaces it."""
+        if not self.recipe.corpus.grow:
+            return
+        together = {**self.earlier, **{name: made[name] for name in STAGES if name in made}}
+        parts = {**self.parts(), self.recipe.date: {name: artifact.fingerprint for name, artifact in sorted(together.items())}}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, json.dumps(dict(sorted(parts.items())), indent=1))
+
+    def parts(self) -> dict[str, dict[str, str]]:
+        """Date -> stage -> fingerprint. Raises ArtifactError when the file is torn."""
+        if not self.path.exists():
+            return {}
+        try:
+            found: dict[str, dict[str, str]] = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{self.path}: cannot be read ({error}); mend it, or move it away to begin the corpus anew") from error
+        return found
+
+    def _before(self) -> dict[str, Artifact]:
+        """The artifacts of the last part before this date."""
+        dates = [date for date in self.parts() if date < self.recipe.date]
+        if not dates:
+            return {}
+        last = max(dates)
+        found = {}
+        for stage, fingerprint in self.parts()[last].items():
+            artifact = self.store.find(stage, fingerprint)
+            if artifact is None:
+                raise ArtifactError(
+                    f"{self.path}: the part of {last} needs {stage}/{fingerprint}, which is gone or damaged; "
+                    f"run that date again (`--set date={last}`), then this one"
+                )
+            found[stage] = artifact
+        return found
