@@ -1,0 +1,136 @@
+"""A growing corpus: each date builds on the one before it, whatever order they are run in, and says so when that is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.artifact import Artifact
+from infra.errors import ArtifactError, ConfigError
+from infra.stage import Stage
+from infra.store import Store
+from pipelines import chain
+from pipelines.growth import Growth
+from pipelines.plan import plan
+from pipelines.recipe import Recipe, load
+from pipelines.runner import Order, carry_out, plainly, prepare
+
+GROWS = """\
+name: days
+corpus:
+  grow: true
+  sources:
+    - {kind: documents, path: "day*.jsonl"}
+  filter: {languages: [], min_words: 3, min_stop_words: null}
+"""
+
+
+def text_of(number: int) -> str:
+    """Forty words that no other number has."""
+    return " ".join(f"word{number}x{place}" for place in range(40)) + "."
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "days.yaml").write_text(GROWS)
+    add(tmp_path, 1, text_of(1), text_of(2))
+    return tmp_path
+
+
+def add(place: Path, day: int, *texts: str) -> None:
+    (place / f"day{day}.jsonl").write_text("".join(json.dumps({"id": f"{day}-{n}", "text": t}) + "\n" for n, t in enumerate(texts)))
+
+
+def recipe(place: Path, date: str = "", *more: str) -> Recipe:
+    return load(str(place / "days.yaml"), ((f"date={date}",) if date else ()) + more).recipe
+
+
+def go(place: Path, date: str, *more: str, until: str = "dedup") -> dict[str, Artifact]:
+    order = Order(str(place / "days.yaml"), place / "work", (f"date={date}", *more), until, plain=True)
+    return carry_out(prepare(order), plainly).artifacts
+
+
+def asked(recipe: Recipe, earlier: dict[str, Artifact]) -> dict[str, dict[str, Artifact]]:
+    """Label -> inputs."""
+    told: dict[str, dict[str, Artifact]] = {}
+
+    def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
+        told[label] = inputs
+        return Artifact(stage.name, stage.key(config, inputs), Path("nowhere"))
+
+    chain.run(do, recipe, "dedup", earlier=earlier)
+    return told
+
+
+def test_links_crawl_and_dedup_get_what_the_date_before_made_and_nothing_else_does() -> None:
+    demo = load("demo").recipe
+    earlier = {name: Artifact(name, "0" * 12, Path("nowhere")) for name in ("links", "crawl", "dedup")}
+    told = asked(demo, earlier)
+    assert {label: inputs["earlier"] for label, inputs in told.items() if "earlier" in inputs} == earlier
+    assert not any("earlier" in inputs for inputs in asked(demo, {}).values())
+
+
+def test_a_growing_corpus_without_a_date_is_refused_and_nothing_is_written(place: Path) -> None:
+    with pytest.raises(ConfigError, match="give the date"):
+        prepare(Order(str(place / "days.yaml"), place / "work", plain=True))
+    assert not (place / "work").exists()
+
+
+def test_each_date_is_noted_with_what_it_made_and_builds_on_the_last_one_before_it(place: Path) -> None:
+    first = go(place, "2026-11-24")["dedup"]
+    add(place, 2, text_of(3))
+    second = go(place, "2026-11-25")["dedup"]
+    assert second.manifest["inputs"]["earlier"]["fingerprint"] == first.fingerprint
+    noted = json.loads((place / "work" / "corpora" / "days.json").read_text())
+    assert noted == {"2026-11-24": {"dedup": first.fingerprint}, "2026-11-25": {"dedup": second.fingerprint}}
+    again = go(place, "2026-11-24")  # the past does not build on the future
+    assert "earlier" not in again["dedup"].manifest["inputs"]
+
+
+def test_a_run_that_stops_before_dedup_is_no_part(place: Path) -> None:
+    go(place, "2026-11-24", until="filter")
+    assert not (place / "work" / "corpora").exists()
+
+
+def test_the_plan_knows_what_a_date_would_build_on(place: Path) -> None:
+    go(place, "2026-11-24")
+    add(place, 2, text_of(3))
+    steps = {step.label: step for step in plan(recipe(place, "2026-11-25"), place / "work", "dedup")}
+    assert steps["dedup"].action == "run"
+    go(place, "2026-11-25")
+    steps = {step.label: step for step in plan(recipe(place, "2026-11-25"), place / "work", "dedup")}
+    assert steps["dedup"].action == "reuse"
+
+
+def test_a_part_that_is_gone_names_the_date_to_run_again(place: Path) -> None:
+    first = go(place, "2026-11-24")["dedup"]
+    shutil.rmtree(first.path)
+    with pytest.raises(ArtifactError, match=r"part of 2026-11-24 needs dedup/.*`--set date=2026-11-24`"):
+        prepare(Order(str(place / "days.yaml"), place / "work", ("date=2026-11-25",), plain=True))
+
+
+def test_a_torn_list_of_parts_is_told(place: Path) -> None:
+    (place / "work" / "corpora").mkdir(parents=True)
+    (place / "work" / "corpora" / "days.json").write_text("{")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Growth(place / "work", Store(place / "work" / "artifacts"), recipe(place, "2026-11-25"))
+
+
+def test_a_corpus_that_does_not_grow_builds_on_nothing_and_is_not_noted(place: Path) -> None:
+    go(place, "2026-11-24", "corpus.grow=false")
+    assert not (place / "work" / "corpora").exists()
+
+
+def test_a_list_of_what_has_to_go_stands_beside_the_recipe_and_is_read_before_any_work(place: Path) -> None:
+    (place / "gone.txt").write_text("id:1-0\n")
+    made = go(place, "2026-11-24", "corpus.takedown=gone.txt", until="takedown")
+    assert made["takedown"].counts["removed.id"] == 1
+    (place / "gone.txt").write_text("no such thing\n")
+    with pytest.raises(ConfigError, match=r"gone\.txt:1"):
+        prepare(Order(str(place / "days.yaml"), place / "elsewhere", ("date=2026-11-24", "corpus.takedown=gone.txt"), plain=True))
+    with pytest.raises(ConfigError, match=r"corpus\.takedown: there is no file"):
+        recipe(place, "2026-11-24", "corpus.takedown=missing.txt")
