@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import mini
+from tests.end_to_end import growing, mini
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> mini.Place:
 def there(finished: mini.Place, tmp_path: Path) -> mini.Place:
     """A copy of the finished place for a test of its own."""
     return finished.twin(tmp_path / "twin")
+
+
+@pytest.fixture(scope="session")
+def days(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[growing.Days]:
+    """A corpus that grew for three days. Runs there may follow; what the days made stays."""
+    with growing.three_days(data, tmp_path_factory.mktemp("days")) as found:
+        yield found

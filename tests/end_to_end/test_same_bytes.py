@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.end_to_end.growing import DAYS, Days, made, put_list, write
 from tests.end_to_end.mini import DATA, Place, content, counts, table
 
 pytestmark = [pytest.mark.ray, pytest.mark.prefect]
@@ -51,3 +52,16 @@ def test_a_crawl_that_ray_made_gives_the_same_documents(there: Callable[..., Pla
             assert len(table(sorted(fresh.made(row).glob("*.arrow")))) == counts(plain["crawl"])["read"]
         else:
             assert content(fresh.made(row)) == content(plain[row["label"]]), row["label"]
+
+
+def test_a_corpus_that_grew_on_ray_has_the_same_bytes(there: Callable[..., Place], days: Days) -> None:
+    """Two days, from the same committed crawls."""
+    folder = there("days", "site").folder  # with the shared server
+    carried = days.grown.twin(folder, "links", "crawl")
+    recipe = write(carried, days.web, "days.yaml", "day*.txt", grow=True)
+    for number in (0, 1):
+        put_list(carried, DAYS[number], days.lists[number])
+        carried.run("run", recipe, "--until", "dedup", "--set", f"date={DAYS[number]}", "--set", "resources.cpus=2")
+        for label, artifact in made(carried).items():
+            assert artifact.name == days.seen[number].made[label].name, label
+            assert content(artifact) == content(days.seen[number].made[label]), label
