@@ -64,10 +64,14 @@ class Journal:
 
     async def write(self) -> None:
         """Serve add() until close(); what waits at the same time shares one flush."""
-        while (first := await self.queue.get()) is not None:
+        goes_on = True
+        while goes_on and (first := await self.queue.get()) is not None:
             batch = [first]
-            while not self.queue.empty() and (more := self.queue.get_nowait()) is not None:
-                batch.append(more)
+            while goes_on and not self.queue.empty():
+                if (more := self.queue.get_nowait()) is not None:
+                    batch.append(more)
+                else:  # the end, met behind entries that nobody waits for
+                    goes_on = False
             await asyncio.to_thread(self._commit, [(entry, records) for entry, records, _ in batch])
             for _, _, done in batch:
                 if not done.done():

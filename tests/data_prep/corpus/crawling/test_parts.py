@@ -212,6 +212,21 @@ def test_after_a_cut_anywhere_the_journal_holds_whole_entries_and_the_file_whole
     assert list(again.settled) == [f"http://a.test/{n}" for n in range(8)]
 
 
+def test_the_journal_ends_when_its_last_entries_are_ones_that_nobody_waits_for(tmp_path) -> None:
+    async def go(journal: Journal) -> None:
+        writer = asyncio.create_task(journal.write())
+        await asyncio.sleep(0)
+        for number in range(3):
+            await journal.add(entry(number), b"", wait=False)
+        await journal.queue.put(None)  # met behind the others, in one batch
+        await asyncio.wait_for(writer, timeout=20)
+
+    journal = Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
+    asyncio.run(go(journal))
+    journal.close()
+    assert len(Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;").settled) == 3
+
+
 def test_a_finished_file_whose_table_was_never_written_is_taken_up_again(tmp_path) -> None:
     journal = Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
     fill(journal, range(3))
