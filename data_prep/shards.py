@@ -42,14 +42,14 @@ def read(path: Path) -> pa.Table:
         raise ArtifactError(f"{path}: not a whole Arrow file ({error}); run `textmill verify`, then run again") from error
 
 
-def write(table: pa.Table, path: Path, counts: Counts | None = None) -> None:
-    """Write under a temporary name, flush to the disk, then rename."""
+def write(table: pa.Table, path: Path, counts: Counts | None = None, chunk: int = BATCH_ROWS) -> None:
+    """Write under a temporary name, flush to the disk, then rename. chunk: rows of a batch."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     marked = table.replace_schema_metadata({COUNTS: json.dumps(counts or {}, sort_keys=True).encode()})
     with draft.open("wb") as file:
         with pa.ipc.new_file(file, marked.schema) as writer:
-            writer.write_table(marked, max_chunksize=BATCH_ROWS)
+            writer.write_table(marked, max_chunksize=chunk)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)

@@ -30,7 +30,7 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import Documents, Recipe, StartPage, Student, Submissions, Urls, Warc
+from pipelines.recipe import Documents, Feed, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
 from pipelines.recipe_checks import meant
 from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
@@ -188,10 +188,9 @@ def _corpus(chain: _Chain) -> Artifact:
 def _parts(chain: _Chain) -> Iterator[Artifact]:
     """One artifact of documents for all links together, and one for each source that is text or a crawl already."""
     corpus = chain.recipe.corpus
-    links = [s for s in corpus.sources if isinstance(s, Submissions | Urls | StartPage)]
+    links = [s for s in corpus.sources if isinstance(s, Submissions | Urls | Sitemap | Feed | StartPage)]
     if links:
-        sources = tuple(_link_source(chain, s) for s in links)
-        listed = chain.make(LINKS, LinksConfig(sources=sources, **corpus.links.said()), "links", **chain.before(LINKS))
+        listed = chain.make(LINKS, _links_config(chain, links), "links", **chain.before(LINKS))
         yield chain.make(EXTRACT, corpus.extract, "extract", pages=_crawl(chain, listed))
     crawls = [s for s in corpus.sources if isinstance(s, Warc)]
     for label, crawl in _numbered("warc", crawls):
@@ -206,7 +205,13 @@ def _numbered(name: str, things: Sequence[T]) -> list[tuple[str, T]]:
     return [(name if len(things) == 1 else f"{name} {number}", thing) for number, thing in enumerate(things, 1)]
 
 
-def _link_source(chain: _Chain, source: Submissions | Urls | StartPage) -> LinkSource:
+def _links_config(chain: _Chain, links: Sequence[Submissions | Urls | Sitemap | Feed | StartPage]) -> LinksConfig:
+    section, lists = chain.recipe.corpus.links, ("exclude_hosts_file", "allow_hosts_file")
+    given: dict[str, Any] = {key: chain.one_file(path) for key in lists if (path := getattr(section, key))}
+    return LinksConfig(sources=tuple(_link_source(chain, s) for s in links), **given, **section.said(*lists))
+
+
+def _link_source(chain: _Chain, source: Submissions | Urls | Sitemap | Feed | StartPage) -> LinkSource:
     files = () if isinstance(source, StartPage) else chain.files(source.path)
     return LinkSource(files=files, **source.said("path"))
 

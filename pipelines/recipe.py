@@ -53,6 +53,22 @@ class Urls(Section):
     path: str
 
 
+class Sitemap(Section):
+    """sitemap.xml files and their indexes, also packed. since: YYYY-MM-DD; entries that state an older day are left out."""
+
+    kind: Literal["sitemap"]
+    path: str
+    since: str | None = None
+
+
+class Feed(Section):
+    """RSS and Atom files, also packed. since: YYYY-MM-DD; entries that state an older day are left out."""
+
+    kind: Literal["feed"]
+    path: str
+    since: str | None = None
+
+
 class StartPage(Section):
     """A site that is followed within its host."""
 
@@ -130,14 +146,20 @@ else:
         "Evaluate", EvaluateConfig, Mirror, {"kind": "language", "dev": None, "text": "", "label": "", "pair": "", "seed": 0, "length": 0}
     )
 
-Source = Annotated[Submissions | Urls | StartPage | Warc | Documents, Field(discriminator="kind")]
+Source = Annotated[Submissions | Urls | Sitemap | Feed | StartPage | Warc | Documents, Field(discriminator="kind")]
 
 
 class Links(Section):
-    """How link sources become one list."""
+    """How link sources become one list. Hosts: `host` or `*.domain`; in a file a domain a line, which means all below it too."""
 
     shards: int | None = None
     exclude_hosts: tuple[str, ...] | None = None
+    allow_hosts: tuple[str, ...] | None = None
+    exclude_hosts_file: str = ""
+    allow_hosts_file: str = ""
+    exclude_extensions: tuple[str, ...] | None = None
+    max_per_domain: int | None = None
+    recrawl: bool | None = None
 
 
 class Corpus(Section):
@@ -263,6 +285,8 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
         places.append((corpus["filter"], "bad_words"))
     if isinstance(corpus, dict):
         places.append((corpus, "takedown"))
+    if isinstance(corpus, dict) and isinstance(corpus.get("links"), dict):
+        places += [(corpus["links"], key) for key in ("exclude_hosts_file", "allow_hosts_file")]
     for holder, key in places:
         text = holder.get(key)
         if isinstance(text, str) and text and not text.startswith(SITE):
@@ -273,6 +297,6 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
 def _without_none(value: Any, depth: int = 0) -> Any:
     """Fields of the model side that nobody gave are left out; a None of a filter is a rule switched off and stays."""
     if isinstance(value, dict):
-        kept = ("filter", "dedup", "decontaminate", "extract", "crawl", "links")
+        kept = ("filter", "dedup", "decontaminate", "extract", "crawl")
         return {k: v if k in kept else _without_none(v, depth + 1) for k, v in value.items() if v is not None}
     return [_without_none(item, depth + 1) for item in value] if isinstance(value, list) else value

@@ -59,7 +59,7 @@ def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 def _crawl(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     corpus = _mapping(value, "corpus")
     kinds = {source.get("kind") for source in _list(corpus, "sources") if isinstance(source, dict)}
-    if kinds & {"submissions", "urls", "site"} and "crawl" not in corpus:
+    if kinds & {"submissions", "urls", "sitemap", "feed", "site"} and "crawl" not in corpus:
         yield ("corpus",), "corpus.crawl is missing: say at least who crawls, `crawl: {contact: you@example.com}`"
 
 
@@ -88,10 +88,11 @@ def _students(models: dict[str, Any], students: dict[str, Any]) -> Iterator[tupl
 def _files(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     places: list[Path] = [("corpus", "sources", index, "path") for index, _ in enumerate(_list(_mapping(value, "corpus"), "sources"))]
     places += [("tasks", name, key) for name in _mapping(value, "tasks") for key in ("train", "dev")]
-    places.append(("corpus", "takedown"))
+    lists: list[Path] = [("corpus", "takedown"), ("corpus", "links", "exclude_hosts_file"), ("corpus", "links", "allow_hosts_file")]
+    places += lists
     for place in places:
         text = _at(value, place)
-        if not isinstance(text, str) or (place == ("corpus", "takedown") and not text):
+        if not isinstance(text, str) or (place in lists and not text):
             continue
         name = ".".join(str(step) for step in place)
         if text.startswith(SITE):
@@ -111,7 +112,7 @@ def _say(one: Any, path: Path, model: type[BaseModel]) -> str:
     if one["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
     if one["type"].startswith("union_tag"):
-        return f"{name}.kind must be one of submissions, urls, site, warc, documents"
+        return f"{name}.kind must be one of submissions, urls, sitemap, feed, site, warc, documents"
     if one["type"] == "string_pattern_mismatch":
         return f"{name}: a name is made of lower-case letters, digits, `-`, `_` and `.`"
     message = one["msg"].removeprefix("Value error, ")

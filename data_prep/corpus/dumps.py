@@ -23,8 +23,10 @@ LONGEST_LINE = 16 << 20  # bytes; a submission has at most 40,000 characters
 LONGEST_RECORD = 2_000  # lines of one CSV record; self posts hold line breaks
 SHOWN = 500  # characters of a bad line that are kept
 WIDEST_WINDOW = 1 << 31  # Pushshift packs with `zstd --long=31`
+PACKINGS = (".gz", ".xz", ".bz2", ".zst", ".zstd")
 FORMATS = {".csv": "csv", ".tsv": "tsv"}
 TRUE = frozenset(("true", "1", "t", "yes"))
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)  # gzip and bz2 also raise an OSError that has no number
 GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]"))
 
 
@@ -71,7 +73,7 @@ def open_packed(path: Path) -> IO[bytes]:
 
 def form(path: Path) -> str:
     """csv, tsv or jsonl, by the name without its packing."""
-    inner = path.with_suffix("") if path.suffix in (".gz", ".xz", ".bz2", ".zst", ".zstd") else path
+    inner = path.with_suffix("") if path.suffix in PACKINGS else path
     return FORMATS.get(inner.suffix.lower(), "jsonl")
 
 
@@ -89,7 +91,7 @@ def lines(path: Path) -> Iterator[Line]:
                         break
                 if text.strip():
                     yield Line(number, text.rstrip(b"\r\n"), reason)
-        except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError):
+        except DAMAGE:
             yield Line(number + 1, b"", "damaged_file")
         except OSError as error:
             if error.errno is not None:  # the disk's fault; gzip and bz2 tell bad data as an OSError without a number

@@ -39,15 +39,15 @@ def canonical(url: str, *, keep_tracking: bool = False) -> str | None:
     """The one spelling of an http(s) URL, or None when it is none. canonical(canonical(u)) == canonical(u)."""
     try:
         parts = urlsplit(url.strip())
-        host, port = _host(parts.hostname or ""), parts.port
+        name, port = host(parts.hostname or ""), parts.port
         path, query = _escaped(parts.path, PATH_SAFE), _escaped(parts.query, QUERY_SAFE)
     except ValueError:  # urlsplit's, idna's and quote's way to say: no URL
         return None
-    if parts.scheme not in PORTS or not host or parts.username is not None:
+    if parts.scheme not in PORTS or not name or parts.username is not None:
         return None
     if not keep_tracking:
         query = "&".join(part for part in query.split("&") if not TRACKING.match(part))
-    where = host if port in (None, PORTS[parts.scheme]) else f"{host}:{port}"
+    where = name if port in (None, PORTS[parts.scheme]) else f"{name}:{port}"
     whole = f"{parts.scheme}://{where}{_without_dots(path) or '/'}" + (f"?{query}" if query else "")
     return whole if len(whole) <= LONGEST else None
 
@@ -90,12 +90,23 @@ def split_authority(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or PORTS[parts.scheme]
 
 
+def host_of(authority: str) -> str:
+    """The host of an authority, without its port."""
+    return authority if authority.endswith("]") else authority.partition(":")[0] if authority[0] != "[" else authority.rpartition(":")[0]
+
+
+def path_of(url: str) -> str:
+    """The path of a canonical URL, with its first slash and without its query."""
+    return url[url.index("/", 8) :].partition("?")[0]
+
+
 def is_media(url: str) -> bool:
     """True for a file type that holds no text worth extracting."""
-    return MEDIA.search(urlsplit(url).path) is not None
+    return MEDIA.search(path_of(url)) is not None
 
 
-def _host(name: str) -> str:
+def host(name: str) -> str:
+    """The one spelling of a host's name or address. Raises ValueError when it is none."""
     if ":" in name:
         return f"[{ipaddress.IPv6Address(name).compressed}]"
     name = name.removesuffix(".")

@@ -72,7 +72,7 @@ def test_the_resolved_recipe_loads_to_the_same_recipe(links: Path, tmp_path: Pat
         ("crawl: {contact: someone@example.com}", "decontaminate: {action: burn}\n  crawl: {contact: a@b.c}", "r.yaml:5: corpus.decontaminate: decontaminate: action 'burn' is neither"),
         ("tokenizers:", "tokenizer:", "r.yaml:6: a recipe has no `tokenizer`; did you mean `tokenizers`?"),
         ("kind: urls, path: urls.txt", "kind: urls, paht: urls.txt", "r.yaml:4: corpus.sources.0 has no `paht`; did you mean `path`?"),
-        ("kind: urls, path: urls.txt", "kind: url, path: urls.txt", "r.yaml:4: corpus.sources.0.kind must be one of submissions, urls, site, warc, documents"),
+        ("kind: urls, path: urls.txt", "kind: url, path: urls.txt", "r.yaml:4: corpus.sources.0.kind must be one of submissions, urls, sitemap, feed, site, warc, documents"),
         ("urls.txt", "gone.txt", "r.yaml:4: corpus.sources.0.path: there is no file"),
         ("vocab: 500", "vocab: many", "r.yaml:7: tokenizers.pieces.vocab: it must be a valid integer"),
         ("vocab: 500", "vocab: 2", "r.yaml:7: tokenizers.pieces: tokenizer: vocab 2"),

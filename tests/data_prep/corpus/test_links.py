@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,10 +153,16 @@ def test_dealing_loses_nothing_and_keeps_order(tmp_path_factory, links, count, r
     links = sorted(links)
     out = tmp_path_factory.mktemp("dealt")
     table = pa.table(
-        {"url": [f"{h}/{n}" for h, n in links], "host": [h for h, _ in links], "karma": [n for _, n in links], "source": [""] * len(links)},
+        {
+            "url": [f"{h}/{n:02}" for h, n in links],
+            "host": [h for h, _ in links],
+            "karma": [n for _, n in links],
+            "source": [""] * len(links),
+        },
         COLUMNS,
     )
-    deal(table, pa.table({"url": [], "host": pa.array([], pa.string()), "max_pages": []}), count, out)
+    halves = [table.filter(pa.compute.less(table["host"], "d")), table.filter(pa.compute.greater_equal(table["host"], "d"))]
+    deal(halves, pa.table({"url": [], "host": pa.array([], pa.string()), "max_pages": []}), count, out)
     dealt = [shards.read(out / shards.name(n)) for n in range(count)]
     assert Counter(url for part in dealt for url in part["url"].to_pylist()) == Counter(table["url"].to_pylist())
     order = {url: place for place, url in enumerate(table["url"].to_pylist())}
