@@ -11,9 +11,8 @@ import lzma
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import zstandard
 
@@ -21,6 +20,8 @@ from infra.errors import ConfigError
 
 LONGEST_LINE = 16 << 20  # bytes; a submission has at most 40,000 characters
 LONGEST_RECORD = 2_000  # lines of one CSV record; self posts hold line breaks
+MOST_KARMA = 1 << 31  # beyond it, either way, a score is no score; Reddit's highest have six digits
+BOM = b"\xef\xbb\xbf"
 SHOWN = 500  # characters of a bad line that are kept
 WIDEST_WINDOW = 1 << 31  # Pushshift packs with `zstd --long=31`
 PACKINGS = (".gz", ".xz", ".bz2", ".zst", ".zstd")
@@ -30,8 +31,7 @@ DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)  # gzip and
 GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]"))
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line of a file, without its end. A reason says that it, or the file from here on, could not be read."""
 
     number: int
@@ -43,8 +43,7 @@ class Line:
         return self.text[: SHOWN * 4].decode("utf-8", "replace")[:SHOWN]
 
 
-@dataclass(frozen=True)
-class Post:
+class Post(NamedTuple):
     """A submission, in the words that every dump can be brought to."""
 
     url: str
@@ -71,6 +70,38 @@ def open_packed(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def is_cut(path: Path) -> bool:
+    """True for a zstd file that ends within a frame, which its decoder takes for the end (RFC 8878, section 3.1.1, says where it is).
+
+    Only headers of frames and blocks are read. The other packings tell of a missing end by themselves.
+    """
+    if path.suffix not in (".zst", ".zstd"):
+        return False
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while head := file.read(18):  # the longest header of a frame
+            start = file.tell() - len(head)
+            if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a skippable frame
+                file.seek(start + 8 + int.from_bytes(head[4:8], "little"))
+            else:
+                try:
+                    file.seek(start + zstandard.frame_header_size(head))
+                    checked = zstandard.get_frame_parameters(head).has_checksum
+                except zstandard.ZstdError:
+                    return True
+                last = False
+                while not last:
+                    if len(block := file.read(3)) < 3:
+                        return True
+                    told = int.from_bytes(block, "little")
+                    last, kind = bool(told & 1), told >> 1 & 3
+                    file.seek(1 if kind == 1 else told >> 3, io.SEEK_CUR)  # kind 1: one byte that is repeated
+                file.seek(4 if checked else 0, io.SEEK_CUR)
+            if file.tell() > size:
+                return True
+    return False
+
+
 def form(path: Path) -> str:
     """csv, tsv or jsonl, by the name without its packing."""
     inner = path.with_suffix("") if path.suffix in PACKINGS else path
@@ -89,8 +120,13 @@ def lines(path: Path) -> Iterator[Line]:
                     reason = "too_long"
                     if more.endswith(b"\n"):
                         break
+                if not text.endswith(b"\n") and not reason and is_cut(path):
+                    yield Line(number, text, "damaged_file")
+                    return
                 if text.strip():
                     yield Line(number, text.rstrip(b"\r\n"), reason)
+            if is_cut(path):
+                yield Line(number + 1, b"", "damaged_file")
         except DAMAGE:
             yield Line(number + 1, b"", "damaged_file")
         except OSError as error:
@@ -138,19 +174,33 @@ def post(record: dict[str, Any]) -> Post:
     """A submission from a record of any age. Raises ValueError, KeyError or TypeError when it is none.
 
     Older dumps have `ups` for `score`; newer ones `url_overridden_by_dest`, `removed_by_category` and cross-posts,
-    whose own `url` is the parent's thread: the parent's link is taken, with the karma this post got.
+    whose own `url` is the parent's thread: the parent's link is taken, with the karma this post got, and for adults
+    only when either says so.
     """
     parents = record.get("crosspost_parent_list")
     origin = parents[0] if isinstance(parents, list) and parents and isinstance(parents[0], dict) else record
     url = origin.get("url_overridden_by_dest") or origin.get("url") or ""
-    score = record.get("score")
-    karma = int(float(score if score not in (None, "") else record["ups"]))
+    karma = _karma(record)
     if not isinstance(url, str) or "\n" in url.strip():
         raise ValueError("the URL is no line of text")
     domain, text = str(origin.get("domain") or ""), str(record.get("selftext") or "")
     is_self = _true(origin.get("is_self")) or domain.startswith("self.")
     gone = bool(record.get("removed_by_category")) or url in GONE or text in GONE or (not url and not is_self)
-    return Post(url.strip(), karma, is_self, _true(record.get("over_18")), gone)
+    over_18 = _true(record.get("over_18")) or (origin is not record and _true(origin.get("over_18")))
+    return Post(url.strip(), karma, is_self, over_18, gone)
+
+
+def _karma(record: dict[str, Any]) -> int:
+    """A whole number, also one written as 3.0 or "3"; of a fraction the whole part."""
+    score = record.get("score")
+    found = score if score not in (None, "") else record["ups"]
+    if type(found) is not int:
+        if isinstance(found, bool):
+            raise TypeError("true is no number of votes")
+        found = int(float(found))
+    if not -MOST_KARMA < found < MOST_KARMA:
+        raise ValueError("more karma than there is")
+    return int(found)
 
 
 class _Ahead:
@@ -232,11 +282,11 @@ def _parsed(line: Line, parse: Callable[[bytes], dict[str, Any]]) -> tuple[Line,
 
 
 def _json_record(text: bytes) -> dict[str, Any]:
-    record = json.loads(text.decode("utf-8-sig"))
+    record = json.loads(text.removeprefix(BOM).decode())
     if not isinstance(record, dict):
         raise TypeError("not an object")
     return record
 
 
 def _true(value: Any) -> bool:
-    return value is True or value == 1 or str(value).lower() in TRUE
+    return value is not False and value is not None and (value is True or value == 1 or str(value).lower() in TRUE)

@@ -74,7 +74,7 @@ def _content(path: Path) -> tuple[bytes, str]:
             if error.errno is not None:
                 raise
             return b"".join(parts), "damaged_file"
-    return b"".join(parts), ""
+    return b"".join(parts), "damaged_file" if dumps.is_cut(path) else ""
 
 
 def _records(content: bytes, kind: str) -> Iterator[Found]:
@@ -152,13 +152,14 @@ def _fragments(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     name = f"(?:[A-Za-z_][\\w.-]{{0,50}}:)?(?:{'|'.join(names)})"
     token = re.compile(rf"<!\[CDATA\[|<!--|<(/?){name}(?=[\s/>])[^<>]*>")
     ends = {CDATA: _Next(CDATA_END), "<!--": _Next("-->")}
-    opening = _Next(re.compile(rf"<{name}[\s/>]"))
+    opening, address = _Next(re.compile(rf"<{name}[\s/>]")), _Next(re.compile(r"<(?:[\w.-]{1,50}:)?(?:loc|link|guid)[\s/>]"))
     start, place = -1, 0
     while found := token.search(text, place):
         place = found.end()
         if found[1] is None:
             end = ends[found[0]].after(text, place)
-            if end >= 0 and not 0 <= opening.after(text, place) < end:
+            inner = opening.after(text, place)
+            if end >= 0 and not (0 <= inner < end and 0 <= address.after(text, inner) < end):
                 place = end + 3
         elif found[1]:
             if start >= 0:

@@ -18,7 +18,7 @@ EXTENSION = re.compile(r"\.?[A-Za-z0-9_-]{1,20}(\.[A-Za-z0-9_-]{1,20})*")
 FOUND = COLUMNS.append(pa.field("origin", pa.int32()))  # origin: the source's place in the config
 SET_ASIDE = pa.schema([("line", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 SITES = pa.schema([("url", pa.string()), ("host", pa.string()), ("depth", pa.int32()), ("max_pages", pa.int64())])
-FILES = pa.schema([("origin", pa.int32()), ("digest", pa.string())])  # files whose posts stand in the tally `sums`
+FILES = pa.schema([("origin", pa.int32()), ("name", pa.string()), ("digest", pa.string())])  # files whose posts stand in the tally `sums`
 
 Item = tuple[int, int, str]  # the part's number, its source's place, the file
 

@@ -32,18 +32,19 @@ def read_file(config: LinksConfig, parts: Path, count: int, item: Item) -> None:
         piles.Writer(parts / part(number), FOUND) as found,
     ):
         aside, kept = _Rows(beside, 1), _Rows(found, count)
+        short = path.name
         for line, post in posts(source, path):
             counted["read"] += 1
-            where = f"{path.name}:{line.number}"
             if line.reason:
                 counted[f"set_aside.{line.reason}"] += 1
-                aside.add((line.shown, where, line.reason), "")
+                aside.add((line.shown, f"{short}:{line.number}", line.reason), "")
                 continue
             url, host, rule = judged(line, post)
             if rule:
                 counted[f"removed.{rule}"] += 1
             else:
-                kept.add((url, host, post.karma if isinstance(post, dumps.Post) else None, where, place), host)
+                karma = post.karma if isinstance(post, dumps.Post) else None
+                kept.add((url, host, karma, f"{short}:{line.number}", place), host)
         aside.flush()
         kept.flush()
         found.counts = dict(counted)

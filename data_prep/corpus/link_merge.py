@@ -2,8 +2,8 @@
 
 What is remembered for the next list lies in three tallies beside the links. `known`: the URLs listed so far. `domains`: how many of
 each registered domain (only where max_per_domain is given). `sums`: under the karma rule "sum", the karma of every URL so far, listed
-or not, so that 2 on one day and 2 on the next make 4; `files` has the digests of the files that are in it, for a file that is given
-again must not count twice. A source is known by its place in the recipe: new ones go behind the old ones.
+or not, so that 2 on one day and 2 on the next make 4; `files` has the names and digests of the files that are in it, for a file that
+is given again must not count twice. A source is known by its place in the recipe: new ones go behind the old ones.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ EXEMPT = "exempt"
 
 @dataclass(frozen=True)
 class Past:
-    """What an earlier list left: the shards of its tallies, and the (source, digest) of the files whose karma is in `sums`."""
+    """What an earlier list left: the shards of its tallies, and the (source, name, digest) of the files whose karma is in `sums`."""
 
     known: tuple[Path, ...] = ()
     domains: tuple[Path, ...] = ()
     sums: tuple[Path, ...] = ()
-    files: frozenset[tuple[int, str]] = frozenset()
+    files: frozenset[tuple[int, str, str]] = frozenset()
 
     @classmethod
     def of(cls, earlier: Artifact | None) -> Past:
         """Nothing when there is no earlier list."""
         if earlier is None:
             return cls()
-        files = frozenset((row["origin"], row["digest"]) for path in earlier.side("files") for row in shards.read(path).to_pylist())
+        rows = [row for path in earlier.side("files") for row in shards.read(path).to_pylist()]
+        files = frozenset((row["origin"], row["name"], row["digest"]) for row in rows)
         known, domains, sums = (tuple(earlier.side(name)) for name in TALLIES)
         return cls(known, domains, sums, files)
 
@@ -77,14 +78,14 @@ def merge_pile(config: LinksConfig, past: Past, parts: Sequence[Part], out: Path
     shards.write(best.select(COLUMNS.names), out / LISTED / shards.name(pile), dict(counted))
 
 
-def write_tallies(config: LinksConfig, past: Past, fresh: Path, out: Path, digests: Sequence[tuple[int, str]]) -> None:
-    """What is known from now on: what was known before, and what the piles in the folder fresh add. digests: of every file read."""
+def write_tallies(config: LinksConfig, past: Past, fresh: Path, out: Path, read: Sequence[tuple[int, str, str]]) -> None:
+    """What is known from now on: what was known before and what the piles in `fresh` add. read: place, name and digest of each file."""
     summing = {place for place, source in enumerate(config.sources) if source.sums}
     for name in TALLIES:
         paths = [*past.paths(name), *sorted((fresh / name).glob("*.arrow"))]
         if name == "known" or paths:
             tallies.merge(paths, out / name, counted=name != "known")
-    if files := sorted(past.files | {(place, digest) for place, digest in digests if place in summing}):
+    if files := sorted(past.files | {file for file in read if file[0] in summing}):
         columns = list(zip(*files, strict=True))
         shards.write(pa.table(columns, schema=FILES), out / "files" / shards.name(0))
 

@@ -44,14 +44,14 @@ def work(config: LinksConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
     count, parts, past = pile_count([Path(name) for *_, name in items]), out / ".parts", Past.of(inputs.get("earlier"))
     compute.map("links", partial(read_file, config, parts, count), [i for i in items if not (parts / part(i[0])).exists()])
     seeds = _seeds(config, parts / "seeds.piles", count)
-    made = [Part(parts / part(number), (place, file.digest) in past.files) for number, (place, file) in enumerate(listed)]
+    made = [Part(parts / part(number), (place, file.name, file.digest) in past.files) for number, (place, file) in enumerate(listed)]
     todo = [number for number in range(count) if not (parts / LISTED / shards.name(number)).exists()]
     compute.map("links merge", partial(merge_pile, config, past, [Part(parts / "seeds.piles"), *made], parts), todo)
     best = [parts / LISTED / shards.name(number) for number in range(count)]
     counted = [{"read": seeds}, *(piles.counts(each.path) for each in made), *(shards.counts(path) for path in best)]
     aside = [piles.read(parts / "set_aside" / each.path.name, 0) for each in made]
     shards.write(pa.concat_tables([SET_ASIDE.empty_table(), *aside]), out / "set_aside" / shards.name(0))
-    write_tallies(config, past, parts, out, [(place, file.digest) for place, file in listed])
+    write_tallies(config, past, parts, out, [(place, file.name, file.digest) for place, file in listed])
     names = deal([shards.read(path) for path in best], _sites(config), config.shards, out)
     return shards.balance("links", shards.total([*counted, _told(config), {"hosts": names}]))
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import idna
 
 PORTS = {"http": 80, "https": 443}
+LONGEST_HOST = 253  # characters, RFC 1035, section 2.3.4, without the last dot
 LONGEST = 4_096  # characters; longer ones are traps for crawlers far more often than pages
 UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")  # RFC 3986, section 2.3
 PATH_SAFE = "/%!$&'()*+,;=:@~-._"
@@ -22,6 +23,11 @@ ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 TRACKING = re.compile(r"(utm_\w+|[gdf]clid|gclsrc|fbclid|msclkid|yclid|twclid|mc_[ce]id|igshid|_hsenc|_hsmi|mkt_tok)(=|$)", re.IGNORECASE)
+TRACKERS = re.compile(r"[?&](?=[ufmytgdi_])", re.IGNORECASE)  # where a parameter may begin that TRACKING knows
+PLAIN = re.compile(  # a URL without anything to be spelt otherwise, but for its fragment
+    r"(https?)://((?:[a-z0-9][a-z0-9-]{0,62}\.)+[a-z][a-z0-9-]{0,62})"
+    r"(/[A-Za-z0-9/~!$&'()*+,;=:@._-]*)?(\?[A-Za-z0-9/~!$&'()*+,;=:@._?-]*)?(?:#[^\n]*)?"
+)
 MEDIA = re.compile(
     r"\.("
     r"jpg|jpeg|png|gif|webp|bmp|svg|ico|tif|tiff|avif|psd|eps"
@@ -37,18 +43,34 @@ MEDIA = re.compile(
 
 def canonical(url: str, *, keep_tracking: bool = False) -> str | None:
     """The one spelling of an http(s) URL, or None when it is none. canonical(canonical(u)) == canonical(u)."""
+    url = url.strip()
+    if (found := PLAIN.fullmatch(url)) and len(found[2]) <= LONGEST_HOST and len(url) <= LONGEST and "/." not in (found[3] or ""):
+        query = found[4] or ""
+        if not keep_tracking and query and (query == "?" or TRACKERS.search(query)):
+            query = _untracked(query[1:])
+        return f"{found[1]}://{found[2]}{found[3] or '/'}{query if query != '?' else ''}"
+    return _spelt_out(url, keep_tracking)
+
+
+def _untracked(query: str) -> str:
+    """ "?" and the query without what only tracks, or nothing."""
+    left = "&".join(part for part in query.split("&") if not TRACKING.match(part))
+    return f"?{left}" if left else ""
+
+
+def _spelt_out(url: str, keep_tracking: bool) -> str | None:
+    """As canonical, for what is not plain already."""
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
         name, port = host(parts.hostname or ""), parts.port
         path, query = _escaped(parts.path, PATH_SAFE), _escaped(parts.query, QUERY_SAFE)
     except ValueError:  # urlsplit's, idna's and quote's way to say: no URL
         return None
     if parts.scheme not in PORTS or not name or parts.username is not None:
         return None
-    if not keep_tracking:
-        query = "&".join(part for part in query.split("&") if not TRACKING.match(part))
+    query = (f"?{query}" if query else "") if keep_tracking else _untracked(query)
     where = name if port in (None, PORTS[parts.scheme]) else f"{name}:{port}"
-    whole = f"{parts.scheme}://{where}{_without_dots(path) or '/'}" + (f"?{query}" if query else "")
+    whole = f"{parts.scheme}://{where}{_without_dots(path) or '/'}{query}"
     return whole if len(whole) <= LONGEST else None
 
 
