@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ PACKINGS = (".gz", ".xz", ".bz2", ".zst", ".zstd")
 FORMATS = {".csv": "csv", ".tsv": "tsv"}
 TRUE = frozenset(("true", "1", "t", "yes"))
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)  # gzip and bz2 also raise an OSError that has no number
+BARE = re.compile("&(?!(?:amp|lt|gt);)")  # with one of these nothing in a URL was escaped
 GONE = frozenset(("[deleted]", "[removed]", "[deleted by user]"))
 
 
@@ -187,7 +189,14 @@ def post(record: dict[str, Any]) -> Post:
     is_self = _true(origin.get("is_self")) or domain.startswith("self.")
     gone = bool(record.get("removed_by_category")) or url in GONE or text in GONE or (not url and not is_self)
     over_18 = _true(record.get("over_18")) or (origin is not record and _true(origin.get("over_18")))
-    return Post(url.strip(), karma, is_self, over_18, gone)
+    return Post(_plain(url.strip()), karma, is_self, over_18, gone)
+
+
+def _plain(url: str) -> str:
+    """Reddit's API writes `&`, `<` and `>` as HTML does unless asked not to, and so do dumps made with it (all of 2005 and of 2013)."""
+    if "&" not in url or BARE.search(url):
+        return url
+    return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _karma(record: dict[str, Any]) -> int:
