@@ -69,8 +69,7 @@ def merge_pile(config: LinksConfig, past: Past, parts: Sequence[Part], out: Path
     for place, source in enumerate(config.sources):
         if source.sums:
             found = _summed(found, place, source.min_karma, past, counted, out / "sums" / f"{pile:05d}.{place:05d}.arrow")
-    best = _once(found, counted)
-    best = _unlisted(best, config, past, counted)
+    best = _unlisted(_once(found), config, past, counted)
     if config.max_per_domain is not None:
         best = _capped(best, config, past, counted, out / "domains" / shards.name(pile))
     tallies.write(tallies.hashes(best["url"].to_pylist()), out / "known" / shards.name(pile))
@@ -117,25 +116,31 @@ def _summed(found: pa.Table, place: int, enough: int, past: Past, counted: Count
     return pa.concat_tables([others, mine])
 
 
-def _once(found: pa.Table, counted: Counter[str]) -> pa.Table:
-    """Each URL once, with its highest karma and where that stood first, ordered by host and URL."""
+def _once(found: pa.Table) -> pa.Table:
+    """Each URL once, with its highest karma and where that stood first, ordered by host and URL; `rows`: how many there were."""
     ranked = found.sort_by([("host", "ascending"), ("url", "ascending"), ("karma", "descending"), ("row", "ascending")])
     same = np.zeros(ranked.num_rows, bool)
     if ranked.num_rows > 1:
         same[1:] = pc.equal(ranked["url"][1:], ranked["url"][:-1]).to_numpy()
-    counted["removed.duplicate"] += int(same.sum())
-    return ranked.filter(pa.array(~same))
+    firsts = np.flatnonzero(~same)
+    rows = np.diff(firsts, append=len(same))
+    return ranked.filter(pa.array(~same)).append_column("rows", pa.array(rows, pa.int64()))
 
 
 def _unlisted(best: pa.Table, config: LinksConfig, past: Past, counted: Counter[str]) -> pa.Table:
-    """Without what an earlier list has. Columns are added: `exempt` marks start pages, `known` what is listed again all the same."""
+    """Without what an earlier list has, every row of it counted as known; other rows beyond a URL's first are duplicates.
+
+    Columns are added: `exempt` marks start pages, `known` what is listed again all the same.
+    """
     listed = best["url"].to_pylist()
     starts = config.starts()
     exempt = np.fromiter((url in starts for url in listed), bool, len(listed)) if starts else np.zeros(len(listed), bool)
     known = tallies.Tally(past.known).find(tallies.hashes(listed)) if past.known else np.zeros(len(listed), bool)
     gone = np.zeros(len(listed), bool) if config.recrawl else known & ~exempt
+    rows = best["rows"].to_numpy()
+    counted["removed.duplicate"] += int(rows[~gone].sum() - (~gone).sum())
     if gone.any():
-        counted["removed.known"] += int(gone.sum())
+        counted["removed.known"] += int(rows[gone].sum())
     return best.append_column(EXEMPT, pa.array(exempt)).append_column("known", pa.array(known)).filter(pa.array(~gone))
 
 

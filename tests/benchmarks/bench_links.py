@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-REPEATS = 3
+REPEATS = 3  # unless --repeats says otherwise
 WORDS = ["the", "of", "and", "to", "in", "that", "with", "they", "from", "word"]
 
 
@@ -100,7 +100,7 @@ def measure(what: str, path: Path) -> None:
     print(json.dumps(told | {"seconds": seconds, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "before": before / 1024}))
 
 
-def dumps_table(folder: Path, lines: int) -> str:
+def dumps_table(folder: Path, lines: int, repeats: int) -> str:
     rows = ["| lines | who | lines/s | peak MB | URLs kept |", "|---|---|---|---|---|"]
     for size in (lines // 4, lines):
         path = folder / f"dump-{size}.jsonl.zst"
@@ -108,7 +108,7 @@ def dumps_table(folder: Path, lines: int) -> str:
             write_dump(path.with_suffix(".part"), size)
             path.with_suffix(".part").rename(path)
         runs: dict[str, list[dict[str, float]]] = {"stage": [], "least": []}
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             for what, seen in runs.items():
                 seen.append(alone(what, path))
         for what, name in (("stage", "textmill, whole stage"), ("least", "json.loads and a set")):
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=1_000_000)
     parser.add_argument("--folder", default=os.path.join(tempfile.gettempdir(), "bench-links"), help="where the dump is kept")
     parser.add_argument("--data", default=os.environ.get("TEXTMILL_TEST_DATA"), help="folder of the test data")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="how often each dump is read")
     parser.add_argument("--only", choices=("dumps", "urls", "hosts"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--dump", help=argparse.SUPPRESS)
@@ -210,7 +211,7 @@ def main() -> None:
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
-        "dumps": lambda: dumps_table(folder, options.lines),
+        "dumps": lambda: dumps_table(folder, options.lines, options.repeats),
         "urls": lambda: urls_table(Path(options.data)),
         "hosts": lambda: hosts_table(folder, options.hosts),
     }
