@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import io
 import tarfile
 from pathlib import Path
@@ -39,7 +40,7 @@ def sample(data: Path, folder: Path) -> tuple[Path, set[str], int]:
         rows += list(csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode(), newline="")))[::40]
     for row in rows:
         if row["is_self"] == "False" and row["over_18"] == "False" and int(row["score"]) >= 3:
-            wanted.add(row["url"])
+            wanted.add(html.unescape(row["url"]))  # Reddit's API escapes
     path = folder / "posts.csv.gz"
     with gzip.open(path, "wt", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
