@@ -22,6 +22,8 @@ PAGES = pa.schema(
         ("warc_offset", pa.int64()),
         ("karma", pa.int64()),
         ("source", pa.string()),
+        ("etag", pa.string()),  # as the answer gave them, to ask with when the page is crawled again; "" when it did not
+        ("last_modified", pa.string()),
     ]
 )
 OUTCOMES = (
@@ -37,6 +39,9 @@ OUTCOMES = (
     "bad_url",
     "not_text",
     "redirected",
+    "meta_refresh",  # redirected by the page's own markup
+    "not_modified",  # what an earlier crawl has is still what the server has
+    "truncated",
 )
 
 DOCUMENTS = pa.schema(

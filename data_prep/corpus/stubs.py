@@ -29,16 +29,14 @@ def meta_refresh(markup: bytes | str) -> tuple[float, str] | None:
     """
     if len(markup) > LONGEST:
         return None
-    head = markup[:HEAD]
-    if isinstance(head, bytes):
-        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return meta_refresh(bytes(markup).decode("utf-16", "replace"))
-        if b"refresh" not in head.lower():
+    if isinstance(markup, bytes):
+        if markup[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return meta_refresh(markup.decode("utf-16", "replace"))
+        if b"refresh" not in markup[:HEAD].lower():
             return None
-        markup = bytes(markup).decode("utf-8", "replace")
-    elif "refresh" not in head.lower():
+        markup = markup.decode("utf-8", "replace")
+    elif "refresh" not in markup[:HEAD].lower():
         return None
-    assert isinstance(markup, str)
     bare = _UNSEEN.sub(" ", markup)
     found = _refresh(bare[:HEAD])
     if found is None or found[0] > LONGEST_WAIT_S or not found[1]:

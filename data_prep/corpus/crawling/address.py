@@ -45,9 +45,9 @@ class AddressBook(AbstractResolver):
 
     async def check(self, host: str) -> list[str]:
         """The host's permitted addresses. Raises PrivateAddress or NoAddress; one look-up a host and crawl."""
-        if host not in self.known:
-            self.known[host] = asyncio.ensure_future(self._look_up(host))
-        return await asyncio.shield(self.known[host])
+        if (found := self.known.get(host)) is None:
+            found = self.known[host] = asyncio.ensure_future(self._look_up(host))
+        return found.result() if found.done() else await asyncio.shield(found)
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """What aiohttp asks for: the addresses that check() found, and no others."""

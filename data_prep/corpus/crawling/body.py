@@ -28,6 +28,8 @@ class Undecodable(Exception):
 
 
 class _Unpacker(Protocol):
+    @property
+    def ended(self) -> bool: ...
     def feed(self, data: bytes, take: Callable[[bytes], None]) -> None: ...
 
 
@@ -59,7 +61,12 @@ class Body:
 
     @property
     def data(self) -> bytes:
-        return b"".join(self.parts)
+        return b"".join(self.parts) if len(self.parts) != 1 else self.parts[0]
+
+    @property
+    def whole(self) -> bool:
+        """False when the packing says that more should have come."""
+        return self.unpacker is None or not self.wire or self.unpacker.ended
 
     def _take(self, data: bytes) -> None:
         self.size += len(data)
@@ -73,6 +80,10 @@ class _Gzip:
 
     def __init__(self) -> None:
         self.inflate = zlib.decompressobj(31)
+
+    @property
+    def ended(self) -> bool:
+        return self.inflate.eof
 
     def feed(self, data: bytes, take: Callable[[bytes], None]) -> None:
         while data:
@@ -91,6 +102,10 @@ class _Deflate:
         self.inflate = zlib.decompressobj()
         self.begun = False
 
+    @property
+    def ended(self) -> bool:
+        return self.inflate.eof
+
     def feed(self, data: bytes, take: Callable[[bytes], None]) -> None:
         while data and not self.inflate.eof:
             try:
@@ -108,6 +123,10 @@ class _Brotli:
     def __init__(self) -> None:
         self.unpack = brotli.Decompressor()
 
+    @property
+    def ended(self) -> bool:
+        return bool(self.unpack.is_finished())
+
     def feed(self, data: bytes, take: Callable[[bytes], None]) -> None:
         take(self.unpack.process(data, output_buffer_limit=STEP))
         while not self.unpack.can_accept_more_data():
@@ -117,6 +136,10 @@ class _Brotli:
 class _Zstd:
     def __init__(self) -> None:
         self.unpack = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj(read_across_frames=True)
+
+    @property
+    def ended(self) -> bool:
+        return True  # across frames it cannot tell
 
     def feed(self, data: bytes, take: Callable[[bytes], None]) -> None:
         for start in range(0, len(data), ZSTD_STEP):

@@ -1,6 +1,7 @@
-"""When each host may be asked again: one file that all workers of a crawl share, and that outlives them.
+"""When each host may be asked again, and whether it is being asked now: one file that all workers of a crawl share.
 
-A slot holds the time of the host's next turn. Two hosts that fall on one slot only wait for each other.
+A slot holds the time of its hosts' next turn, and a byte behind the slots is locked while one of them is asked: by the system,
+so that the lock ends with the process, however that ends. Two hosts that fall on one slot only wait for each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import xxhash
 
 SLOTS = 1 << 20  # 8 MiB, and sparse: only slots in use take room on the disk
 TIME = struct.Struct("<d")
+BUSY = SLOTS * TIME.size  # bytes from here on are locked and never written
 
 
 class Clock:
@@ -28,7 +30,9 @@ class Clock:
 
     def reserve(self, host: str, delay_s: float) -> float:
         """Take the host's next turn; the seconds to wait for it. The turn after comes delay_s later."""
-        place = _place(host)
+        place = slot(host) * TIME.size
+        if not delay_s:
+            return min(max(0.0, self._read(place) - self.now()), self.longest_s)
         fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
         try:
             now = self.now()
@@ -40,12 +44,20 @@ class Clock:
 
     def postpone(self, host: str, delay_s: float) -> None:
         """No turn for delay_s from now."""
-        place = _place(host)
+        place = slot(host) * TIME.size
         fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
         try:
             os.pwrite(self.file, TIME.pack(max(self._read(place), self.now() + delay_s)), place)
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, TIME.size, place)
+
+    def hold(self, number: int) -> bool:
+        """Keep the hosts of a slot from all other processes; False when one of these has it. Within a process the caller sees to it."""
+        return locked(self.file, BUSY + number)
+
+    def let_go(self, number: int) -> None:
+        """End hold()."""
+        fcntl.lockf(self.file, fcntl.LOCK_UN, 1, BUSY + number)
 
     def close(self) -> None:
         os.close(self.file)
@@ -55,5 +67,15 @@ class Clock:
         return float(TIME.unpack(held)[0]) if len(held) == TIME.size else 0.0
 
 
-def _place(host: str) -> int:
-    return xxhash.xxh3_64_intdigest(host.encode()) % SLOTS * TIME.size
+def slot(host: str) -> int:
+    """The host's place in the file."""
+    return xxhash.xxh3_64_intdigest(host.encode()) % SLOTS
+
+
+def locked(file: int, place: int) -> bool:
+    """Try to lock one byte of a file for this process."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except OSError:  # EACCES or EAGAIN, as the system likes
+        return False
+    return True

@@ -11,6 +11,7 @@ from infra.errors import ConfigError
 
 TEXT = ("text/html", "application/xhtml+xml", "text/plain")
 AGENT = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1: a product token
+DAY_S = 86_400.0
 LEAST = {"max_bytes": 1, "max_unpacked_bytes": 1, "dead_after": 1, "concurrency": 1}
 
 
@@ -27,11 +28,13 @@ class CrawlConfig:
     max_bytes: int = 10 << 20  # on the wire
     max_unpacked_bytes: int = 40 << 20
     max_redirects: int = 5
-    retries: int = 2  # after no connection, 429, 500, 502, 503, 504
+    retries: int = 2  # after no connection, a body cut short, 429, 500, 502, 503, 504
     backoff_s: float = 1.0  # before the first retry; doubled for each further one
     max_wait_s: float = 120.0  # a Retry-After beyond it ends the page instead
     dead_after: int = 5  # failures in a row after which a host is given up
+    robots_max_age_s: float = 86_400.0  # robots.txt is asked for again after it, or after its own shorter max-age
     concurrency: int = how(64)  # requests under way in one worker
+    global_concurrency: int = how(0)  # requests under way in all workers of the crawl together; 0: what each worker may, and no less
     allow_networks: tuple[str, ...] = ()  # private networks that may be crawled all the same
     content_types: tuple[str, ...] = TEXT
     logical_date: str = ""  # of a scheduled run: a new date is a new crawl
@@ -48,6 +51,8 @@ class CrawlConfig:
         for name in ("connect_timeout_s", "page_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"crawl: {name} must be more than 0")
+        if self.robots_max_age_s > DAY_S:
+            raise ConfigError(f"crawl: robots_max_age_s must be at most {DAY_S:g} (RFC 9309, section 2.4), not {self.robots_max_age_s:g}")
         networks(self.allow_networks)
 
     @property

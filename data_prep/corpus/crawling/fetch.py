@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import re
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -18,29 +19,32 @@ from data_prep.corpus import urls
 from data_prep.corpus.crawling import robots
 from data_prep.corpus.crawling.address import AddressBook, NoAddress, PrivateAddress
 from data_prep.corpus.crawling.body import ACCEPTED, STEP, Body, Bomb, TooLarge, Undecodable
-from data_prep.corpus.crawling.clock import Clock
 from data_prep.corpus.crawling.config import CrawlConfig
+from data_prep.corpus.crawling.turns import Turns
+from data_prep.corpus.crawling.validators import Known
 from data_prep.corpus.crawling.warcfile import Exchange
+from data_prep.corpus.stubs import meta_refresh
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 RETRIED = frozenset((429, 500, 502, 503, 504))
 CHUNK = 1 << 16
-BROKEN = (aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError)
+BROKEN = (aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+HTML = ("", "text/html", "application/xhtml+xml")
 ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said, and the way there."""
+    """What a server said, and the way there. known: what an earlier crawl has, and the server says (304) it still has."""
 
     status: int
     content_type: str
     charset: str
-    location: str
-    retry_after: str
+    headers: Mapping[str, str]
     exchange: Exchange
     hops: tuple[str, ...] = ()
+    known: Known | None = None
 
 
 class Refused(Exception):
@@ -51,66 +55,103 @@ class Refused(Exception):
         self.outcome, self.reason, self.status, self.final_url = outcome, reason, status, final_url
 
 
-class _NoConnection(Exception):
-    """The host could not be talked to; another try may succeed."""
+class _Again(Exception):
+    """The answer did not come, or not whole; another try may succeed. outcome: what it is if none does."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.reason = outcome, reason
 
 
 class Fetcher:
     """All a shard's requests go through here. `failures` and `dead` are its memory of hosts."""
 
-    def __init__(self, config: CrawlConfig, session: aiohttp.ClientSession, book: AddressBook, clock: Clock) -> None:
-        self.config, self.session, self.book, self.clock = config, session, book, clock
-        self.slots = asyncio.Semaphore(config.concurrency)
+    def __init__(self, config: CrawlConfig, session: aiohttp.ClientSession, book: AddressBook, turns: Turns) -> None:
+        self.config, self.session, self.book, self.turns, self.clock = config, session, book, turns, turns.clock
         self.failures: Counter[str] = Counter()  # in a row
         self.dead: dict[str, str] = {}
         self.delays: dict[str, float] = {}
         self.rules: dict[str, asyncio.Future[robots.Rules]] = {}
+        self.expiry: dict[str, float] = {}  # of rules, on the monotonic clock
 
-    async def page(self, url: str, stop_at: Callable[[str], bool]) -> Answer:
-        """Follow redirects until a page answers; a redirect to a URL that stop_at knows ends as "redirected".
+    async def page(self, url: str, stop_at: Callable[[str], bool], recall: Callable[[str], Known | None]) -> Answer:
+        """Follow redirects until a page answers; one to a URL that stop_at knows ends as "redirected" or "meta_refresh".
 
-        Every hop is checked anew: its address, its host's robots.txt, its host's turn. Raises Refused.
+        Every hop is checked anew: its address, its host's robots.txt, its host's turn. A page that recall knows is asked for
+        only if it changed. Raises Refused.
         """
         hops = [url]
         while True:
-            await self._may(hops[-1])
-            answer = await self._ask(hops[-1], self.config.content_types)
-            if answer.status not in REDIRECTS or not answer.location:
+            here = hops[-1]
+            await self._may(here)
+            answer = await self._ask(here, self.config.content_types, recall(here))
+            target, outcome = self._sent_on(here, answer)
+            if not outcome:
                 return replace(answer, hops=tuple(hops))
-            target = urls.joined(hops[-1], answer.location, keep_tracking=True)
-            if target is None:
-                raise Refused("bad_url", f"redirected to {answer.location[:200]!r}", answer.status, hops[-1])
             if target in hops or len(hops) > self.config.max_redirects:
-                raise Refused("redirect_loop", f"{len(hops)} redirects, the next to {target[:200]}", answer.status, hops[-1])
+                raise Refused("redirect_loop", f"{len(hops)} redirects, the next to {target[:200]}", answer.status, here)
             if stop_at(target):
-                raise Refused("redirected", "to a page that is fetched on its own", answer.status, target)
+                raise Refused(outcome, "to a page that is fetched on its own", answer.status, target)
             hops.append(target)
 
+    def _sent_on(self, here: str, answer: Answer) -> tuple[str, str]:
+        """Where the answer sends the reader, and what that is called; ("", "") for a page that wants to be read."""
+        location = answer.headers.get("Location", "").strip()
+        if answer.status in REDIRECTS and location:
+            target = urls.joined(here, location, keep_tracking=True)
+            if target is None:
+                raise Refused("bad_url", f"redirected to {location[:200]!r}", answer.status, here)
+            return target, "redirected"
+        if 200 <= answer.status < 300 and answer.content_type in HTML and (stub := meta_refresh(answer.exchange.body)):
+            target = urls.joined(here, stub[1], keep_tracking=True)
+            if target is None:
+                raise Refused("bad_url", f"sent on by a meta refresh to {stub[1][:200]!r}", answer.status, here)
+            if target != here:  # else it only waits for its own text
+                return target, "meta_refresh"
+        return "", ""
+
     async def _may(self, url: str) -> None:
-        await self._check_address(url, urls.authority(url))
-        origin = "/".join(url.split("/", 3)[:3])
-        if origin not in self.rules:
-            self.rules[origin] = asyncio.ensure_future(self._robots(origin))
+        host = urls.authority(url)
+        await self._check_address(url, host)
+        origin = url[: url.index("/", 8)]
+        if (asked := self.rules.get(origin)) is None or self.expiry.get(origin, float("inf")) < time.monotonic():
+            self.expiry.pop(origin, None)  # while it is asked for, all wait for one answer
+            asked = self.rules[origin] = asyncio.ensure_future(self._renewed(origin, asked))
         try:
-            rules = await asyncio.shield(self.rules[origin])
+            rules = asked.result() if asked.done() else await asyncio.shield(asked)
         except Refused as error:
             raise Refused(error.outcome, error.reason, final_url=url) from error
         if why := rules.forbids(url):
             raise Refused("robots", why, final_url=url)
-        self.delays[urls.authority(url)] = max(self.config.per_host_delay_s, rules.delay_s)
+        self.delays[host] = max(self.config.per_host_delay_s, rules.delay_s)
         if rules.delay_s > self.config.max_crawl_delay_s:
             raise Refused("robots", f"robots.txt asks for {rules.delay_s:g} s between requests; max_crawl_delay_s is less", final_url=url)
+
+    async def _renewed(self, origin: str, old: asyncio.Future[robots.Rules] | None) -> robots.Rules:
+        """The origin's rules, asked for now. Those that an unreachable server gave before hold on (RFC 9309, section 2.4)."""
+        before = old.result() if old is not None and old.done() and not old.exception() else None
+        try:
+            rules = await self._robots(origin)
+        except Refused:
+            if before is None:
+                raise
+            rules = before
+        if rules.unreachable and before is not None:
+            rules = before
+        self.expiry[origin] = time.monotonic() + min(rules.age_s, self.config.robots_max_age_s)
+        return rules
 
     async def _robots(self, origin: str) -> robots.Rules:
         """RFC 9309, section 2.3.1: redirects are followed, an unreachable file closes the host."""
         url = f"{origin}/robots.txt"
         host = urls.authority(url)
         try:
-            for _ in range(max(self.config.max_redirects, 5) + 1):
+            for _ in range(max(self.config.max_redirects, robots.REDIRECTS) + 1):
                 answer = await self._ask(url, ())
-                target = urls.joined(url, answer.location, keep_tracking=True) if answer.status in REDIRECTS else None
+                location = answer.headers.get("Location", "").strip()
+                target = urls.joined(url, location, keep_tracking=True) if answer.status in REDIRECTS else None
                 if target is None:
-                    rules = robots.rules(self.config.agent, answer.status, answer.exchange.body)
+                    rules = robots.rules(self.config.agent, answer.status, answer.exchange.body, answer.headers.get("Cache-Control", ""))
                     self.clock.postpone(host, min(rules.delay_s, self.config.max_crawl_delay_s))  # it holds for the first page already
                     return rules
                 url = target
@@ -119,45 +160,43 @@ class Fetcher:
             if error.outcome in ("dead_host", "timeout"):
                 self.dead.setdefault(host, f"robots.txt: {error.reason}")
                 raise Refused("dead_host", self.dead[host]) from error
-            return robots.Rules(self.config.agent, closed=f"robots.txt: {error.reason}")
+            return robots.Rules(self.config.agent, closed=f"robots.txt: {error.reason}", unreachable=True)
 
-    async def _ask(self, url: str, types: tuple[str, ...]) -> Answer:
+    async def _ask(self, url: str, types: tuple[str, ...], known: Known | None = None) -> Answer:
         """One hop with its retries."""
         host = urls.authority(url)
         await self._check_address(url, host)
         for attempt in range(self.config.retries + 1):
-            answer, reason = await self._try(url, host, types)
+            answer, failure = await self._try(url, host, types, known)
             if answer is not None and answer.status not in RETRIED:
                 return answer
-            wait = max(self._backoff(url, attempt), seconds_asked(answer.retry_after, self.clock.now()) if answer else 0.0)
+            asked = seconds_asked(answer.headers.get("Retry-After", ""), self.clock.now()) if answer else 0.0
+            wait = max(self._backoff(url, attempt), asked)
             if wait > self.config.max_wait_s or attempt == self.config.retries:
                 break
             self.clock.postpone(host, wait)  # the whole host waits, not this page alone
         if answer is None:
-            raise Refused("dead_host", reason, final_url=url)
+            assert failure is not None
+            raise Refused(failure.outcome, failure.reason, final_url=url)
         return answer
 
-    async def _try(self, url: str, host: str, types: tuple[str, ...]) -> tuple[Answer | None, str]:
+    async def _try(self, url: str, host: str, types: tuple[str, ...], known: Known | None) -> tuple[Answer | None, _Again | None]:
         """An answer, or None and why there is none. Raises Refused when the host or the page is beyond hope."""
-        if host in self.dead:
-            raise Refused("dead_host", self.dead[host], final_url=url)
-        delay = self.delays.get(host, self.config.per_host_delay_s)
-        await asyncio.sleep(self.clock.reserve(host, delay))
-        try:
-            async with self.slots:
-                answer = await self._exchange(url, types)
-        except _NoConnection as error:
-            self._failed(host, str(error))
-            return None, str(error)
-        except Refused as error:
-            if error.outcome == "timeout":
-                self._failed(host, error.reason)
-            raise
-        finally:
-            if delay:
-                self.clock.postpone(host, delay)  # counted from the answer's end, so the server never sees less
+        async with self.turns.turn(host, self.delays.get(host, self.config.per_host_delay_s)):
+            if host in self.dead:  # perhaps while this one waited
+                raise Refused("dead_host", self.dead[host], final_url=url)
+            try:
+                answer = await self._exchange(url, types, known)
+            except _Again as error:
+                if error.outcome == "dead_host":
+                    self._failed(host, error.reason)
+                return None, error
+            except Refused as error:
+                if error.outcome == "timeout":
+                    self._failed(host, error.reason)
+                raise
         self.failures.pop(host, None)
-        return answer, ""
+        return answer, None
 
     def _failed(self, host: str, reason: str) -> None:
         self.failures[host] += 1
@@ -166,21 +205,27 @@ class Fetcher:
 
     async def _check_address(self, url: str, host: str) -> None:
         try:
-            await self.book.check(urls.split_authority(url)[0])
+            await self.book.check(host if ":" not in host else urls.split_authority(url)[0])
         except PrivateAddress as error:
             raise Refused("private_address", str(error), final_url=url) from error
         except NoAddress as error:
             self.dead.setdefault(host, str(error))
             raise Refused("dead_host", str(error), final_url=url) from error
 
-    async def _exchange(self, url: str, types: tuple[str, ...]) -> Answer:
+    async def _exchange(self, url: str, types: tuple[str, ...], known: Known | None) -> Answer:
         """One request and its answer, within all limits."""
+        begun = False
+        conditions = known.conditions if known else None
         try:
             async with asyncio.timeout(self.config.page_timeout_s):
-                async with self.session.get(URL(url, encoded=True), allow_redirects=False) as response:
-                    return await self._read(url, response, types)
+                async with self.session.get(URL(url, encoded=True), allow_redirects=False, headers=conditions) as response:
+                    begun = True
+                    answer = await self._read(url, response, types)
+                    return replace(answer, known=known) if conditions and answer.status == 304 else answer
+        except aiohttp.ClientPayloadError as error:
+            raise _Again("truncated", f"cut short: {error}"[:300]) from error
         except BROKEN as error:
-            raise _NoConnection(f"{type(error).__name__}: {error}"[:300]) from error
+            raise _Again("truncated" if begun else "dead_host", f"{type(error).__name__}: {error}"[:300]) from error
         except TimeoutError as error:
             raise Refused("timeout", f"not whole after {self.config.page_timeout_s:g} s", final_url=url) from error
         except (aiohttp.ClientError, ValueError) as error:  # an answer that is no HTTP
@@ -201,8 +246,7 @@ class Fetcher:
             response.status,
             media,
             charset[1].lower() if charset else "",
-            response.headers.get("Location", "").strip(),
-            response.headers.get("Retry-After", ""),
+            response.headers,
             _exchange_of(url, ip, response, body),
         )
 
@@ -215,8 +259,10 @@ class Fetcher:
             body = Body(response.headers.get("Content-Encoding", ""), wire, unpacked)
             if not robots_file and (response.content_length or 0) > wire:
                 raise TooLarge(f"content-length {response.content_length}, more than {wire} bytes")
-            async for chunk in response.content.iter_chunked(CHUNK):
+            async for chunk in response.content.iter_chunked(CHUNK) if robots_file else response.content.iter_any():
                 body.feed(chunk)
+            if not body.whole and response.content_length is None and "Transfer-Encoding" not in response.headers:
+                raise aiohttp.ClientPayloadError("the connection ended before the packed body did")
         except (TooLarge, Bomb, Undecodable) as error:
             response.close()
             if robots_file and body is not None and not isinstance(error, Undecodable):
@@ -248,9 +294,11 @@ def new_session(config: CrawlConfig, book: AddressBook) -> aiohttp.ClientSession
     connector = aiohttp.TCPConnector(limit=config.concurrency, resolver=book, use_dns_cache=False)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s)
     headers = {"User-Agent": config.user_agent, "Accept": ACCEPT, "Accept-Encoding": ACCEPTED}
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
     )
+    session._retry_connection = False  # else a request on a connection that the server has closed is sent again at once, unseen by us
+    return session
 
 
 def _exchange_of(url: str, ip: str, response: aiohttp.ClientResponse, body: bytes) -> Exchange:

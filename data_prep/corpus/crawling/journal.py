@@ -31,6 +31,8 @@ class Settled:
     followed: bool = False
     failures: int = 0
     dead: str = ""
+    digest: str = ""  # of the body
+    read_links: bool = False  # whether links are all that the page has
     end: int = 0  # of the WARC file after this page
 
 

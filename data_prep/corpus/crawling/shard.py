@@ -6,23 +6,29 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from data_prep.corpus import urls
-from data_prep.corpus.crawling import warcfile
+from data_prep.corpus.crawling import validators, warcfile
 from data_prep.corpus.crawling.address import AddressBook
 from data_prep.corpus.crawling.clock import Clock
 from data_prep.corpus.crawling.config import CrawlConfig
 from data_prep.corpus.crawling.fetch import Answer, Fetcher, Refused, new_session
 from data_prep.corpus.crawling.follow import links_on
 from data_prep.corpus.crawling.journal import Journal, Settled
+from data_prep.corpus.crawling.listed import Listed
+from data_prep.corpus.crawling.turns import Tickets, Turns
+from data_prep.corpus.crawling.validators import Known, Memory
 from infra.artifact import Counts
 from infra.log import event
 
 TELL_EVERY_S = 2.0
+SMALL = 1 << 18  # bytes of a page that is packed where it arrived: handing it to a thread would cost as much
 SLACK_S = 60.0  # beyond the longest wait that the config allows; a host's turn further away is a clock that jumped
 
 
@@ -49,15 +55,25 @@ class Site:
 
 @dataclass(frozen=True)
 class Task:
-    """A shard to crawl; name is "00000"."""
+    """A shard to crawl; name is "00000". listed: the index of all shards' links; earlier: files of an earlier crawl's validators."""
 
     name: str
     links: list[Link]
     sites: list[Site]
+    listed: Path
+    earlier: list[str] = field(default_factory=list)
 
 
-def crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> list[dict[str, Any]]:
-    """The rows of PAGES: those of the links in their order, then those that were found, by URL. Continues after a kill."""
+@dataclass(frozen=True)
+class Crawled:
+    """rows: of PAGES, those of the links in their order, then those that were found, by URL. pages: for validators.gather()."""
+
+    rows: list[dict[str, Any]]
+    pages: pa.Table
+
+
+def crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> Crawled:
+    """Every URL of the task settled. Continues after a kill."""
     return asyncio.run(_crawl(config, addresses, out, task))
 
 
@@ -72,7 +88,7 @@ def count(rows: Iterable[Mapping[str, Any]], links: int) -> Counts:
     return dict(counted)
 
 
-async def _crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> list[dict[str, Any]]:
+async def _crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, task: Task) -> Crawled:
     journal = Journal(out / ".journal" / f"{task.name}.jsonl", out / "warc" / f"{task.name}.warc.gz", _preamble(config))
     longest = max(config.max_wait_s * 2, config.max_crawl_delay_s, config.per_host_delay_s) + SLACK_S
     async with AsyncExitStack() as stack:
@@ -81,8 +97,11 @@ async def _crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, t
         stack.callback(clock.close)
         book = AddressBook(config.allow_networks, addresses, config.connect_timeout_s)
         stack.push_async_callback(book.close)
+        tickets = Tickets(out / ".journal" / "tickets", config.global_concurrency) if config.global_concurrency else None
+        if tickets:
+            stack.callback(tickets.close)
         session = await stack.enter_async_context(new_session(config, book))
-        fetcher = Fetcher(config, session, book, clock)
+        fetcher = Fetcher(config, session, book, Turns(clock, config.concurrency, tickets))
         try:
             await _Shard(config, fetcher, journal, task).run()
         except BaseExceptionGroup as group:
@@ -90,13 +109,17 @@ async def _crawl(config: CrawlConfig, addresses: Mapping[str, str], out: Path, t
     journal.finish()
     listed = [link.url for link in task.links]
     found = sorted(journal.settled.keys() - set(listed))
-    return [journal.settled[url].row for url in (*listed, *found)]
+    rows = [journal.settled[url].row for url in (*listed, *found)]
+    digests = {url: entry.digest for url, entry in journal.settled.items()}
+    links = {url: entry.links for url, entry in journal.settled.items() if entry.read_links}
+    return Crawled(rows, validators.of_shard(rows, digests, links))
 
 
 class _Shard:
     def __init__(self, config: CrawlConfig, fetcher: Fetcher, journal: Journal, task: Task) -> None:
         self.config, self.fetcher, self.journal, self.task = config, fetcher, journal, task
         self.listed = {link.url: link for link in task.links}
+        self.everywhere, self.memory = Listed(task.listed), Memory(task.earlier)
         self.total = len(task.links) + sum(entry.followed for entry in journal.settled.values())
         for entry in journal.settled.values():  # what was known of each host when the last try ended
             host = entry.row["host"]
@@ -148,16 +171,16 @@ class _Shard:
             self.total += 1
 
         def stop_at(target: str) -> bool:
-            return urls.authority(target) == site.host and _of_site(site, target) != url
+            return _of_site(site, target) != url if urls.authority(target) == site.host else target in self.everywhere
 
         entry = await self._settle(link, stop_at, keep_links=True)
-        if entry.row["outcome"] == "redirected":
+        if entry.row["outcome"] in ("redirected", "meta_refresh"):
             target = entry.row["final_url"]
             return [(_of_site(site, target), clicks)] if urls.authority(target) == site.host else []
         return [(_of_site(site, target), clicks + 1) for target in entry.links]
 
     def _is_other_link(self, link: Link) -> Callable[[str], bool]:
-        return lambda target: target != link.url and target in self.listed
+        return lambda target: target != link.url and target in self.everywhere
 
     async def _settle(self, link: Link, stop_at: Callable[[str], bool], *, keep_links: bool) -> Settled:
         """The URL's entry: remembered, or made now and on the disk when this returns."""
@@ -171,28 +194,49 @@ class _Shard:
     async def _fetch(self, link: Link, stop_at: Callable[[str], bool], *, keep_links: bool) -> tuple[Settled, bytes]:
         if link.host in self.fetcher.dead:
             return Settled(_row(link, "dead_host", self.fetcher.dead[link.host]), followed=link.followed), b""
+
+        def recall(url: str) -> Known | None:
+            known = self.memory.recall(url)
+            return known if known and (known.links is not None or not keep_links) else None
+
         try:
-            answer = await self.fetcher.page(link.url, stop_at)
+            answer = await self.fetcher.page(link.url, stop_at, recall)
         except Refused as error:
             return Settled(_row(link, error.outcome, error.reason, error.status, error.final_url), followed=link.followed), b""
+        if answer.known is not None:
+            return self._unchanged(link, answer, answer.known, keep_links=keep_links)
         if not 200 <= answer.status < 300:
             row = _row(link, "http_error", f"status {answer.status}", answer.status, answer.hops[-1])
             return Settled(row, followed=link.followed), b""
+        if len(answer.exchange.body) < SMALL:
+            return self._page(link, answer, keep_links)
         return await asyncio.to_thread(self._page, link, answer, keep_links)
 
     def _page(self, link: Link, answer: Answer, keep_links: bool) -> tuple[Settled, bytes]:
         body = answer.exchange.body
-        row = _row(link, "ok", "", answer.status, answer.hops[-1]) | {
-            "fetched_at": answer.exchange.date,
-            "content_type": answer.content_type,
-            "charset": answer.charset,
-            "bytes": len(body),
-            "warc_file": f"warc/{self.task.name}.warc.gz",
-        }
+        row = self._stored(link, answer, "ok", "") | {"bytes": len(body)}
         records = warcfile.page(answer.exchange, _notes(link, answer))
         home = urls.authority(answer.hops[-1]) == link.host  # where a redirect led away there is nothing to follow
         links = links_on(answer.hops[-1], body, answer.charset) if keep_links and home else []
-        return Settled(row, links, link.followed), records
+        return Settled(row, links, link.followed, digest=answer.exchange.digest, read_links=keep_links), records
+
+    def _unchanged(self, link: Link, answer: Answer, known: Known, *, keep_links: bool) -> tuple[Settled, bytes]:
+        row = self._stored(link, answer, "not_modified", f"as fetched {known.fetched_at}")
+        row |= {name: row[name] or getattr(known, name) for name in ("etag", "last_modified")}
+        records = warcfile.revisit(answer.exchange, _notes(link, answer), known.fetched_at, known.digest)
+        home = urls.authority(answer.hops[-1]) == link.host
+        return Settled(row, known.links or [] if keep_links and home else [], link.followed), records
+
+    def _stored(self, link: Link, answer: Answer, outcome: str, reason: str) -> dict[str, Any]:
+        """The row of an answer that is kept in the WARC file."""
+        return _row(link, outcome, reason, answer.status, answer.hops[-1]) | {
+            "fetched_at": answer.exchange.date,
+            "content_type": answer.content_type,
+            "charset": answer.charset,
+            "warc_file": f"warc/{self.task.name}.warc.gz",
+            "etag": validators.etag(answer.headers.get("ETag", "")),
+            "last_modified": validators.last_modified(answer.headers.get("Last-Modified", "")),
+        }
 
     async def _tell(self) -> None:
         while True:
@@ -219,6 +263,8 @@ def _row(link: Link, outcome: str, reason: str, status: int | None = None, final
         "warc_offset": 0,
         "karma": link.karma,
         "source": link.source,
+        "etag": "",
+        "last_modified": "",
     }
 
 

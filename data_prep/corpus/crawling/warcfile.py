@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+from isal import igzip
 
 Header = tuple[str, str]
+LEVEL = 3  # igzip's best: within a tenth of zlib's level 6 in size, in a fifth of its time
+NOT_MODIFIED = "http://netpreserve.org/warc/1.1/revisit/server-not-modified"  # WARC 1.1, section 6.7.3
 HELD_BACK = frozenset(("content-encoding", "transfer-encoding", "content-length"))
 
 
@@ -25,6 +29,11 @@ class Exchange:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the body, as WARC writes it."""
+        return _digest(self.body)
+
 
 def info(date: str, fields: Iterable[Header]) -> bytes:
     """The record a WARC file begins with."""
@@ -33,18 +42,32 @@ def info(date: str, fields: Iterable[Header]) -> bytes:
 
 def page(exchange: Exchange, notes: Iterable[Header]) -> bytes:
     """Response, request and metadata of one page; the response stands first, so its offset is the page's."""
-    answer = record_id("response", exchange.url, exchange.date)
-    head = _response_head(exchange)
-    payload = ("WARC-Payload-Digest", _digest(exchange.body))
-    together = ("WARC-Concurrent-To", answer)
-    where = [("WARC-Target-URI", exchange.url)]
+    said = [("WARC-Payload-Digest", exchange.digest)]
+    return _records("response", exchange, _response_head(exchange) + exchange.body, said, notes)
+
+
+def revisit(exchange: Exchange, notes: Iterable[Header], date: str, digest: str) -> bytes:
+    """The same for a page that has not changed since it was fetched at that date with that digest; nothing but its head came."""
+    said = [
+        ("WARC-Profile", NOT_MODIFIED),
+        ("WARC-Refers-To", record_id("response", exchange.url, date)),
+        ("WARC-Refers-To-Target-URI", exchange.url),
+        ("WARC-Refers-To-Date", date),
+        *([("WARC-Payload-Digest", digest)] if digest else []),
+    ]
+    return _records("revisit", exchange, _response_head(exchange), said, notes)
+
+
+def _records(kind: str, exchange: Exchange, block: bytes, said: Sequence[Header], notes: Iterable[Header]) -> bytes:
+    together = ("WARC-Concurrent-To", record_id(kind, exchange.url, exchange.date))
+    where = ("WARC-Target-URI", exchange.url)
     ip = [("WARC-IP-Address", exchange.ip)] if exchange.ip else []
     http = "application/http; msgtype="
     return b"".join(
         (
-            _member("response", exchange.date, head + exchange.body, http + "response", [*where, *ip, payload]),
-            _member("request", exchange.date, exchange.request, http + "request", [*where, together]),
-            _member("metadata", exchange.date, _fields(notes), "application/warc-fields", [*where, together]),
+            _member(kind, exchange.date, block, http + "response", [where, *ip, *said]),
+            _member("request", exchange.date, exchange.request, http + "request", [where, together]),
+            _member("metadata", exchange.date, _fields(notes), "application/warc-fields", [where, together]),
         )
     )
 
@@ -74,7 +97,7 @@ def _member(kind: str, date: str, block: bytes, content_type: str, extra: Sequen
         ("Content-Type", content_type),
         ("Content-Length", str(len(block))),
     ]
-    return gzip.compress(b"WARC/1.1\r\n" + _fields(fields) + b"\r\n" + block + b"\r\n\r\n", 6, mtime=0)
+    return bytes(igzip.compress(b"".join((b"WARC/1.1\r\n", _fields(fields), b"\r\n", block, b"\r\n\r\n")), LEVEL, mtime=0))
 
 
 def _fields(fields: Iterable[Header]) -> bytes:

@@ -28,6 +28,7 @@ class Reply:
     kind: str | None = "text/html"
     headers: dict[str, str] = field(default_factory=dict)
     wait: float = 0.0
+    hang_up: bool = False  # before a word is said
     stream: Callable[[Any], None] | None = None  # gets the socket's file and writes the body itself
 
 
@@ -86,6 +87,9 @@ class Web:
         found = self.routes.get((host, path)) or self.fallback(host, path)
         reply = found(before) if callable(found) else found
         time.sleep(reply.wait)
+        if reply.hang_up:
+            handler.close_connection = True
+            return
         handler.send_response(reply.status)
         kind = {"Content-Type": reply.kind} if reply.kind else {}
         for name, value in (kind | reply.headers).items():

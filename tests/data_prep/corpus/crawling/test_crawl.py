@@ -174,13 +174,39 @@ def test_a_dead_host_is_given_up_and_holds_up_nobody(web, reply, crawler) -> Non
 
 
 def test_a_host_that_dies_midway_is_given_up_after_so_many_failures(web, reply, crawler) -> None:
-    def cut(file) -> None:
-        raise ConnectionResetError
-
-    web.fallback = lambda host, path: reply(b"", 404) if path == "/robots.txt" else reply(stream=cut, headers={"Content-Length": "9"})
+    web.fallback = lambda host, path: reply(b"", 404) if path == "/robots.txt" else reply(hang_up=True)
     rows = crawler(*(f"http://a.test/{n}" for n in range(30)), retries=1, dead_after=4)
     assert {row["outcome"] for row in rows.values()} == {"dead_host"}
     assert len(web.asked("a.test")) == 4
+
+
+def test_a_body_that_is_cut_short_is_asked_for_again_and_says_nothing_against_its_host(web, reply, crawler) -> None:
+    def ended(file) -> None:
+        file.write(b"<p>half")
+
+    def chunks(file) -> None:
+        file.write(b"5\r\n<p>ha\r\n9\r\nlf")
+
+    cut = {
+        "/length": reply(stream=ended, headers={"Content-Length": "9999"}),
+        "/chunks": reply(stream=chunks, headers={"Transfer-Encoding": "chunked"}),
+        "/nothing": reply(stream=lambda file: None, headers={"Content-Length": "9"}),
+        "/gzip": reply(stream=lambda file: file.write(gzip.compress(HOME * 99)[:-20]), headers={"Content-Encoding": "gzip"}),
+        "/brotli": reply(stream=lambda file: file.write(brotli.compress(HOME * 99)[:-9]), headers={"Content-Encoding": "br"}),
+    }
+    web.routes |= {("a.test", path): one for path, one in cut.items()}
+    web.routes["a.test", "/second"] = lambda before: reply(HOME) if before else cut["/length"]
+    rows = crawler(*(f"http://a.test{path}" for path in (*cut, "/second")), retries=1, dead_after=2)
+    assert {url.removeprefix("http://a.test"): row["outcome"] for url, row in rows.items()} == dict.fromkeys(cut, "truncated") | {
+        "/second": "ok"
+    }
+    assert all(web.asked("a.test").count(path) == 2 for path in (*cut, "/second"))
+
+
+def test_a_robots_file_that_is_cut_short_is_no_permission(web, reply, crawler) -> None:
+    web.fallback = lambda host, path: reply(HOME)
+    web.routes["a.test", "/robots.txt"] = reply(stream=lambda file: file.write(b"User-a"), headers={"Content-Length": "99"})
+    assert crawler("http://a.test/")["http://a.test/"]["outcome"] == "robots" and not web.asked("a.test")
 
 
 def test_a_name_without_address_is_a_dead_host(crawler) -> None:
