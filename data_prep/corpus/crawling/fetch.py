@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aiohttp
@@ -34,7 +34,7 @@ ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer:
     """What a server said, and the way there. known: what an earlier crawl has, and the server says (304) it still has."""
 
@@ -87,7 +87,8 @@ class Fetcher:
             answer = await self._ask(here, self.config.content_types, recall(here))
             target, outcome = self._sent_on(here, answer)
             if not outcome:
-                return replace(answer, hops=tuple(hops))
+                answer.hops = tuple(hops)
+                return answer
             if target in hops or len(hops) > self.config.max_redirects:
                 raise Refused("redirect_loop", f"{len(hops)} redirects, the next to {target[:200]}", answer.status, here)
             if stop_at(target):
@@ -205,7 +206,7 @@ class Fetcher:
 
     async def _check_address(self, url: str, host: str) -> None:
         try:
-            await self.book.check(host if ":" not in host else urls.split_authority(url)[0])
+            await self.book.check(host[1 : host.index("]")] if host[0] == "[" else host.partition(":")[0])
         except PrivateAddress as error:
             raise Refused("private_address", str(error), final_url=url) from error
         except NoAddress as error:
@@ -221,7 +222,8 @@ class Fetcher:
                 async with self.session.get(URL(url, encoded=True), allow_redirects=False, headers=conditions) as response:
                     begun = True
                     answer = await self._read(url, response, types)
-                    return replace(answer, known=known) if conditions and answer.status == 304 else answer
+                    answer.known = known if conditions and answer.status == 304 else None
+                    return answer
         except aiohttp.ClientPayloadError as error:
             raise _Again("truncated", f"cut short: {error}"[:300]) from error
         except BROKEN as error:

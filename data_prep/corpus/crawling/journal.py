@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,7 +98,7 @@ class Journal:
                 self.warc.write(records)
                 self.end += len(records)
             entry.end = self.end
-            lines.append(json.dumps(asdict(entry), ensure_ascii=True, separators=(",", ":")) + "\n")
+            lines.append(json.dumps(vars(entry), ensure_ascii=True, separators=(",", ":")) + "\n")
         if any(records for _, records in batch):
             self._flush(self.warc)
         self.lines.write("".join(lines).encode())

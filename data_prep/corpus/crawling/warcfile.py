@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
+import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from isal import igzip
 Header = tuple[str, str]
 LEVEL = 3  # igzip's best: within a tenth of zlib's level 6 in size, in a fifth of its time
 NOT_MODIFIED = "http://netpreserve.org/warc/1.1/revisit/server-not-modified"  # WARC 1.1, section 6.7.3
+NAMESPACE = uuid.NAMESPACE_URL.bytes
+BASE32 = [a + b for a, b in itertools.product("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", repeat=2)]  # two digits of base 32 at a time
 HELD_BACK = frozenset(("content-encoding", "transfer-encoding", "content-length"))
 
 
@@ -74,7 +76,10 @@ def _records(kind: str, exchange: Exchange, block: bytes, said: Sequence[Header]
 
 def record_id(kind: str, url: str, date: str) -> str:
     """The same for the same fetch, and no other."""
-    return f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{kind} {date} {url}')}>"
+    name = bytearray(hashlib.sha1(NAMESPACE + f"{kind} {date} {url}".encode(), usedforsecurity=False).digest()[:16])
+    name[6], name[8] = name[6] & 0x0F | 0x50, name[8] & 0x3F | 0x80  # uuid.uuid5 does just this, in five times the time
+    text = name.hex()
+    return f"<urn:uuid:{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}>"
 
 
 def _response_head(exchange: Exchange) -> bytes:
@@ -101,8 +106,9 @@ def _member(kind: str, date: str, block: bytes, content_type: str, extra: Sequen
 
 
 def _fields(fields: Iterable[Header]) -> bytes:
-    return b"".join(f"{name}: {' '.join(value.split())}\r\n".encode() for name, value in fields)
+    return "".join([f"{name}: {value if value.isprintable() else ' '.join(value.split())}\r\n" for name, value in fields]).encode()
 
 
 def _digest(data: bytes) -> str:
-    return "sha1:" + base64.b32encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
+    number = int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest())
+    return "sha1:" + "".join([BASE32[number >> place & 1023] for place in range(150, -1, -10)])

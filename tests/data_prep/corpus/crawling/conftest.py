@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ class Hit:
     began: float
     ended: float = 0.0
     agent: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # names in small letters
+
+
+def unchanged(reply: Reply, asked: dict[str, str]) -> bool:
+    """RFC 9110, section 13.2.2, for a GET: the tag decides; where none is asked by, the date."""
+    if "if-none-match" in asked:
+        tags = [tag.strip().removeprefix("W/") for tag in asked["if-none-match"].split(",")]
+        return reply.headers.get("ETag", "").removeprefix("W/") in tags
+    then, now = asked.get("if-modified-since"), reply.headers.get("Last-Modified")
+    return bool(then and now) and parsedate_to_datetime(now) <= parsedate_to_datetime(then)
 
 
 class Web:
@@ -81,11 +92,14 @@ class Web:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         host, path = handler.headers.get("Host", "").partition(":")[0], handler.path
         hit = Hit(host, path, time.monotonic(), agent=handler.headers.get("User-Agent", ""))
+        hit.headers = {name.lower(): value for name, value in handler.headers.items()}
         with self.lock:
             before = sum(h.host == host and h.path == path for h in self.hits)
             self.hits.append(hit)
         found = self.routes.get((host, path)) or self.fallback(host, path)
         reply = found(before) if callable(found) else found
+        if reply.headers.keys() & {"ETag", "Last-Modified"} and unchanged(reply, hit.headers):
+            reply = Reply(b"", 304, None, {name: reply.headers[name] for name in ("ETag", "Vary") if name in reply.headers})
         time.sleep(reply.wait)
         if reply.hang_up:
             handler.close_connection = True
@@ -160,9 +174,12 @@ class Crawler:
         lists = (LinkSource("urls", (SourceFile.of(path),)),) if urls else ()
         return run(LINKS, LinksConfig((*lists, *sites), shards=count), {}, self.store, LocalCompute())
 
-    def crawl(self, links: Artifact, addresses: dict[str, str] | None = None, **changes: Any) -> Artifact:
+    def crawl(
+        self, links: Artifact, addresses: dict[str, str] | None = None, *, earlier: Artifact | None = None, **changes: Any
+    ) -> Artifact:
         reach = {"*": self.web.where} if addresses is None else addresses
-        return run(CRAWL, self.config(**changes), {"links": links}, self.store, LocalCompute(addresses=reach))
+        inputs = {"links": links} | ({"earlier": earlier} if earlier else {})
+        return run(CRAWL, self.config(**changes), inputs, self.store, LocalCompute(addresses=reach))
 
     def rows(self, pages: Artifact) -> dict[str, dict[str, Any]]:
         return {row["url"]: row for shard in pages.shards for row in shards.read(shard).to_pylist()}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
 import gzip
+import hashlib
+import uuid
 import zlib
 from functools import partial
 from urllib import robotparser
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 
 from data_prep.corpus.crawling import clock as clocks
 from data_prep.corpus.crawling import journal as journals
-from data_prep.corpus.crawling import robots
+from data_prep.corpus.crawling import robots, warcfile
 from data_prep.corpus.crawling.body import Body, Bomb, TooLarge, Undecodable
 from data_prep.corpus.crawling.clock import Clock
 from data_prep.corpus.crawling.fetch import seconds_asked
@@ -245,3 +248,10 @@ def test_two_processes_never_write_one_shard(tmp_path, monkeypatch) -> None:
         Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;")
     first.close()
     Journal(tmp_path / "j.jsonl", tmp_path / "warc/x.gz", b"head;").close()
+
+
+@given(st.binary(max_size=99), st.text(max_size=30))
+def test_digests_and_names_of_records_are_what_the_standard_library_makes(data, text) -> None:
+    exchange = warcfile.Exchange("http://a.test/", "", "", b"", "", (), data)
+    assert exchange.digest == "sha1:" + base64.b32encode(hashlib.sha1(data).digest()).decode()
+    assert warcfile.record_id("response", text, "now") == f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'response now {text}')}>"
