@@ -156,12 +156,12 @@ class Fetcher:
                     self.clock.postpone(host, min(rules.delay_s, self.config.max_crawl_delay_s))  # it holds for the first page already
                     return rules
                 url = target
-            return robots.Rules(self.config.agent)  # section 2.3.1.2: after five redirects it may be taken as unavailable
+            return robots.Rules()  # section 2.3.1.2: after five redirects it may be taken as unavailable
         except Refused as error:
             if error.outcome in ("dead_host", "timeout"):
                 self.dead.setdefault(host, f"robots.txt: {error.reason}")
                 raise Refused("dead_host", self.dead[host]) from error
-            return robots.Rules(self.config.agent, closed=f"robots.txt: {error.reason}", unreachable=True)
+            return robots.Rules(closed=f"robots.txt: {error.reason}", unreachable=True)
 
     async def _ask(self, url: str, types: tuple[str, ...], known: Known | None = None) -> Answer:
         """One hop with its retries."""
