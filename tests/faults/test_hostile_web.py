@@ -1,4 +1,7 @@
-"""The web at its worst, through the whole corpus: nothing stops the run, everything is counted, the good documents come through."""
+"""The web at its worst, through the whole corpus: nothing stops the run, everything is counted, the good documents come through.
+
+The crawler's threats one by one: tests/data_prep/corpus/crawling/test_threats.py.
+"""
 
 from __future__ import annotations
 

@@ -10,20 +10,23 @@ from resiliparse.parse.html import HTMLTree, NodeType
 
 from data_prep.corpus import urls
 
+MOST = 10_000  # links of one page; a page with more is a trap or a dump, and each is remembered until the crawl ends
 LINKING = frozenset(("a", "area"))
 
 
 def links_on(url: str, body: bytes, charset: str) -> list[str]:
-    """Where the page's anchors lead, canonical, on the page's own host, each once, in order; media left out."""
+    """Where the page's anchors lead, canonical, on the page's own host, each once, in order; media left out, and what comes after many."""
     tree = _tree(body, charset)
     if tree is None or tree.document is None:
         return []
-    base, references = url, set[str]()
+    base, references = url, dict[str, None]()
     for node in cast(Iterable[Any], tree.document):  # resiliparse's query_selector_all asks again for every item: quadratic
         if node.type != NodeType.ELEMENT or not (reference := node.getattr("href")):
             continue
         if node.tag in LINKING:
-            references.add(reference)
+            references[reference] = None
+            if len(references) >= MOST:
+                break
         elif node.tag == "base" and base == url:
             base = urls.joined(url, reference) or url
     home = urls.authority(url)

@@ -55,7 +55,7 @@ def unchanged(reply: Reply, asked: dict[str, str]) -> bool:
 class Web:
     """routes[host, path] is a Reply, or a function of how often it was asked for before; else fallback(host, path)."""
 
-    def __init__(self, ip: str = "127.0.0.1") -> None:
+    def __init__(self, ip: str = "127.0.0.1", port: int = 0) -> None:
         self.ip = ip
         self.routes: dict[tuple[str, str], Reply | Callable[[int], Reply]] = {}
         self.fallback: Callable[[str, str], Reply] = lambda host, path: Reply(b"not here", 404)
@@ -81,7 +81,7 @@ class Web:
             def handle_error(self, *_: object) -> None:
                 pass  # the crawler hangs up on purpose
 
-        self.server = Quiet((ip, 0), Handler)
+        self.server = Quiet((ip, port), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
