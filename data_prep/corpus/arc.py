@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-_HEAD = re.compile(rb"^([a-z]{3,10}:\S[^\r\n]*?) (\S+) (\d{14})\d* (\S+)((?: \S+)*?) (-?\d+)\r?$", re.MULTILINE)
+_HEAD = re.compile(rb"^([a-z]{3,10}:\S[^\r\n]*?) (\S+) (\d{14})\d* (\S+)((?: \S+)*?) (\S+)\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,16 @@ def records(data: bytes) -> Iterator[ArcRecord]:
     """Every page of the unpacked file; reading goes on at the next line that looks like a record's head."""
     place = 0
     while found := _HEAD.search(data, place):
-        url, date, length = found[1].decode("utf-8", "replace").replace(" ", "%20"), found[3].decode(), int(found[6])
+        url, date, length = found[1].decode("utf-8", "replace").replace(" ", "%20"), found[3].decode(), _number(found[6])
         start = found.end() + 1
         bad = length < 0 or length > 2 * (len(data) - start)  # at the end of a cut file half a page is a page
         place = start if bad or url.startswith("filedesc:") else start + length  # that record's length is often wrong
         if not url.startswith("filedesc:"):
             yield ArcRecord(url, date, reason="corrupt_record") if bad else ArcRecord(url, date, data[start : start + length])
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() and len(text) < 16 else -1
 
 
 def as_warc(record: ArcRecord) -> bytes:

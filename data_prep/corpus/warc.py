@@ -144,28 +144,37 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         if not path.stat().st_size:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            place: int | None = 0
+            packed, place = _is_packed(data), 0
             lost = False  # in a stretch that cannot be read: told once, however many tries it takes to leave it
-            while place is not None:
-                last = place
+            while place >= 0:
+                last, any_read = place, False
                 try:
                     file.seek(place)
                     for record in ArchiveIterator(file, auto_decode="all"):
-                        last, lost = record.stream_pos, False
+                        last, lost, any_read = record.stream_pos, False, True
                         yield last, record
-                    return
+                    if any_read:
+                        return
                 except (OSError, ValueError):
-                    if not lost:
-                        yield last, None
-                    lost, place = True, _next_head(data, last + 1)
+                    pass
+                if not lost:
+                    yield last, None
+                lost, place = True, _next_head(data, last + 1, packed=packed)
 
 
-def _next_head(data: mmap.mmap, start: int) -> int | None:
-    if data[:3] == GZIP:
-        place = data.find(GZIP, start)
-        return None if place < 0 else place
+def _is_packed(data: mmap.mmap) -> bool:
+    """By its start, unless that is damaged: then by what comes first."""
+    if data[:3] == GZIP or data[:5] == b"WARC/":
+        return data[:3] == GZIP
+    member, head = data.find(GZIP), _HEAD.search(data)
+    return member >= 0 and (head is None or member < head.start())
+
+
+def _next_head(data: mmap.mmap, start: int, *, packed: bool) -> int:
+    if packed:
+        return data.find(GZIP, start)
     found = _HEAD.search(data, start)
-    return found.start() if found else None
+    return found.start() if found else -1
 
 
 def _bring(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
@@ -258,4 +267,4 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-WARC = Stage(name="warc", version=1, work=work)
+WARC = Stage(name="warc", version=2, work=work)
