@@ -25,7 +25,7 @@ import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from data_prep import schemas, shards
-from data_prep.corpus import arc
+from data_prep.corpus import arc, salvage
 from data_prep.corpus.readers import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
@@ -34,7 +34,7 @@ from infra.stage import Inputs, Stage
 
 SET_ASIDE = pa.schema([("url", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 TEXT_TYPES = frozenset({"", "text/html", "application/xhtml+xml", "text/plain"})
-PAGE_TYPES = WarcRecordType.response | WarcRecordType.resource
+CHUNK, MUCH = 1 << 20, 1 << 24  # bytes of an archive's start, and of what they may hold
 GZIP = b"\x1f\x8b\x08"
 _HEAD = re.compile(rb"WARC/1\.[01]\r?\n")
 
@@ -138,7 +138,7 @@ def _outcome(status: int | None, kind: str) -> str:
     return "ok" if kind.split(";", maxsplit=1)[0].strip().lower() in TEXT_TYPES else "not_text"
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, *, parse_http: bool = True) -> Iterator[tuple[int, Any]]:
     """(offset, record), or (offset, None) where none could be read; then on at the next thing that looks like one."""
     with path.open("rb") as file:
         if not path.stat().st_size:
@@ -150,9 +150,10 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
                 last, any_read = place, False
                 try:
                     file.seek(place)
-                    for record in ArchiveIterator(file, auto_decode="all"):
-                        last, lost, any_read = record.stream_pos, False, True
-                        yield last, record
+                    for record in ArchiveIterator(file, auto_decode="all" if parse_http else "none", parse_http=parse_http):
+                        last, any_read = record.stream_pos, True
+                        lost = file.tell() >= len(data) and not _is_whole(data, last, record.content_length, packed=packed)
+                        yield last, None if lost else record
                     if any_read:
                         return
                 except (OSError, ValueError):
@@ -168,6 +169,22 @@ def _is_packed(data: mmap.mmap) -> bool:
         return data[:3] == GZIP
     member, head = data.find(GZIP), _HEAD.search(data)
     return member >= 0 and (head is None or member < head.start())
+
+
+def _is_whole(data: mmap.mmap, offset: int, length: int, *, packed: bool) -> bool:
+    """Whether the file goes on to the record's end: the reader is content with less."""
+    if not packed:
+        return data.find(b"\r\n\r\n", offset) + 4 + length <= len(data)
+    inflate = zlib.decompressobj(31)
+    try:
+        for place in range(offset, len(data), CHUNK):
+            rest = data[place : place + CHUNK]
+            while rest and not inflate.eof:
+                inflate.decompress(rest, MUCH)
+                rest = inflate.unconsumed_tail
+    except zlib.error:
+        return False
+    return inflate.eof
 
 
 def _next_head(data: mmap.mmap, start: int, *, packed: bool) -> int:
@@ -187,7 +204,7 @@ def _bring(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
     if _reachable(Path(source.path)):
         _link(Path(source.path), path)
         return path, []
-    return _repacked(source, path), []
+    return _repacked(source, path)
 
 
 def _is_arc(path: str) -> bool:
@@ -199,8 +216,10 @@ def _is_arc(path: str) -> bool:
 def _from_arc(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
     aside = []
     path = path.with_name(path.name.removesuffix(".gz").removesuffix(".arc") + ".warc.gz")
-    with opened(source.path) as stream, _drafted(path) as draft:
-        for record in arc.records(stream.read()):
+    with _plain(Path(source.path), path) as (plain, whole), _drafted(path) as draft:
+        if not whole:
+            aside.append({"url": "", "source": source.name, "reason": "corrupt_record"})
+        for record in arc.records(plain.read_bytes()):
             if record.reason:
                 aside.append({"url": record.url, "source": source.name, "reason": record.reason})
             elif record.url.startswith(("http://", "https://")):
@@ -211,19 +230,47 @@ def _from_arc(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]
 def _reachable(path: Path) -> bool:
     """Whether each record has a place of its own: packed one by one, or not packed at all."""
     places = []
-    with path.open("rb") as file, contextlib.suppress(OSError, ValueError):
-        places = [record.stream_pos for record in ArchiveIterator(file, parse_http=False)]
-    return len(set(places)) == len(places)
+    with path.open("rb") as file:
+        with contextlib.suppress(OSError, ValueError):
+            places = [record.stream_pos for record in ArchiveIterator(file, parse_http=False)]
+        if len(places) > 1:
+            return len(set(places)) == len(places)
+        file.seek(0)
+        start = file.read(CHUNK)
+    return start[:3] != GZIP or len(_HEAD.findall(salvage.beginning(start, MUCH))) < 2  # or one piece that is damaged further on
 
 
-def _repacked(source: SourceFile, path: Path) -> Path:
+def _repacked(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Each record its own member, from an archive packed as one piece; what its damage took is told once."""
+    aside = []
     path = path.with_name(path.name.removesuffix(".gz").removesuffix(".warc") + ".warc.gz")
-    with Path(source.path).open("rb") as file, _drafted(path) as draft:
-        for record in ArchiveIterator(file, record_types=PAGE_TYPES, parse_http=False):
-            plain = io.BytesIO()
-            record.write(plain)
-            draft.write(gzip.compress(plain.getvalue(), mtime=0))
-    return path
+    with _plain(Path(source.path), path) as (plain, whole), _drafted(path) as draft:
+        lost = not whole
+        for _, record in _records(plain, parse_http=False):
+            block = io.BytesIO()
+            if record is not None:
+                record.write(block)
+            if record is None or len(block.getvalue().partition(b"\r\n\r\n")[2]) < record.content_length:
+                lost = True
+            elif record.record_type in (WarcRecordType.response, WarcRecordType.resource):
+                draft.write(gzip.compress(block.getvalue(), mtime=0))
+    if lost:
+        aside.append({"url": "", "source": source.name, "reason": "corrupt_record"})
+    return path, aside
+
+
+@contextlib.contextmanager
+def _plain(source: Path, beside: Path) -> Iterator[tuple[Path, bool]]:
+    """The source unpacked, as far as it can be, and whether that is all of it."""
+    with source.open("rb") as file:
+        if file.read(3) != GZIP:
+            yield source, True
+            return
+    plain = beside.with_name(f"{beside.name}.{os.getpid()}.plain.part")
+    try:
+        yield plain, salvage.unpacked(source, plain)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

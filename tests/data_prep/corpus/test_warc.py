@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,36 @@ def test_no_bytes_break_the_reading(tmp_path_factory, tail: bytes, head: bytes) 
     found = list(pages_of(path))
     assert len(found) < 20
     list(arc.records(b"filedesc://x 0.0.0.0 20140102000000 text/plain 3\nabc\n" + head + tail))
+
+
+@pytest.mark.parametrize(
+    ("harm", "least"),
+    [
+        (lambda b: b, 5),
+        (lambda b: b[:-8], 5),  # the checksum is missing
+        (lambda b: b[:-6] + b"xx" + b[-4:], 5),  # it is wrong
+        (lambda b: b[:-40], 3),
+        (lambda b: b[: len(b) // 2], 0),
+        (lambda b: b[: len(b) // 2] + b"\xff" * 9 + b[len(b) // 2 + 9 :], 0),
+        (lambda b: b + b"\0" * 512, 5),
+        (lambda b: b + b"rubbish", 5),
+    ],
+    ids=["whole", "no checksum", "wrong checksum", "cut", "half", "damaged", "padded", "rubbish after it"],
+)
+def test_of_an_archive_packed_as_one_piece_all_before_the_damage_is_read(harm, least: int, tmp_path: Path, rows, store, local) -> None:
+    path = tmp_path / "x.warc.gz"
+    bodies = [hashlib.sha512(b"%d" % n).hexdigest().encode() * 9 for n in range(5)]
+    path.write_bytes(harm(gzip.compress(b"".join(record(n, body) for n, body in enumerate(bodies)), mtime=0)))
+    made = made_of(path, store, local)
+    found = [row["url"][-1] for row in rows(made.shards)]
+    assert found == list("01234")[: len(found)] and len(found) >= least
+    assert all(row["bytes"] == len(bodies[0]) for row in rows(made.shards))
+    whole = path.read_bytes().rstrip(b"\0") == gzip.compress(b"".join(map(record, range(5), bodies)), mtime=0).rstrip(b"\0")
+    assert made.counts.get("set_aside.corrupt_record", 0) == (0 if whole else 1)
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[: len(b) // 2], lambda b: b[:-5], lambda b: GZIP + b"?" * 50], ids=["half", "cut", "noise"])
+def test_a_damaged_arc_file_is_read_as_far_as_it_goes(harm, data: Path, tmp_path: Path, rows, store, local) -> None:
+    (tmp_path / "x.arc.gz").write_bytes(harm((data / "web/warc/warcio/example.arc.gz").read_bytes()))
+    made = made_of(tmp_path / "x.arc.gz", store, local)
+    assert made.counts["read"] == made.counts["kept"] + made.counts["set_aside.corrupt_record"] >= 1
