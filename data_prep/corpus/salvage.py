@@ -55,7 +55,7 @@ def beginning(packed: bytes, most: int) -> bytes:
         try:
             plain += inflate.decompress(packed[place : place + FINE])
         except zlib.error:
-            break
+            return bytes(plain)
         if inflate.eof or len(plain) > most:
             break
-    return bytes(plain)
+    return bytes(plain + inflate.flush())

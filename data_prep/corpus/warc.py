@@ -145,22 +145,24 @@ def _records(path: Path, *, parse_http: bool = True) -> Iterator[tuple[int, Any]
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             packed, place = _is_packed(data), 0
-            lost = False  # in a stretch that cannot be read: told once, however many tries it takes to leave it
+            told = False  # of a stretch that cannot be read: once, however many tries it takes to leave it
             while place >= 0:
                 last, any_read = place, False
                 try:
                     file.seek(place)
                     for record in ArchiveIterator(file, auto_decode="all" if parse_http else "none", parse_http=parse_http):
-                        last, any_read = record.stream_pos, True
-                        lost = file.tell() >= len(data) and not _is_whole(data, last, record.content_length, packed=packed)
-                        yield last, None if lost else record
+                        last, told = record.stream_pos, False
+                        any_read = file.tell() < len(data) or _is_whole(data, last, record.content_length, packed=packed)
+                        if not any_read:
+                            break
+                        yield last, record
                     if any_read:
                         return
                 except (OSError, ValueError):
                     pass
-                if not lost:
+                if not told:
                     yield last, None
-                lost, place = True, _next_head(data, last + 1, packed=packed)
+                told, place = True, _next_head(data, last + 1, packed=packed)
 
 
 def _is_packed(data: mmap.mmap) -> bool:
@@ -233,6 +235,8 @@ def _reachable(path: Path) -> bool:
     with path.open("rb") as file:
         with contextlib.suppress(OSError, ValueError):
             places = [record.stream_pos for record in ArchiveIterator(file, parse_http=False)]
+        if places and places[-1] == path.stat().st_size:  # what is found behind a cut member is nothing
+            places.pop()
         if len(places) > 1:
             return len(set(places)) == len(places)
         file.seek(0)
