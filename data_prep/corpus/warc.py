@@ -26,6 +26,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from data_prep import schemas, shards
 from data_prep.corpus import arc, salvage
+from data_prep.corpus.crawling import validators
 from data_prep.corpus.readers import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
@@ -126,6 +127,8 @@ def _page(url: str, offset: int, record: Any) -> Found:
             "bytes": size,
             "warc_offset": offset,
             "karma": None,
+            "etag": validators.etag((head.get("ETag") if is_answer else "") or ""),
+            "last_modified": validators.last_modified((head.get("Last-Modified") if is_answer else "") or ""),
         }
     )
 

@@ -57,6 +57,7 @@ def test_every_response_that_warcio_finds_is_a_page(data: Path, name: str, rows,
     assert [row["url"] for row in table] == [url for url, _ in expected]
     assert [row["bytes"] for row in table] == [len(body) for _, body in expected]
     assert shards.read(made.shards[0]).schema.remove_metadata() == schemas.PAGES
+    assert all(row["etag"] is not None and row["last_modified"] is not None for row in table)
 
 
 def test_a_page_can_be_read_back_from_the_place_its_row_names(data: Path, rows, store, local) -> None:
