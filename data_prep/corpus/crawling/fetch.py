@@ -64,7 +64,10 @@ class _Again(Exception):
 
 
 class Fetcher:
-    """All a shard's requests go through here. `failures` and `dead` are its memory of hosts."""
+    """All a shard's requests go through here.
+
+    `failures` and `dead` are its memory of origins: a host that speaks no TLS may well answer those who ask without.
+    """
 
     def __init__(self, config: CrawlConfig, session: aiohttp.ClientSession, book: AddressBook, turns: Turns) -> None:
         self.config, self.session, self.book, self.turns, self.clock = config, session, book, turns, turns.clock
@@ -114,7 +117,7 @@ class Fetcher:
     async def _may(self, url: str) -> None:
         host = urls.authority(url)
         await self._check_address(url, host)
-        origin = url[: url.index("/", 8)]
+        origin = origin_of(url)
         if (asked := self.rules.get(origin)) is None or self.expiry.get(origin, float("inf")) < time.monotonic():
             self.expiry.pop(origin, None)  # while it is asked for, all wait for one answer
             asked = self.rules[origin] = asyncio.ensure_future(self._renewed(origin, asked))
@@ -159,8 +162,8 @@ class Fetcher:
             return robots.Rules()  # section 2.3.1.2: after five redirects it may be taken as unavailable
         except Refused as error:
             if error.outcome in ("dead_host", "timeout"):
-                self.dead.setdefault(host, f"robots.txt: {error.reason}")
-                raise Refused("dead_host", self.dead[host]) from error
+                self.dead.setdefault(origin, f"robots.txt: {error.reason}")
+                raise Refused("dead_host", self.dead[origin]) from error
             return robots.Rules(closed=f"robots.txt: {error.reason}", unreachable=True)
 
     async def _ask(self, url: str, types: tuple[str, ...], known: Known | None = None) -> Answer:
@@ -184,25 +187,25 @@ class Fetcher:
     async def _try(self, url: str, host: str, types: tuple[str, ...], known: Known | None) -> tuple[Answer | None, _Again | None]:
         """An answer, or None and why there is none. Raises Refused when the host or the page is beyond hope."""
         async with self.turns.turn(host, self.delays.get(host, self.config.per_host_delay_s)):
-            if host in self.dead:  # perhaps while this one waited
-                raise Refused("dead_host", self.dead[host], final_url=url)
+            if (origin := origin_of(url)) in self.dead:  # perhaps while this one waited
+                raise Refused("dead_host", self.dead[origin], final_url=url)
             try:
                 answer = await self._exchange(url, types, known)
             except _Again as error:
                 if error.outcome == "dead_host":
-                    self._failed(host, error.reason)
+                    self._failed(origin, error.reason)
                 return None, error
             except Refused as error:
                 if error.outcome == "timeout":
-                    self._failed(host, error.reason)
+                    self._failed(origin, error.reason)
                 raise
-        self.failures.pop(host, None)
+        self.failures.pop(origin, None)
         return answer, None
 
-    def _failed(self, host: str, reason: str) -> None:
-        self.failures[host] += 1
-        if self.failures[host] >= self.config.dead_after:
-            self.dead.setdefault(host, f"given up after {self.failures[host]} failures, the last: {reason}")
+    def _failed(self, origin: str, reason: str) -> None:
+        self.failures[origin] += 1
+        if self.failures[origin] >= self.config.dead_after:
+            self.dead.setdefault(origin, f"given up after {self.failures[origin]} failures, the last: {reason}")
 
     async def _check_address(self, url: str, host: str) -> None:
         try:
@@ -210,7 +213,7 @@ class Fetcher:
         except PrivateAddress as error:
             raise Refused("private_address", str(error), final_url=url) from error
         except NoAddress as error:
-            self.dead.setdefault(host, str(error))
+            self.dead.setdefault(origin_of(url), str(error))
             raise Refused("dead_host", str(error), final_url=url) from error
 
     async def _exchange(self, url: str, types: tuple[str, ...], known: Known | None) -> Answer:
@@ -277,6 +280,11 @@ class Fetcher:
         """Twice as long each time, stretched by up to a half that differs between pages but not between runs."""
         jitter = xxhash.xxh3_64_intdigest(f"{attempt} {url}".encode()) / 2**64
         return self.config.backoff_s * 2**attempt * (1 + jitter / 2)
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a canonical URL."""
+    return url[: url.index("/", 8)]
 
 
 def seconds_asked(retry_after: str, now: float) -> float:

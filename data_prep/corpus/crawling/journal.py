@@ -24,7 +24,7 @@ WAITING = 256  # settled pages that may wait for the disk; fetching pauses beyon
 
 @dataclass
 class Settled:
-    """What became of one URL. row: its PAGES row; failures, dead: what is then known of its host."""
+    """What became of one URL. row: its PAGES row; failures, dead: what is then known of its origin."""
 
     row: dict[str, Any]
     links: list[str] = field(default_factory=list)

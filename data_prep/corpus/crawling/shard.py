@@ -18,7 +18,7 @@ from data_prep.corpus.crawling import validators, warcfile
 from data_prep.corpus.crawling.address import AddressBook
 from data_prep.corpus.crawling.clock import Clock
 from data_prep.corpus.crawling.config import CrawlConfig
-from data_prep.corpus.crawling.fetch import Answer, Fetcher, Refused, new_session
+from data_prep.corpus.crawling.fetch import Answer, Fetcher, Refused, new_session, origin_of
 from data_prep.corpus.crawling.follow import links_on
 from data_prep.corpus.crawling.journal import Journal, Settled
 from data_prep.corpus.crawling.listed import Listed
@@ -122,10 +122,10 @@ class _Shard:
         self.everywhere, self.memory = Listed(task.listed), Memory(task.earlier)
         self.total = len(task.links) + sum(entry.followed for entry in journal.settled.values())
         for entry in journal.settled.values():  # what was known of each host when the last try ended
-            host = entry.row["host"]
-            fetcher.failures[host] = entry.failures
+            origin = origin_of(entry.row["url"])
+            fetcher.failures[origin] = entry.failures
             if entry.dead:
-                fetcher.dead[host] = entry.dead
+                fetcher.dead[origin] = entry.dead
 
     async def run(self) -> None:
         hosts: dict[str, list[Link]] = {}
@@ -187,13 +187,13 @@ class _Shard:
         if known := self.journal.settled.get(link.url):
             return known
         entry, records = await self._fetch(link, stop_at, keep_links=keep_links)
-        entry.failures, entry.dead = self.fetcher.failures[link.host], self.fetcher.dead.get(link.host, "")
+        entry.failures, entry.dead = self.fetcher.failures[origin_of(link.url)], self.fetcher.dead.get(origin_of(link.url), "")
         await self.journal.add(entry, records, wait=not entry.dead)  # the thousand links of a dead host share a few flushes
         return entry
 
     async def _fetch(self, link: Link, stop_at: Callable[[str], bool], *, keep_links: bool) -> tuple[Settled, bytes]:
-        if link.host in self.fetcher.dead:
-            return Settled(_row(link, "dead_host", self.fetcher.dead[link.host]), followed=link.followed), b""
+        if (origin := origin_of(link.url)) in self.fetcher.dead:
+            return Settled(_row(link, "dead_host", self.fetcher.dead[origin]), followed=link.followed), b""
 
         def recall(url: str) -> Known | None:
             known = self.memory.recall(url)

@@ -209,6 +209,14 @@ def test_a_robots_file_that_is_cut_short_is_no_permission(web, reply, crawler) -
     assert crawler("http://a.test/")["http://a.test/"]["outcome"] == "robots" and not web.asked("a.test")
 
 
+def test_a_host_that_speaks_no_tls_is_not_dead_for_those_who_ask_without(web, reply, crawler) -> None:
+    """Twenty pages that send their readers to https, where nobody answers; the twenty after them are fetched all the same."""
+    web.fallback = lambda host, path: reply(HOME, 404 if path == "/robots.txt" else 200)
+    web.routes |= {("a.test", f"/{n}"): reply(status=301, headers={"Location": f"https://a.test/{n}/"}) for n in range(10, 30)}
+    rows = crawler(*(f"http://a.test/{n}" for n in range(10, 50)), dead_after=2, retries=0)
+    assert {url[-2:]: row["outcome"] for url, row in rows.items()} == {str(n): "ok" if n >= 30 else "dead_host" for n in range(10, 50)}
+
+
 def test_a_name_without_address_is_a_dead_host(crawler) -> None:
     row = crawler("http://no-such-host.invalid/", addresses={})["http://no-such-host.invalid/"]
     assert row["outcome"] == "dead_host" and "no address" in row["reason"]

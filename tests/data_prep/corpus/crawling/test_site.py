@@ -91,9 +91,9 @@ def broken_targets(tree: Path, pages: set[str]) -> dict[str, str]:
             if (element.tag, attribute) in {("a", "href"), ("link", "href"), ("script", "src")}:
                 rooted = target.strip() if ABSOLUTE.match(target.strip()) else f"{page.rpartition('/')[0]}/{target.strip()}"
                 url = urlsplit(urldefrag(urljoin(START + page.lstrip("/"), rooted))[0])
-                if url.scheme in ("http", "https") and url.netloc == HOST and serve(tree, url.path)[0] == 404:
+                if url.scheme in ("http", "https") and url.netloc == HOST:
                     found[url.path] = element.tag if found.get(url.path) != "a" else "a"
-    return found
+    return {path: tag for path, tag in found.items() if serve(tree, path)[0] == 404}
 
 
 def host_it(web, reply, tree: Path) -> None:
