@@ -11,15 +11,11 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given as drawn
-from hypothesis import strategies as st
 
 from data_prep import schemas, shards
-from data_prep.corpus import clusters, html
-from data_prep.corpus.clusters import Rank
+from data_prep.corpus import html
 from data_prep.corpus.dedup import DEDUP, DedupConfig
 from data_prep.corpus.filter import FILTER, FilterConfig
 from infra.compute import LocalCompute
@@ -32,13 +28,14 @@ Groups = set[frozenset[str]]
 
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
     text = re.sub("([\u3040-\u30ff\u4e00-\u9fff])", r" \1 ", text)
+    text = re.sub("[\uac00-\ud7a3]{13,}", lambda run: " " + " ".join(run[0]) + " ", text)  # Korean typed without spaces
     bare = [w for w in (re.sub(r"[\W_]+", "", word.lower()) for word in text.split()) if w]
     return {tuple(bare[i : i + n]) for i in range(len(bare) - n + 1)} or ({tuple(bare)} if bare else set())
 
 
-def brute_force(texts: dict[str, str], threshold: float) -> set[frozenset[str]]:
+def brute_force(texts: dict[str, str], threshold: float, n: int = 5) -> set[frozenset[str]]:
     """Every pair at or above the threshold, by counting common shingles: no hashing, no sketch."""
-    sets = {name: shingles(text) for name, text in texts.items()}
+    sets = {name: shingles(text, n) for name, text in texts.items()}
     holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, found in sets.items():
         for shingle in found:
@@ -101,6 +98,20 @@ def test_near_duplicates_of_a_real_web_site_are_those_of_brute_force(data: Path,
     made = run(DEDUP, DedupConfig(jaccard=0.78), {"documents": given([documents[::2], documents[1::2]])}, store, local)
     assert len(expected) >= 4
     assert groups_of(rows(made.side("clusters"))) == expected
+
+
+@pytest.mark.parametrize(("jaccard", "ngram"), [(0.8, 5), (0.5, 2), (0.5, 1)])
+def test_short_korean_reviews_are_grouped_as_by_brute_force(json_lines, given, rows, store, local, jaccard: float, ngram: int) -> None:
+    reviews = [{"id": row["id"], "text": row["text"] or ""} for row in json_lines("text/ko/naver-movie-reviews.jsonl.gz")[::24]]
+    texts = {row["id"]: row["text"] for row in reviews}
+    expected = brute_force(texts, jaccard, ngram)
+    equal: dict[object, list[str]] = defaultdict(list)
+    for name, text in texts.items():
+        equal[tuple(text.lower().split()) or text].append(name)  # those without a letter have no shingles
+    expected |= {frozenset((first, other)) for first, *others in equal.values() for other in others}
+    made = run(DEDUP, DedupConfig(jaccard=jaccard, ngram=ngram), {"documents": given([reviews[i::3] for i in range(3)])}, store, local)
+    assert groups_of(rows(made.side("clusters"))) == joined(expected)
+    assert made.counts["kept"] == len(reviews) - sum(len(group) - 1 for group in joined(expected))
 
 
 def family(rng: random.Random, number: int) -> list[dict]:
@@ -183,39 +194,6 @@ def test_a_crowd_of_equal_and_nearly_equal_pages_takes_linear_time(given, store,
     documents += [{"url": f"http://e.test/{i}", "text": page} for i in range(1500)]
     made = run(DEDUP, DedupConfig(), {"documents": given([documents])}, store, local)
     assert made.counts["kept"] == 1
-
-
-@drawn(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=20))
-def test_components_are_those_found_one_merge_at_a_time(edges: list[tuple[int, int]]) -> None:
-    edges = [(a, b) for a, b in edges if a != b]
-    nodes, roots = clusters.components(np.array(edges, np.int64).reshape(-1, 2))
-    found: dict[int, set[str]] = defaultdict(set)
-    for node, root in zip(nodes.tolist(), roots.tolist(), strict=True):
-        found[root].add(str(node))
-    assert {frozenset(g) for g in found.values()} == joined({frozenset((str(a), str(b))) for a, b in edges})
-    assert all(min(map(int, group)) == root for root, group in found.items())
-
-
-@drawn(st.lists(st.integers(0, 4), max_size=60))
-def test_pairs_under_keys_are_all_pairs_of_small_crowds_and_connect_large_ones(keys: list[int]) -> None:
-    array = np.array(keys, np.uint64)
-    content = np.arange(len(keys), dtype=np.uint64)[::-1].copy()
-    pairs = {tuple(p) for p in clusters.pairs_under_keys(array, np.arange(len(keys)), content).tolist()}
-    for key in set(keys):
-        members = [i for i, k in enumerate(keys) if k == key]
-        mine = {p for p in pairs if keys[p[0]] == key}
-        if len(members) <= clusters.CROWD:
-            assert mine == set(itertools.combinations(members, 2))
-        else:
-            assert joined({frozenset(map(str, p)) for p in mine}) == {frozenset(map(str, members))}
-            assert len(mine) <= len(members) * (clusters.REACH + 1)
-    assert all(keys[a] == keys[b] for a, b in pairs)
-
-
-def test_ranks_put_missing_karma_last() -> None:
-    order = ("karma",)
-    assert Rank(1, 0, "b").key(order) < Rank(9, None, "a").key(order)
-    assert Rank(1, -5, "b").key(order) < Rank(9, None, "a").key(order)
 
 
 def test_impossible_settings_are_refused() -> None:
