@@ -47,6 +47,8 @@ def test_json_lines_are_read_however_they_are_packed(ending: str, tmp_path: Path
         "title": "T",
         "text": "one é",
         "language": "",
+        "date": "",
+        "charset": "",
         "karma": None,
         "source": f"d.jsonl{ending}:1",
     }

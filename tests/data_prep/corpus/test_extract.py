@@ -208,7 +208,7 @@ def test_the_same_pages_give_the_same_bytes(given, content, tmp_path: Path, loca
 
 HANGING = """
 import data_prep.corpus.html as html, time, ctypes
-def hang(markup, engine="best", least=1):
+def hang(markup, engine="best", least=1, meanwhile=None):
     if "spin" in markup:
         while True: pass
     if "crash" in markup: ctypes.string_at(0)
