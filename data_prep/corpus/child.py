@@ -124,14 +124,16 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
     decoded = charset.decode(body, question.charset)
     if not decoded.is_text:
         return Answer(reason="undecodable")
+    decoded = replace(decoded, text=charset.composed(decoded.text))
     if not question.is_html:
         return _answer(html.Found("", html.clean(decoded.text)), question, decoded)
     if stubs.meta_refresh(decoded.text):
         return Answer(reason="meta_refresh")
 
     def quickly(found: html.Found) -> None:
-        if meanwhile:
-            meanwhile(replace(_answer(found, question, decoded), last=False))
+        answer = _answer(found, question, decoded)
+        if meanwhile and not answer.reason:
+            meanwhile(replace(answer, last=False))
 
     try:
         found = html.extract(decoded.text, question.engine, question.least, quickly)

@@ -64,9 +64,8 @@ def test_no_name_throws_out_most_of_a_page(role: str) -> None:
 
 @pytest.mark.parametrize("attributes", ["hidden", "aria-hidden=true", "style='display:none'", "style='Visibility : hidden'"])
 def test_hidden_text_is_left_out(attributes: str) -> None:
-    found = text(
-        f"<article>{ARTICLE}<p {attributes}>Unseen words.</p>Seen tail, which is a part of the article and not of the paragraph that is hidden.</article>"
-    )
+    tail = "Seen tail, which is a part of the article and not of the paragraph before it that is hidden."
+    found = text(f"<article>{ARTICLE}<p {attributes}>Unseen words.</p>{tail}</article>")
     assert "Unseen" not in found and "Seen tail" in found
 
 
