@@ -4,7 +4,10 @@ import codecs
 import collections
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 import tarfile
 import time
 import unicodedata
@@ -245,6 +248,29 @@ def test_the_same_pages_give_the_same_bytes(given, content, tmp_path: Path, loca
     pages = crawl.artifact(given)
     made = [content(run(EXTRACT, ExtractConfig(), {"pages": pages}, Store(tmp_path / name), local)) for name in "ab"]
     assert made[0] == made[1]
+
+
+SUMMED = """
+import gzip, pathlib, sys, xxhash
+from data_prep.corpus.child import Question, read_page
+sums = xxhash.xxh3_64()
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.gz"))[::4]:
+    sums.update(repr(read_page(Question("", "best", 25), gzip.decompress(path.read_bytes()))).encode())
+print(sums.hexdigest())
+"""
+
+
+def test_no_hash_seed_and_no_other_process_changes_a_text(data: Path) -> None:
+    command = [sys.executable, "-c", SUMMED, str(data / "web/articles/html")]
+    started = [
+        subprocess.Popen(
+            command, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (process.communicate()[0] for process in started)
+    assert len(first.strip()) == 16
+    assert first == second
 
 
 HANGING = """
