@@ -15,6 +15,7 @@ from fastwarc.warc import ArchiveIterator
 from data_prep import schemas, shards
 from data_prep.corpus.child import Answer, Question, Reader
 from data_prep.corpus.html import ENGINES
+from data_prep.corpus.language import detect
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -152,7 +153,7 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
         "host": page["host"],
         "title": answer.title,
         "text": answer.text,
-        "language": "",
+        "language": detect(answer.text),
         "date": answer.date,
         "charset": answer.charset,
         "karma": page["karma"],

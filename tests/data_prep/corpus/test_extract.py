@@ -224,8 +224,8 @@ def test_hostile_pages_cost_no_more_than_themselves(given, rows, store, local) -
     assert aside["http://h.test/moved"] == "meta_refresh"
     assert aside["http://h.test/gone"] == "soft_404"
     assert aside["http://h.test/noise"] == "undecodable"
-    assert [documents["http://h.test/dated"][key] for key in ("date", "charset")] == ["2020-02-29", "utf-16-le"]
-    assert [documents["http://h.test/korean"][key] for key in ("date", "charset")] == ["", "cp949"]
+    assert [documents["http://h.test/dated"][key] for key in ("date", "charset", "language")] == ["2020-02-29", "utf-16-le", "en"]
+    assert [documents["http://h.test/korean"][key] for key in ("date", "charset", "language")] == ["", "cp949", "ko"]
     assert aside["http://h.test/large"] == "too_large"
     assert aside["http://h.test/lost"] == aside["http://h.test/nowhere"] == "missing_record"
     for name in ("good", "nul", "surrogate", "broken", "wide", "zipped", "plain"):
