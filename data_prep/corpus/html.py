@@ -71,7 +71,9 @@ def extract(markup: str, engine: str = "best", least: int = 1, meanwhile: Callab
         meanwhile(quick)
     try:
         slow = _trafilatura(body, fast=True)
-    except Exception:  # whatever it raises, the quick engines have an answer, and it is counted
+    except Exception:  # whatever it raises, the quick engines may have an answer, and it is counted
+        if not quick.text:
+            raise
         return quick
     return Found(title, clean(slow) if slow and len(slow) <= DUMP * len(main) else quick.text)
 
