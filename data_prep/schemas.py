@@ -51,7 +51,9 @@ DOCUMENTS = pa.schema(
         ("host", pa.string()),
         ("title", pa.string()),
         ("text", pa.string()),  # NFC
-        ("language", pa.string()),  # ISO 639-1; "" before it is known
+        ("language", pa.string()),  # ISO 639-1; "" before it is known: files of documents do not say it, extract and filter do
+        ("date", pa.string()),  # the day on which it says that it was published, ISO 8601; "" when it does not
+        ("charset", pa.string()),  # the Python codec that read its bytes; "" where we did not
         ("karma", pa.int64()),
         ("source", pa.string()),
     ]

@@ -65,7 +65,7 @@ def _pairs(console: Console, title: str, pairs: Row) -> None:
 def _rows(console: Console, title: str, rows: list[Row], columns: tuple[str, ...] = (), *, header: bool = True) -> None:
     if not rows:
         return
-    shown = columns or tuple(dict.fromkeys(key for row in rows for key in row))
+    shown = columns or tuple(dict.fromkeys(key for row in rows for key in row if any(each.get(key) not in ("", None) for each in rows)))
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", show_header=header, header_style="dim", box=None, pad_edge=False
     )

@@ -19,6 +19,7 @@ DETECT_BYTES = 1 << 12
 META_BYTES = 4096  # the standard looks at 1,024; real pages put more before it
 BROKEN_SHARE = 0.1  # of characters lost: beyond it the bytes are no text in any encoding we know
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BARE_UTF_16 = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # without a mark: XML 1.0, appendix F
 _META = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
@@ -46,6 +47,9 @@ def decode(body: bytes, header: str = "") -> Decoded:
     for mark, codec in _BOMS:
         if body.startswith(mark):
             return _forgiving(body[len(mark) :], codec, "bom")
+    for start, codec in _BARE_UTF_16:
+        if body.startswith(start):
+            return _forgiving(body, codec, "detected")
     tried: list[Decoded] = []
     for label, source in _named(body, header):
         codec = codec_of(label) or (label if source == "detected" else "")
@@ -98,6 +102,14 @@ def _is_multibyte_utf8(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def composed(markup: str) -> str:
+    """Markup in NFC, so that nothing that is measured in it depends on how its accents are spelt.
+
+    Left as it is where a stroke could overlay a bracket and take a tag away (U+0338 makes one character of it and a "<", "=" or ">").
+    """
+    return markup if "\u0338" in markup else unicodedata.normalize("NFC", markup)
 
 
 def normal(text: str) -> str:

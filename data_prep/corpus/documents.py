@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 from data_prep import schemas, shards
 from data_prep.corpus import readers
 from data_prep.corpus.charset import normal
+from data_prep.corpus.dates import valid
 from data_prep.corpus.extract import document_id
 from data_prep.corpus.readers import Row
 from infra.artifact import Counts, SourceFile
@@ -32,7 +34,7 @@ SET_ASIDE = pa.schema([("line", pa.string()), ("source", pa.string()), ("reason"
 
 @dataclass(frozen=True)
 class DocumentsConfig:
-    """sources: files by content. text, title, url, id: the fields that hold them. separator: cuts a plain text file into documents.
+    """sources: files by content. text, title, url, id, date: the fields that hold them. separator: cuts a plain text file into documents.
 
     A document keeps its own id if its file gives one; else it is named by its URL, else by its source and text.
     """
@@ -42,6 +44,7 @@ class DocumentsConfig:
     title: str = "title"
     url: str = "url"
     id: str = "id"
+    date: str = "date"
     separator: str = ""
     shards: int = 8
 
@@ -70,7 +73,7 @@ def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
     if mark.exists():
         return
     source = config.sources[number]
-    columns = [config.text, config.title, config.url, config.id]
+    columns = [config.text, config.title, config.url, config.id, config.date]
     if not Path(source.path).is_file():
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
     aside: list[dict[str, str]] = []
@@ -112,7 +115,7 @@ def document(config: DocumentsConfig, source: str, row: Row) -> dict[str, Any] |
     url, title, place = _string(row, config.url), normal(_string(row, config.title)), f"{source}:{row.number}"
     name = _string(row, config.id) or document_id(url or f"{place}\n{text}")
     facts = {"id": name, "url": url, "host": _host(url), "title": title, "text": text}
-    return {**facts, "language": "", "karma": None, "source": place}
+    return {**facts, "language": "", "date": _day(row.fields.get(config.date)), "charset": "", "karma": None, "source": place}
 
 
 def _parts(config: DocumentsConfig, source: SourceFile, rows: Iterator[Row], aside: list[dict[str, str]]) -> Iterator[list[dict[str, Any]]]:
@@ -138,6 +141,10 @@ def _string(row: Row, name: str) -> str:
     return normal(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
+def _day(value: Any) -> str:
+    return valid(value.isoformat() if isinstance(value, date) else str(value)) if value is not None else ""
+
+
 def _host(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
@@ -145,4 +152,4 @@ def _host(url: str) -> str:
         return ""
 
 
-DOCUMENTS = Stage(name="documents", version=1, work=work)
+DOCUMENTS = Stage(name="documents", version=2, work=work)

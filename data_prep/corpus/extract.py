@@ -15,6 +15,7 @@ from fastwarc.warc import ArchiveIterator
 from data_prep import schemas, shards
 from data_prep.corpus.child import Answer, Question, Reader
 from data_prep.corpus.html import ENGINES
+from data_prep.corpus.language import detect
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -29,7 +30,7 @@ PLAIN_TYPES = frozenset({"text/plain"})
 class ExtractConfig:
     """engine: best, trafilatura or resiliparse (see html.py). seconds: CPU time a page may take.
 
-    With `best`, a page on which trafilatura runs out of time or crashes is given to resiliparse once.
+    With `best`, a page on which the slow engine runs out of time or crashes keeps what the quick ones found; `cut_short` counts these.
     """
 
     engine: str = "best"
@@ -91,7 +92,7 @@ class Archive:
 def read_pages(config: ExtractConfig, shard: Path, _out: Path) -> shards.Made:
     """One shard of pages, in its order, as documents and what was set aside."""
     pages = shards.read(shard)
-    counts = {"read": pages.num_rows, "kept": 0, "removed.not_ok": 0, "retried": 0}
+    counts = {"read": pages.num_rows, "kept": 0, "removed.not_ok": 0, "cut_short": 0}
     documents: list[dict[str, Any]] = []
     aside: list[dict[str, str]] = []
     for page, answer in _answers(config, pages, shard.parent, counts):
@@ -100,6 +101,7 @@ def read_pages(config: ExtractConfig, shard: Path, _out: Path) -> shards.Made:
             counts[f"set_aside.{answer.reason}"] = counts.get(f"set_aside.{answer.reason}", 0) + 1
         else:
             documents.append(_document(page, answer))
+            counts["cut_short"] += answer.cut_short
     counts["kept"] = len(documents)
     sides = {"set_aside": pa.Table.from_pylist(aside, schema=SET_ASIDE)}
     return shards.Made(pa.Table.from_pylist(documents, schema=schemas.DOCUMENTS), shards.balance("extract", counts), sides)
@@ -129,19 +131,14 @@ def _answers(config: ExtractConfig, pages: pa.Table, folder: Path, counts: Count
                 continue
             stored = archive.body(page["warc_file"], page["warc_offset"])
             question = Question(page["charset"] or "", config.engine, config.min_characters, kind not in PLAIN_TYPES)
-            yield page, _ask(reader, question, stored, counts)
+            yield page, _ask(reader, question, stored)
     archive.close()
 
 
-def _ask(reader: Reader, question: Question, stored: Stored, counts: Counts) -> Answer:
+def _ask(reader: Reader, question: Question, stored: Stored) -> Answer:
     if stored.reason or not stored.body.strip():
         return Answer(reason=stored.reason or "empty")
-    answer = reader.ask(question, stored.body)
-    if answer.reason in ("timeout", "crashed", "memory", "parse_error") and question.engine == "best":
-        counts["retried"] += 1
-        again = reader.ask(Question(question.charset, "resiliparse", question.least, question.is_html), stored.body)
-        return answer if again.reason else again
-    return answer
+    return reader.ask(question, stored.body)
 
 
 def _rows(pages: pa.Table) -> Iterator[dict[str, Any]]:
@@ -156,10 +153,12 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
         "host": page["host"],
         "title": answer.title,
         "text": answer.text,
-        "language": "",
+        "language": detect(answer.text),
+        "date": answer.date,
+        "charset": answer.charset,
         "karma": page["karma"],
         "source": page["source"],
     }
 
 
-EXTRACT = Stage(name="extract", version=2, work=work)
+EXTRACT = Stage(name="extract", version=3, work=work)

@@ -33,7 +33,7 @@ class Given:
 
 
 def as_document(row: dict[str, Any]) -> dict[str, Any]:
-    facts = {"url": "", "host": "", "title": "", "language": "", "karma": None, "source": "", **row}
+    facts = {"url": "", "host": "", "title": "", "language": "", "date": "", "charset": "", "karma": None, "source": "", **row}
     return {"id": document_id(facts["url"] or facts["text"]), **facts}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import bz2
+import datetime
 import gzip
 import json
 import lzma
@@ -36,7 +37,11 @@ def lines(*values: object) -> bytes:
 
 @pytest.mark.parametrize("ending", PACKERS)
 def test_json_lines_are_read_however_they_are_packed(ending: str, tmp_path: Path, rows, store, local) -> None:
-    body = lines({"text": "one é", "url": "http://a.test/x", "title": "T"}, {"text": "two"}, {"text": "three", "id": "t3"})
+    body = lines(
+        {"text": "one é", "url": "http://a.test/x", "title": "T", "date": "2020-02-29T08:00"},
+        {"text": "two"},
+        {"text": "three", "id": "t3"},
+    )
     source = saved(tmp_path / f"d.jsonl{ending}", PACKERS[ending](body))
     made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
     first, second, third = rows(made.shards)
@@ -47,6 +52,8 @@ def test_json_lines_are_read_however_they_are_packed(ending: str, tmp_path: Path
         "title": "T",
         "text": "one é",
         "language": "",
+        "date": "2020-02-29",
+        "charset": "",
         "karma": None,
         "source": f"d.jsonl{ending}:1",
     }
@@ -176,3 +183,15 @@ def test_real_collections_are_read_whole(data: Path, rows, store, local) -> None
     assert len({row["id"] for row in rows(made.shards)}) == 76
     made = run(DOCUMENTS, DocumentsConfig(sources[2:], url="id", id="", shards=3), {}, store, local)
     assert all(row["url"].startswith("http") and row["host"] for row in rows(made.shards))
+
+
+def test_a_day_in_a_column_of_another_name_or_type_is_read_and_what_is_no_day_is_none(tmp_path: Path, rows, store, local) -> None:
+    days = [datetime.date(2020, 2, 29), None, datetime.date(1880, 1, 1)]
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "day": pa.array(days)}), path)
+    sources = (
+        SourceFile.of(path),
+        saved(tmp_path / "e.jsonl", lines({"text": "d", "day": 20200229}, {"text": "e", "day": ["2020-02-29"]})),
+    )
+    made = run(DOCUMENTS, DocumentsConfig(sources, date="day", shards=1), {}, store, local)
+    assert [row["date"] for row in rows(made.shards)] == ["2020-02-29", "", "", "2020-02-29", ""]
