@@ -13,7 +13,10 @@ far from everything. So what lies nearer than NEAR is believed, and py3langid is
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import py3langid
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from resiliparse.parse.lang import detect_fast
 
 NEAR = 600
@@ -31,3 +34,18 @@ def detect(text: str) -> str:
     if not any(map(str.isalpha, start)):
         return UNKNOWN
     return str(py3langid.classify(start[:SLOW_CHARACTERS])[0])
+
+
+def score(text: str, code: str) -> float:
+    """How probable it is to py3langid that the text is in this language, of all it knows (from 0 to 1); nan if it does not know it."""
+    return float(_ranked(text[:SLOW_CHARACTERS].lower()).get(code, "nan"))
+
+
+@lru_cache(maxsize=4)
+def _ranked(start: str) -> dict[str, float]:
+    return dict(_identifier().rank(start))
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
