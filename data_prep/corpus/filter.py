@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data_prep import schemas, shards
 from data_prep.corpus import blocklist, c4, pii, rules, words
-from data_prep.corpus.language import detect
+from data_prep.corpus.language import detect, score
 from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
 from data_prep.corpus.stop_words import STOP_WORDS
 from infra.artifact import Counts, SourceFile
@@ -95,7 +95,7 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
     """The rules in the order in which they are asked; one without a limit is not asked at all."""
     spaced = partial(_outside, UNSPACED_LANGUAGES)
     listed = [
-        Rule("language_score", rules.language_score, low=config.min_language_score),
+        Rule("language_score", language_score, low=config.min_language_score),
         Rule("min_words", rules.word_count, low=config.min_words),
         Rule("max_words", rules.word_count, high=config.max_words),
         Rule("min_mean_word", rules.mean_word_length, low=config.min_mean_word, applies=spaced),
@@ -121,6 +121,11 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
         *(Rule("bad_words", _bad_words(file), high=0, applies=_readers(file)) for file in config.bad_words),
     ]
     return tuple(rule for rule in listed if rule.low is not None or rule.high is not None)
+
+
+def language_score(batch: Batch) -> rules.Values:
+    """How probable the document's language is to the slower identifier; nan, which breaks no limit, for one it does not know."""
+    return np.array([score(text, code) for text, code in zip(batch.texts, batch.languages, strict=True)], np.float64)
 
 
 def judge(config: FilterConfig, texts: pa.Array, languages: list[str]) -> tuple[list[str], np.ndarray]:

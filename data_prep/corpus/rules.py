@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_prep.corpus import c4, language, ngrams
+from data_prep.corpus import c4, ngrams
 from data_prep.corpus.stop_words import STOP_WORDS
 from data_prep.corpus.words import Flags, Words, bare, spaced, split
 
@@ -32,6 +32,7 @@ LONGEST = 10  # words in an n-gram: as far as table A1 goes
 BULLETS = ("•", "‣", "▪", "◦", "●", "○", "∙", "·", "-", "*")
 ELLIPSES = c4.ELLIPSES
 TERMINAL = c4.SENTENCE_ENDS | frozenset('"”…')  # C4's marks, those of other scripts, and the ellipsis
+EDGES = "".join(sorted(c4.ENDS)) + ",;:()[]{}<>«»“„‘‚…–—-*_/،؛、，；：（）「」"  # stripped from a word that may be a stop word
 SHORT_LINE = 30  # characters: up to so many in FineWeb's code, fewer in its paper
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my", "ko"})  # a word is short here: no lower limit on its length
 
@@ -103,11 +104,6 @@ class Rule:
         return bad & np.fromiter(map(self.applies, batch.languages), np.bool_, len(values)), values
 
 
-def language_score(batch: Batch) -> Values:
-    """How probable the document's language is to the slower identifier; nan, which breaks no limit, for one it does not know."""
-    return np.array([language.score(text, code) for text, code in zip(batch.texts, batch.languages, strict=True)], np.float64)
-
-
 def word_count(batch: Batch) -> Values:
     """Gopher A.1.1: 50 to 100,000 words."""
     return batch.words.sums(batch.spoken).astype(np.float64)
@@ -152,9 +148,9 @@ def alphabetic_words(batch: Batch) -> Values:
 
 
 def stop_words(batch: Batch) -> Values:
-    """Gopher A.1.1: at least two of eight English words, or of eight of the document's language; how many of them occur."""
+    """Gopher A.1.1: at least two of eight English words, or of some of the document's language; how many of them occur."""
     values = np.full(batch.words.documents, np.nan)
-    forms = [bare(word) for word in batch.words.vocabulary]
+    forms = [word.lower().strip(EDGES) for word in batch.words.vocabulary]
     for known in sorted(set(batch.languages) & set(STOP_WORDS)):
         number = {word: place for place, word in enumerate(STOP_WORDS[known])}
         at = np.fromiter((number.get(form, -1) for form in forms), np.int64, len(forms))[batch.words.ids]
