@@ -462,6 +462,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("TEXTMILL_TEST_DATA"), help="folder of the test data")
     parser.add_argument("--peer-python", help="interpreter of the virtual environment that holds the peer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=400, help="how many the speed is measured on")
     parser.add_argument("--show", type=int, default=0, help="how many texts of each remaining difference to print")
     parser.add_argument("--only", choices=("agreement", "speed", "languages", "golden"))
     parser.add_argument("--peer", help=argparse.SUPPRESS)
@@ -483,7 +484,7 @@ def main() -> None:
         some = [
             text for kind, found in texts.items() if "UDHR" not in kind and "Korean" not in kind for text in found if len(text) < 50_000
         ]
-        some = some[:: len(some) // 400]
+        some = some[:: max(1, len(some) // options.documents)][: options.documents]
         size = sum(map(len, some)) / len(some)
         print(f"\n### Speed on {len(some)} texts of {size:,.0f} characters\n\n{speeds(some, options.peer_python, options.rounds)}")
     if options.only in (None, "golden"):
