@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data_prep.corpus import urls
+from data_prep.corpus.charset import normal
 from data_prep.corpus.readers import opened
 from data_prep.corpus.takedown import domains_of
 from infra.artifact import SourceFile, digest
@@ -64,7 +65,7 @@ def _entries(file: SourceFile) -> Iterator[str]:
     if not path.is_file() or digest(path) != file.digest:
         raise ArtifactError(f"{path}: is not the list this run was planned with; start the run again to read it anew")
     with opened(file.path) as stream:
-        text = stream.read().decode("utf-8-sig", "replace")
+        text = normal(stream.read().decode("utf-8-sig", "replace"))  # as the texts are
     for line in text.splitlines():
         entry = line.partition("#")[0].strip() if "#" in line else line.strip()
         if entry:
