@@ -34,8 +34,7 @@ TEXTS = {
     "http://good.example/casino/page": f"Then again: {PROSE}",
     "http://good.example/rude": f"{PROSE} What a gräßlich <b>word</b>, he said.",
     "http://good.example/spam": "<script>alert(1)</script> the shoes of the shop " * 30,
-    "http://good.example/french": "Au printemps les deux frères vivaient chez leur tante au bord de la mer et ne voulaient plus rien d'autre. "
-    * 3,
+    "http://good.example/french": "Au printemps les deux frères vivaient chez leur tante au bord de la mer et ne voulaient plus rien. " * 3,
     "http://good.example/task": f"{PROSE * 2} {ITEM.upper().replace(' ', chr(10))} {PROSE[::-1]}",
 }
 RECIPE = """\
