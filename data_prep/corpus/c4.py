@@ -35,7 +35,10 @@ ELLIPSES = ("...", "…")
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _FOREIGN = "".join(sorted(mark for mark in SENTENCE_ENDS if not mark.isascii()))
-_SENTENCE = re.compile(rf"[.?!…{_FOREIGN}]+[\"'”’)\]]*(?=\s|$|(?<=[{_FOREIGN}]))")
+_BEYOND = re.compile("[\u0589-\u1fff\u2024\u203c-\u2049\u2cf9-\U0010ffff]")  # not Latin, Greek, Cyrillic: one of them may stand there
+_CLOSING = r"[\"'”’)\]]*"
+_SENTENCE = re.compile(rf"[.?!…]+{_CLOSING}(?=\s|$)")
+_ANY_SENTENCE = re.compile(rf"[.?!…{_FOREIGN}]+{_CLOSING}(?=\s|$|(?<=[{_FOREIGN}]))")  # much slower to look for
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“])(?:[A-Za-z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|Inc|Co|Corp|Ltd|Gen|Sen|Rep|Gov)$"
 )
@@ -48,16 +51,18 @@ def clean(text: str) -> str:
 
 def sentences(text: str) -> int:
     """How many sentences the lines hold; a line is at least one."""
-    return sum(_in_line(line) for line in map(str.strip, text.split("\n")) if line)
+    pattern = _SENTENCE if text.isascii() or not _BEYOND.search(text) else _ANY_SENTENCE
+    return sum(_in_line(line, pattern) for line in map(str.strip, text.split("\n")) if line)
 
 
 def _cleaned(line: str) -> str:
     """The line without citation marks, or "". What makes a whole page bad stays, for the rules to see it."""
-    words = line.split()
-    line = _CITATION.sub("", line.strip())
-    if len(words) < LEAST_WORDS or line[-1:] not in ENDS or line.endswith(ELLIPSES):
+    whole = line.strip()
+    line = _CITATION.sub("", whole) if "[" in whole else whole
+    if line[-1:] not in ENDS or line.endswith(ELLIPSES):
         return ""
-    if max(map(len, words)) > LONGEST_WORD:
+    words = whole.split()
+    if len(words) < LEAST_WORDS or (len(whole) > LONGEST_WORD and max(map(len, words)) > LONGEST_WORD):
         return ""
     lower = line.lower()
     if "lorem ipsum" in lower:
@@ -67,8 +72,8 @@ def _cleaned(line: str) -> str:
     return line if "{" in line or not any(phrase in lower for phrase in POLICY) else ""
 
 
-def _in_line(line: str) -> int:
-    inner = (found for found in _SENTENCE.finditer(line) if found.end() < len(line))
+def _in_line(line: str, pattern: re.Pattern[str]) -> int:
+    inner = (found for found in pattern.finditer(line) if found.end() < len(line))
     return 1 + sum(1 for found in inner if _ends(line, found))
 
 
