@@ -30,7 +30,7 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import Documents, Feed, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
+from pipelines.recipe import FILTER_LISTS, Documents, Feed, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
 from pipelines.recipe_checks import meant
 from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
@@ -171,8 +171,8 @@ def _corpus(chain: _Chain) -> Artifact:
     documents = (
         parts[0] if len(parts) == 1 else chain.make(GATHER, GatherConfig(), "gather", **{f"part{i:03d}": p for i, p in enumerate(parts)})
     )
-    bad_words = chain.one_file(corpus.filter.bad_words) if corpus.filter.bad_words else None
-    good = chain.make(FILTER, corpus.filter.build(bad_words=bad_words), "filter", documents=documents)
+    named = {name: chain.files(path) for name in FILTER_LISTS if (path := getattr(corpus.filter, name))}
+    good = chain.make(FILTER, corpus.filter.build(**named), "filter", documents=documents)
     unlike = chain.make(DEDUP, corpus.dedup, "dedup", documents=good, **chain.before(DEDUP))
     chain.note({artifact.stage: artifact for artifact in chain.made.values()})
     if corpus.takedown:

@@ -95,8 +95,10 @@ class _Task(Mirror):
 
 
 class _Filter(Mirror):
-    """bad_words: a file with a word or phrase a line."""
+    """Files with an entry a line, or several by wildcards: domains; words of addresses; words, `ko.txt` for Korean texts alone."""
 
+    block_hosts: str = ""
+    block_url_words: str = ""
     bad_words: str = ""
 
 
@@ -114,6 +116,7 @@ class _Documents(Mirror):
     path: str
 
 
+FILTER_LISTS = ("block_hosts", "block_url_words", "bad_words")
 SOME_FILE = SourceFile("some.jsonl", "", "some.jsonl")  # stands where the chain puts the files of a path
 
 if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's config
@@ -137,7 +140,7 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 else:
     Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
-    Filter = mirrored("Filter", FilterConfig, _Filter, {"bad_words": None})
+    Filter = mirrored("Filter", FilterConfig, _Filter, dict.fromkeys(FILTER_LISTS, ()))
     Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
     Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
@@ -282,7 +285,7 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
     if isinstance(tasks, dict):
         places += [(task, key) for task in tasks.values() if isinstance(task, dict) for key in ("train", "dev")]
     if isinstance(corpus, dict) and isinstance(corpus.get("filter"), dict):
-        places.append((corpus["filter"], "bad_words"))
+        places += [(corpus["filter"], key) for key in FILTER_LISTS]
     if isinstance(corpus, dict):
         places.append((corpus, "takedown"))
     if isinstance(corpus, dict) and isinstance(corpus.get("links"), dict):

@@ -31,6 +31,7 @@ def gather(folder: Path, store: Store) -> Row:
         },
         "funnel": funnel(run),
         "removed": removed(run),
+        "tasks": tasks(run),
         "crawl": crawl(run),
         "timing": [
             {key: row.get(key) for key in ("label", "stage", "state", "seconds", "fingerprint", "path", "inputs")} for row in run.rows
@@ -101,6 +102,7 @@ def examples(made: Made) -> dict[str, list[Row]]:
         "links": ("set_aside", lambda row: (row["reason"], row["source"], row["line"])),
         "extract": ("set_aside", lambda row: (row["reason"], row["url"], "")),
         "filter": ("rejected", lambda row: (row["rule"], row["url"] or row["source"], f"[{row['value']:.4g}] {row['text']}")),
+        "decontaminate": ("overlaps", lambda row: (row["task"], row["url"] or row["document"], row["words"])),
     }
     if made.stage == "dedup":
         return twins(made)
@@ -108,11 +110,24 @@ def examples(made: Made) -> dict[str, list[Row]]:
         return {}
     side, read = readers[made.stage]
     found: dict[str, list[Row]] = {}
-    for row in first_rows(made.artifact.side(side), "rule" if made.stage == "filter" else "reason"):
+    for row in first_rows(made.artifact.side(side), {"filter": "rule", "decontaminate": "task"}.get(made.stage, "reason")):
         rule, where, text = read(row)
         if len(found.setdefault(rule, [])) < EXAMPLES:
             found[rule].append({"where": where, "text": " ".join(text.split())[:SNIPPET]})
     return found
+
+
+def tasks(run: Run) -> list[Row]:
+    """For each task what of it was found in the corpus, and how many of its items could not be looked for."""
+    rows = []
+    for made in run.of("decontaminate"):
+        names = [name.partition(".")[2] for name in made.counts if name.startswith("items.")]
+        kinds = ("items", "items_dirty", "items_common", "items_unchecked", "overlaps", "grams", "removed")
+        shown = examples(made)
+        for name in sorted(names):
+            told = {kind: made.counts.get(f"{kind}.{name}", 0) for kind in kinds}
+            rows.append({"task": name, **told, "examples": shown.get(name, [])})
+    return rows
 
 
 def twins(made: Made) -> dict[str, list[Row]]:

@@ -108,6 +108,7 @@ def inside(artifact: Artifact) -> Row:
         "crawl": _crawl,
         "filter": _rejected,
         "takedown": _taken,
+        "decontaminate": _shared,
         "dedup": _clusters,
         "evaluate": _scores,
     }
@@ -152,6 +153,10 @@ def _rejected(artifact: Artifact) -> Row:
 
 def _taken(artifact: Artifact) -> Row:
     return {"rejected": _by(artifact.side("taken"), "rule")}
+
+
+def _shared(artifact: Artifact) -> Row:
+    return {"rejected": _by(artifact.side("overlaps"), "task"), "items": _by(artifact.side("items"), "state")}
 
 
 def _by(paths: list[Path], column: str) -> dict[str, list[Row]]:

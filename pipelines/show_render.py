@@ -36,7 +36,7 @@ def _look(found: Row, console: Console) -> None:
     for key in ("outcomes", "card", "meta"):
         if found.get(key):
             _pairs(console, key, found[key])
-    for key in ("rejected", "set_aside"):
+    for key in ("rejected", "set_aside", "items"):
         for rule, rows in found.get(key, {}).items():
             _rows(console, f"{key.replace('_', ' ')}: {rule}", rows)
     if clusters := found.get("clusters"):

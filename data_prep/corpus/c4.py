@@ -8,14 +8,37 @@ also drops lines about cookies and terms of use, lines with a word of over 1,000
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 LEAST_WORDS = 3
 LONGEST_WORD = 1000
-ENDS = (".", "?", "!", '"', "'", "”", "’", "。", "？", "！")
+# Unicode 16, PropList.txt, Sentence_Terminal: the full stops, question and exclamation marks of all scripts.
+_SENTENCE_TERMINAL = """
+0021 002e 003f 0589 061d-061f 06d4 0700-0702 07f9 0837 0839 083d-083e 0964-0965 104a-104b 1362 1367-1368 166e 1735-1736 17d4-17d5 1803
+1809 1944-1945 1aa8-1aab 1b4e-1b4f 1b5a-1b5b 1b5e-1b5f 1b7d-1b7f 1c3b-1c3c 1c7e-1c7f 2024 203c-203d 2047-2049 2cf9-2cfb 2e2e 2e3c
+2e53-2e54 2e60-2e61 3002 a4ff a60e-a60f a6f3 a6f7 a876-a877 a8ce-a8cf a92f a9c8-a9c9 aa5d-aa5f aaf0-aaf1 abeb fe12 fe15-fe16 fe52
+fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 10f86-10f89 11047-11048 110be-110c1 11141-11143 111c5-111c6 111cd 111de-111df
+11238-11239 1123b-1123c 112a9 113d4-113d5 1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946 11a42-11a43 11a9b-11a9c
+11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 16d6e-16d6f 16e98 1bc9f 1da88
+"""
+
+
+def _marks(ranges: str) -> Iterator[str]:
+    for part in ranges.split():
+        first, _, last = part.partition("-")
+        yield from map(chr, range(int(first, 16), int(last or first, 16) + 1))
+
+
+SENTENCE_ENDS = frozenset(_marks(_SENTENCE_TERMINAL))
+ENDS = SENTENCE_ENDS | frozenset("\"'”’")
 ELLIPSES = ("...", "…")
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_SENTENCE = re.compile(r"[.?!。？！…]+[\"'”’)\]]*(?=\s|$|(?<=[。？！]))")
+_FOREIGN = "".join(sorted(mark for mark in SENTENCE_ENDS if not mark.isascii()))
+_BEYOND = re.compile("[\u0589-\u1fff\u2024\u203c-\u2049\u2cf9-\U0010ffff]")  # not Latin, Greek, Cyrillic: one of them may stand there
+_CLOSING = r"[\"'”’)\]]*"
+_SENTENCE = re.compile(rf"[.?!…]+{_CLOSING}(?=\s|$)")
+_ANY_SENTENCE = re.compile(rf"[.?!…{_FOREIGN}]+{_CLOSING}(?=\s|$|(?<=[{_FOREIGN}]))")  # much slower to look for
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“])(?:[A-Za-z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|Inc|Co|Corp|Ltd|Gen|Sen|Rep|Gov)$"
 )
@@ -28,16 +51,18 @@ def clean(text: str) -> str:
 
 def sentences(text: str) -> int:
     """How many sentences the lines hold; a line is at least one."""
-    return sum(_in_line(line) for line in map(str.strip, text.split("\n")) if line)
+    pattern = _SENTENCE if text.isascii() or not _BEYOND.search(text) else _ANY_SENTENCE
+    return sum(_in_line(line, pattern) for line in map(str.strip, text.split("\n")) if line)
 
 
 def _cleaned(line: str) -> str:
     """The line without citation marks, or "". What makes a whole page bad stays, for the rules to see it."""
-    words = line.split()
-    line = _CITATION.sub("", line.strip())
-    if len(words) < LEAST_WORDS or not line.endswith(ENDS) or line.endswith(ELLIPSES):
+    whole = line.strip()
+    line = _CITATION.sub("", whole) if "[" in whole else whole
+    if line[-1:] not in ENDS or line.endswith(ELLIPSES):
         return ""
-    if max(map(len, words)) > LONGEST_WORD:
+    words = whole.split()
+    if len(words) < LEAST_WORDS or (len(whole) > LONGEST_WORD and max(map(len, words)) > LONGEST_WORD):
         return ""
     lower = line.lower()
     if "lorem ipsum" in lower:
@@ -47,8 +72,8 @@ def _cleaned(line: str) -> str:
     return line if "{" in line or not any(phrase in lower for phrase in POLICY) else ""
 
 
-def _in_line(line: str) -> int:
-    inner = (found for found in _SENTENCE.finditer(line) if found.end() < len(line))
+def _in_line(line: str, pattern: re.Pattern[str]) -> int:
+    inner = (found for found in pattern.finditer(line) if found.end() < len(line))
     return 1 + sum(1 for found in inner if _ends(line, found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import schemas, shards
-from data_prep.corpus import c4, pii, rules, words
-from data_prep.corpus.language import detect
+from data_prep.corpus import blocklist, c4, pii, rules, words
+from data_prep.corpus.language import detect, score
 from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
-from infra.artifact import Counts, SourceFile, digest
+from data_prep.corpus.stop_words import STOP_WORDS
+from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ConfigError
 from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
@@ -34,10 +35,16 @@ class FilterConfig:
 
     languages: ISO 639-1 codes; empty takes every language. The two n-gram limits are (n, share) pairs, n from 1 to 10.
     families: c4, fineweb; their rules that have no limit of their own get the published one, and c4 cleans lines (c4.py).
-    bad_words: a file with a word or phrase a line. mask: emails, ips, phones (pii.py).
+    min_language_score: how sure the identifier has to be of the language it names, from 0 to 1.
+    block_hosts, block_url_words, bad_words: files with an entry a line (blocklist.py); a list of bad words whose name is a language's
+    two letters is for texts of that language. mask: emails, ips, phones (pii.py).
     """
 
     languages: tuple[str, ...] = ("en",)
+    min_language_score: float | None = None
+    block_hosts: tuple[SourceFile, ...] = ()
+    block_url_words: tuple[SourceFile, ...] = ()
+    max_url_words: int | None = 0
     min_words: int | None = 50
     max_words: int | None = 100_000
     min_mean_word: float | None = 3.0
@@ -61,13 +68,15 @@ class FilterConfig:
     max_curly_brackets: int | None = None  # C4: 0
     min_sentences: int | None = None  # C4: 3 in the paper, 5 in its code
     families: tuple[str, ...] = ()
-    bad_words: SourceFile | None = None
+    bad_words: tuple[SourceFile, ...] = ()
     mask: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError on limits that nothing, or no n-gram we count, could meet."""
         if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
             raise ConfigError(f"filter: min_words {self.min_words} is more than max_words {self.max_words}")
+        if self.min_language_score is not None and not 0 <= self.min_language_score <= 1:
+            raise ConfigError(f"filter: min_language_score {self.min_language_score} must be from 0 to 1")
         wrong = [n for n, _ in (*self.top_ngrams, *self.duplicate_ngrams) if not 1 <= n <= LONGEST]
         if wrong:
             raise ConfigError(f"filter: n-grams of {wrong[0]} words are not counted; choose n from 1 to {LONGEST}")
@@ -86,6 +95,7 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
     """The rules in the order in which they are asked; one without a limit is not asked at all."""
     spaced = partial(_outside, UNSPACED_LANGUAGES)
     listed = [
+        Rule("language_score", language_score, low=config.min_language_score),
         Rule("min_words", rules.word_count, low=config.min_words),
         Rule("max_words", rules.word_count, high=config.max_words),
         Rule("min_mean_word", rules.mean_word_length, low=config.min_mean_word, applies=spaced),
@@ -94,7 +104,7 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
         Rule("bullet_lines", rules.bullet_lines, high=config.max_bullet_lines),
         Rule("ellipsis_lines", rules.ellipsis_lines, high=config.max_ellipsis_lines),
         Rule("alphabetic_words", rules.alphabetic_words, low=config.min_alphabetic_words),
-        Rule("stop_words", rules.stop_words, low=config.min_stop_words, applies="en".__eq__),
+        Rule("stop_words", rules.stop_words, low=config.min_stop_words, applies=STOP_WORDS.__contains__),
         Rule("duplicate_lines", rules.duplicate_lines, high=config.max_duplicate_lines),
         Rule("duplicate_line_characters", rules.duplicate_line_characters, high=config.max_duplicate_line_characters),
         Rule("duplicate_paragraphs", rules.duplicate_paragraphs, high=config.max_duplicate_paragraphs),
@@ -103,45 +113,62 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
         *(Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share) for n, share in config.duplicate_ngrams),
         Rule("terminal_lines", rules.terminal_lines, low=config.limit("min_terminal_lines")),
         Rule("short_lines", rules.short_lines, high=config.limit("max_short_lines")),
-        Rule("repeated_line_characters", rules.duplicate_line_characters, high=config.limit("max_repeated_line_characters")),
+        Rule("repeated_line_characters", rules.repeated_line_characters, high=config.limit("max_repeated_line_characters")),
         Rule("line_breaks", rules.line_breaks, high=config.limit("max_line_breaks"), applies=spaced),
         Rule("lorem_ipsum", rules.lorem_ipsum, high=config.limit("max_lorem_ipsum")),
         Rule("curly_brackets", rules.curly_brackets, high=config.limit("max_curly_brackets")),
         Rule("sentences", rules.sentences, low=config.limit("min_sentences")),
-        *(Rule("bad_words", rules.listed_words(_listed(file)), high=0) for file in (config.bad_words,) if file is not None),
+        *(Rule("bad_words", _bad_words(file), high=0, applies=_readers(file)) for file in config.bad_words),
     ]
     return tuple(rule for rule in listed if rule.low is not None or rule.high is not None)
+
+
+def language_score(batch: Batch) -> rules.Values:
+    """How probable the document's language is to the slower identifier; nan, which breaks no limit, for one it does not know."""
+    return np.array([score(text, code) for text, code in zip(batch.texts, batch.languages, strict=True)], np.float64)
 
 
 def judge(config: FilterConfig, texts: pa.Array, languages: list[str]) -> tuple[list[str], np.ndarray]:
     """For each text the first rule it breaks, "" for none, and the value. Language is asked first: it costs least."""
     names = ["language" if config.languages and code not in config.languages else "" for code in languages]
-    values = np.full(len(names), np.nan)
-    stay = np.flatnonzero([not name for name in names])
-    broken, measured = rules.first_broken(Batch(texts.take(pa.array(stay)), [languages[row] for row in stay]), rules_of(config))
-    for place, row in enumerate(stay):
-        names[row], values[row] = broken[place], measured[place]
+    return _judged(config, texts, languages, names, np.full(len(names), np.nan))
+
+
+def addressed(config: FilterConfig, documents: pa.Table) -> tuple[list[str], np.ndarray]:
+    """For each document the first rule that its address breaks, "" for none, and the value."""
+    names, values = [""] * documents.num_rows, np.full(documents.num_rows, np.nan)
+    if config.block_url_words and config.max_url_words is not None:
+        listed = blocklist.phrases(config.block_url_words)
+        for row, url in enumerate(documents["url"].to_pylist()):
+            if (found := blocklist.url_words(url or "", listed)) > config.max_url_words:
+                names[row], values[row] = "url_words", found
+    if config.block_hosts:
+        hosts = blocklist.hosts(config.block_hosts)
+        for row, host in enumerate(documents["host"].to_pylist()):
+            if host and blocklist.blocked(host, hosts):
+                names[row], values[row] = "blocked_host", 1
     return names, values
 
 
 def keep_good(config: FilterConfig, documents: pa.Table) -> shards.Made:
     """The table split into what is kept and what is rejected, the language filled in where it was not known."""
     languages = [known or detect(text or "") for known, text in zip(documents["language"].to_pylist(), _texts(documents), strict=True)]
-    names: list[str] = []
-    values: list[np.ndarray] = []
-    cleaned = _cleaned(config, documents)
+    names, values = addressed(config, documents)
+    for row, code in enumerate(languages):
+        if not names[row] and config.languages and code not in config.languages:
+            names[row] = "language"
+    cleaned, done = _cleaned(config, documents), 0
     for batch in words.batches(cleaned["text"]):
-        broken, measured = judge(config, batch, languages[len(names) : len(names) + len(batch)])
-        names += broken
-        values.append(measured)
+        part = slice(done, done + len(batch))
+        names[part], values[part] = _judged(config, batch, languages[part], names[part], values[part])
+        done = part.stop
     column = documents.column_names.index("language")
     documents, cleaned = (t.set_column(column, "language", pa.array(languages, pa.string())) for t in (documents, cleaned))
     good = np.array([not name for name in names], np.bool_)
     kept, masked = _masked(config, cleaned.filter(pa.array(good)))
     rejected = documents.filter(pa.array(~good))
     rejected = rejected.append_column("rule", pa.array([name for name in names if name], pa.string()))
-    value = np.concatenate(values)[~good] if values else np.zeros(0)
-    rejected = rejected.append_column("value", pa.array(value, pa.float64()))
+    rejected = rejected.append_column("value", pa.array(values[~good], pa.float64()))
     counts = {"read": documents.num_rows, "kept": kept.num_rows, **_tally(names), **masked}
     return shards.Made(kept, shards.balance("filter", counts), {"rejected": rejected.cast(schemas.REJECTED)})
 
@@ -177,14 +204,31 @@ def _with_texts(documents: pa.Table, texts: list[str]) -> pa.Table:
     return documents.set_column(documents.column_names.index("text"), "text", pa.array(texts, pa.string()))
 
 
-@lru_cache(maxsize=4)
-def _listed(file: SourceFile) -> frozenset[str]:
-    """The entries of the user's list. Raises ArtifactError if it has changed since the run was planned."""
-    path = Path(file.path)
-    if not path.is_file() or digest(path) != file.digest:
-        raise ArtifactError(f"{path}: is not the list this run was planned with; start the run again to read it anew")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return frozenset(" ".join(line.lower().split()) for line in lines if line.strip())
+def _judged(
+    config: FilterConfig, texts: pa.Array, languages: list[str], names: list[str], values: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """The names and values, those of texts without a name filled in by the rules; the others are not looked at."""
+    names, values = list(names), values.copy()
+    stay = np.flatnonzero([not name for name in names])
+    broken, measured = rules.first_broken(Batch(texts.take(pa.array(stay)), [languages[row] for row in stay]), rules_of(config))
+    for place, row in enumerate(stay):
+        names[row], values[row] = broken[place], measured[place]
+    return names, values
+
+
+@lru_cache(maxsize=16)
+def _bad_words(file: SourceFile) -> Callable[[Batch], rules.Values]:
+    return rules.listed_words(blocklist.words(file))
+
+
+def _readers(file: SourceFile) -> Callable[[str], bool]:
+    """Whether a list is for texts of a language."""
+    wanted = blocklist.language(file)
+    return wanted.__eq__ if wanted else _any
+
+
+def _any(code: str) -> bool:
+    return True
 
 
 def _tally(names: list[str]) -> Counts:
@@ -195,4 +239,4 @@ def _outside(languages: frozenset[str], code: str) -> bool:
     return code not in languages
 
 
-FILTER = Stage(name="filter", version=1, work=work, shardwise=Shardwise("documents"))
+FILTER = Stage(name="filter", version=2, work=work, shardwise=Shardwise("documents"))

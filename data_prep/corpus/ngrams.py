@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.corpus.words import Flags, Hashes, Ints, Words
+from data_prep.corpus.words import Hashes, Ints, Words, spaced
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Repeats:
     n: int
     positions: Ints
     counts: Ints  # how often the n-gram at this position comes
-    again: Flags  # not its first time
+    groups: Ints  # equal for equal n-grams of a document, and for no others
 
 
 def repeats(words: Words, longest: int) -> Iterator[Repeats]:
@@ -31,37 +31,63 @@ def repeats(words: Words, longest: int) -> Iterator[Repeats]:
     ends = words.starts[1:][words.document]
     keys = _pair(words.document, words.ids)
     for n in range(1, longest + 1):
-        group, counts, first = _groups(keys, alive)
+        group, counts = _groups(keys)
         twice = counts[group] > 1
         alive, group = alive[twice], group[twice]
-        yield Repeats(n, alive, counts[group], first[group] != alive)
+        yield Repeats(n, alive, counts[group], group)
         fits = alive + n < ends[alive]
         alive, group = alive[fits], group[fits]
         keys = _pair(group, words.ids[alive + n])
 
 
-def top_share(words: Words, found: Repeats) -> NDArray[np.float64]:
-    """Characters of the n-gram that comes most often (of equals, the longest), all its occurrences, over all characters."""
-    best_count = np.zeros(words.documents, np.int64)
-    document = words.document[found.positions]
-    np.maximum.at(best_count, document, found.counts)
-    size = (words.before[found.positions + found.n] - words.before[found.positions]) * found.counts
+def top_characters(words: Words, found: Repeats) -> NDArray[np.float64]:
+    """Characters of the n-gram that comes most often (of equals, the first one), with a space between its words, times its occurrences.
+
+    An n-gram that comes once is the most frequent one too, where none comes twice; 0 for a document of fewer than n words.
+    """
     best = np.zeros(words.documents, np.int64)
-    most = found.counts == best_count[document]
-    np.maximum.at(best, document[most], size[most])
-    return best / np.maximum(words.characters, 1)
+    document = words.document[found.positions]
+    np.maximum.at(best, document, found.counts)
+    most = np.flatnonzero(found.counts == best[document])
+    repeated, first = np.unique(document[most], return_index=True)
+    place = words.starts[:-1].copy()
+    place[repeated] = found.positions[most[first]]
+    long = words.counts >= found.n
+    size = np.zeros(words.documents, np.int64)
+    size[long] = _characters(words, place[long], found.n) + _gaps(words, place[long], found.n)
+    total: NDArray[np.float64] = (size * np.maximum(best, 1)).astype(np.float64)
+    return total
 
 
-def again_share(words: Words, found: Repeats) -> NDArray[np.float64]:
-    """Characters inside n-grams that had come before, each counted once, over all characters."""
-    if not found.again.any():
-        return np.zeros(words.documents)
-    starts = found.positions[found.again]
-    ends = np.minimum(starts + found.n, np.append(starts[1:], len(words.ids)))  # up to the next one: nothing is counted twice
-    size = words.before[ends] - words.before[starts]
-    total = np.bincount(words.document[starts], weights=size, minlength=words.documents)
-    share: NDArray[np.float64] = total / np.maximum(words.characters, 1)
-    return share
+def again_characters(words: Words, found: Repeats) -> NDArray[np.float64]:
+    """Characters of the words in n-grams that had come before. Read from left to right: after such an n-gram reading goes on behind
+    it, so that no character counts twice, and only n-grams that were read count as having come before."""
+    taken, seen, free = [], set(), 0
+    for position, group in zip(found.positions.tolist(), found.groups.tolist(), strict=True):
+        if position < free:
+            continue
+        if group in seen:
+            taken.append(position)
+            free = position + found.n
+        else:
+            seen.add(group)
+    starts = np.array(taken, np.int64)
+    size = _characters(words, starts, found.n)
+    return np.bincount(words.document[starts], weights=size, minlength=words.documents).astype(np.float64)
+
+
+def _characters(words: Words, places: Ints, n: int) -> Ints:
+    size: Ints = words.before[places + n] - words.before[places]
+    return size
+
+
+def _gaps(words: Words, places: Ints, n: int) -> Ints:
+    """Spaces inside the n-grams: none before or behind a character that is a word by itself."""
+    alone = np.fromiter((len(w) == 1 and spaced(w) != w for w in words.vocabulary), np.bool_, len(words.vocabulary))[words.ids]
+    total = np.zeros(len(places), np.int64)
+    for step in range(n - 1):
+        total += ~(alone[places + step] | alone[places + step + 1])
+    return total
 
 
 def _pair(high: Ints, low: Ints) -> Hashes:
@@ -69,14 +95,14 @@ def _pair(high: Ints, low: Ints) -> Hashes:
     return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
 
 
-def _groups(keys: Hashes, positions: Ints) -> tuple[Ints, Ints, Ints]:
-    """For each key its group; for each group its size and its first position."""
+def _groups(keys: Hashes) -> tuple[Ints, Ints]:
+    """For each key its group; for each group its size."""
     if not len(keys):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     order = np.argsort(keys)
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     counts = np.diff(np.concatenate((starts, [len(keys)])))
     group = np.empty(len(keys), np.int64)
     group[order] = np.repeat(np.arange(len(starts)), counts)
-    return group, counts, np.minimum.reduceat(positions[order], starts)
+    return group, counts

@@ -21,7 +21,8 @@ _RELEASE = r"\b(?:versions?|ver|v|releases?|rev|build|sections?|chapter|firmware
 _VERSION = re.compile(rf"(?:{_RELEASE}|[A-Za-z]/)$", re.IGNORECASE)
 _PRODUCT = re.compile(r"\b[A-Z]\w*\s$")  # "Player 10.1.53.64"
 _ADDRESS = re.compile(
-    r"(?:\b(?:ips?|ipv4|address|addr|host|server|dns|nameserver|gateway|ping|proxy|from|at|to)\b[^.\n]{0,12}|://|@)$", re.IGNORECASE
+    r"(?:\b(?:ips?|ipv4|address(?:es)?|addr|hosts?|servers?|dns|nameservers?|gateway|ping|proxy|from|at|to)\b[^.\n]{0,12}|://|@)$",
+    re.IGNORECASE,
 )
 _PORT = re.compile(r":\d{2,5}\b|/\d{1,2}\b")
 _SEPARATED = r"[ .\-\u00a0\u2011]"
@@ -93,7 +94,8 @@ def _ip6(found: re.Match[str]) -> str | None:
 
 def _is_public(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_global
+        found = ipaddress.ip_address(address)
+        return found.is_global and not found.is_multicast
     except ValueError:
         return False
 

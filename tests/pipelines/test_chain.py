@@ -110,7 +110,7 @@ def test_a_recipe_without_tasks_has_nothing_to_decontaminate_from(recipe: Path) 
 def test_a_list_of_bad_words_is_looked_for_beside_the_recipe_and_counts_by_its_content(recipe: Path) -> None:
     (recipe.parent / "bad.txt").write_text("darn\n")
     config = asked(load(str(recipe), ("corpus.filter.bad_words=bad.txt",)).recipe)["filter"][1]
-    assert (config.bad_words.name, config.min_words) == ("bad.txt", 20)
+    assert (config.bad_words[0].name, config.min_words) == ("bad.txt", 20)
     with pytest.raises(ConfigError, match="there is no file"):
         asked(load(str(recipe), ("corpus.filter.bad_words=gone.txt",)).recipe)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
@@ -58,3 +60,50 @@ def test_a_clean_text_is_clean_and_its_lines_come_from_the_text(text: str) -> No
     assert all(len(line.split()) >= 1 for line in once.split("\n") if once)
     assert once.count("\n") <= text.count("\n")
     assert c4.sentences(once) >= len(once.split("\n")) or not once
+
+
+def slow_clean(text: str) -> str:
+    """C4's code in its own order, one test a line (tensorflow/datasets, c4_utils.py), with every script's marks at the end."""
+    kept = []
+    for whole in map(str.strip, text.split("\n")):
+        words = whole.split()
+        if any(len(word) > 1000 for word in words):
+            continue
+        line = re.sub(r"\[\d*\]|\[edit\]|\[citation needed\]", "", whole)
+        if not line.endswith(tuple(c4.ENDS)) or line.endswith(("...", "…")) or len(words) < 3:
+            continue
+        lower = line.lower()
+        if "lorem ipsum" not in lower and ("javascript" in lower or ("{" not in line and any(p in lower for p in c4.POLICY))):
+            continue
+        kept.append(line)
+    return "\n".join(kept)
+
+
+PIECES = [
+    "word ",
+    "[1]",
+    "[edit]",
+    ". ",
+    "…",
+    "!",
+    "{",
+    "Lorem Ipsum ",
+    "JavaScript ",
+    "use cookies ",
+    "\n",
+    "끝。",
+    "x" * 1001,
+    "”",
+    " ",
+    "नहीं।",
+]
+
+
+@drawn(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+def test_cleaning_is_that_of_the_code_that_made_c4(text: str) -> None:
+    assert c4.clean(text) == slow_clean(text)
+
+
+@drawn(st.text(alphabet='Ab .?!"”…\n(é한', max_size=80))
+def test_the_quick_look_for_sentences_finds_what_the_slow_one_does(text: str) -> None:
+    assert c4.sentences(text) == c4.sentences(text + "\n។") - 1

@@ -22,6 +22,14 @@ follow @someone on https://site.test/@name
 pip install thing@1.2.3 and lodash@4.17.21
 icon@2x.png and sprite@3x.jpg
 user@localhost is no address
+Kontakt: ⟦max.müller@straße.de⟧ oder ⟦büro@example.com.au⟧
+"⟦quoted.name@mail.server.example⟧"; <⟦a@b.co⟧>, ⟦c-d@e-f.net⟧.
+for x in ⟦team+news@company.travel⟧
+⟦first_last%tag@sub-domain.example.info⟧!
+a.b@c is none, nor @b.com, nor a@.com
+scp file.txt host:/tmp and rev a1b2c3@HEAD
+style.css@1.0.0 and main.js@hash.js
+the price is 5@10 each, see §3@4
 3 @ 5 dollars, me @ home . com
 """,
     "ips": """
@@ -43,6 +51,17 @@ release 128.66.200.12
 resolve ⟦2606:4700:4700:0:0:0:0:1111⟧ now
 the loopback ::1 and fe80::1 stay, 12:30:45 too
 std::vector and a::b::c
+DNS servers are ⟦9.9.9.9⟧ and ⟦208.67.222.222⟧.
+traceroute to ⟦142.250.74.46⟧ (⟦142.250.74.46⟧), 30 hops
+http://⟦104.16.132.229⟧/index.html
+allow from ⟦52.94.236.248⟧;
+ssh root@⟦45.33.32.156⟧
+ping ⟦2a00:1450:4001:81b:0:0:0:200e⟧
+172.16.5.4 and 169.254.1.1 and 0.0.0.0 stay, 224.0.0.1 too
+OpenSSL v1.1.1.23, Chapter 3.14.15.92
+Rev. 8.12.4.6; driver release 31.0.15.3623
+dates such as 1.2.03.4 or 12.11.10.9 are lists
+MAC 00:1A:2B:3C:4D:5E and time 10:20:30:40
 """,
     "phones": """
 Call ⟦(212) 555-7890⟧ today
@@ -65,6 +84,18 @@ from 1914-1918 to 1939-1945
 RFC 5321, port 8080, year 2020 2021 2022
 https://x.test/p/212-555-7890/a
 fax machine 2000 was sold
+Phone: ⟦(020) 7946 0123⟧ or ⟦1-800-555-0199⟧
+Téléphone : ⟦01 23 45 67 89⟧
+⟦+49 30 901820⟧, ⟦+33 1 23 45 67 89⟧ and ⟦+81-3-1234-5678⟧
+call us at ⟦303-555-0147⟧.
+고객센터 ⟦031-987-6543⟧ 로 문의
+Mobile number ⟦0412 345 678⟧
++5 points, +10 000 people and +100 % more
+chapters 100-200-300 and 12-34-5678
+a score of 212-198, 1,234,567 votes
+IBAN DE89 3704 0044 0532 0130 00
+2010-2011, 555 people in 1980
+GTIN 4006381333931 and 0-306-40615-2
 """,
 }
 
@@ -95,7 +126,8 @@ def test_precision_and_recall_on_lines_with_known_marks(kind: str, capsys) -> No
     precision, recall = hit / (hit + wrong), hit / (hit + lost)
     with capsys.disabled():
         print(f"\n{kind}: precision {precision:.2f}, recall {recall:.2f} of {hit + lost}")
-    assert precision >= 0.95 and recall >= 0.9
+    assert precision >= 0.95 and recall >= 0.95
+    assert len(lines(kind)) >= 20
 
 
 def test_what_is_around_a_mark_stays_and_kinds_are_asked_for_one_by_one() -> None:
