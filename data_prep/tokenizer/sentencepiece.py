@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_prep.tokenizer.base import Meta, identity, save_hub, save_meta, with_specials
+from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, with_specials
+from data_prep.tokenizer.hub import save_hub
+from data_prep.tokenizer.word_ids import Encoded, flattened
 from infra.errors import ArtifactError, ConfigError
 
 MODEL = "spiece.model"
@@ -91,7 +93,7 @@ def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
     save_hub(folder, convert(proto, model), names, {"do_lower_case": lowercase})
     kind = f"sentencepiece_{model}"
     scores = [f"{p.piece} {p.score!r}" for p in proto.pieces]  # for Unigram the scores choose the pieces
-    meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials))
+    meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials), files=digests(folder, JSON, MODEL))
     save_meta(folder, meta)
     return meta
 
@@ -143,6 +145,7 @@ class SentencePieceTokenizer:
 
     def __init__(self, folder: Path, meta: Meta) -> None:
         self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
+        check_files(folder, meta)
         try:
             self._engine = spm.SentencePieceProcessor(model_file=str(folder / MODEL))
         except (OSError, RuntimeError) as error:
@@ -156,6 +159,9 @@ class SentencePieceTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self._engine.encode(list(texts), out_type=int)
         return ids
+
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        return flattened(self.encode_batch(texts))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._engine.decode([int(number) for number in ids]))
