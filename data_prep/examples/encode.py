@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from data_prep.examples.sentences import split
 from data_prep.shards import Made
 from data_prep.tokenizer.base import META, Tokenizer
 from data_prep.tokenizer.catalog import folder_of, load
-from infra.artifact import Artifact, Counts
+from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
 from infra.reuse import Shardwise
@@ -171,29 +171,6 @@ def _languages(documents: pa.Table, per_document: _Lengths) -> pa.Table:
         np.add.at(sums[field], which, values)
     columns = {"language": names.tolist(), "documents": np.bincount(which, minlength=len(names)), **sums}
     return pa.table(columns, schema=schemas.LANGUAGES)
-
-
-def languages(encoded: Artifact) -> list[dict[str, Any]]:
-    """One row a language, the most text first: the sums of the languages side, and what they say of the tokenizer.
-
-    fertility: tokens a word (between white space, which says little of a language written without it); bytes and letters a
-    token; unknown_share: of the tokens. Empty for an artifact made before this side was.
-    """
-    sides = encoded.side("languages")
-    if not sides:
-        return []
-    sums = (
-        pa.concat_tables([shards.read(path) for path in sides])
-        .group_by("language")
-        .aggregate([(name, "sum") for name in schemas.LANGUAGES.names[1:]])
-    )
-    rows = [{name.removesuffix("_sum"): value for name, value in row.items()} for row in sums.to_pylist()]
-    for row in rows:
-        row["fertility"] = round(row["tokens"] / row["words"], 4) if row["words"] else None
-        for name in ("bytes", "letters"):
-            row[f"{name}_per_token"] = round(row[name] / row["tokens"], 4) if row["tokens"] else None
-        row["unknown_share"] = round(row["unknown"] / row["tokens"], 6) if row["tokens"] else None
-    return sorted(rows, key=lambda row: (-row["bytes"], row["language"]))
 
 
 def _count(side: pa.Table, per_document: _Lengths) -> Counts:
