@@ -115,7 +115,9 @@ def convert(proto: Any, model: str) -> Tokenizer:
         normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
         engine = Tokenizer(models.BPE(ids, merges(normal, ids), unk_token=names["unk"], fuse_unk=True))
     charsmap = proto.normalizer_spec.precompiled_charsmap
-    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    if "nfkc" in proto.normalizer_spec.name:  # `tokenizers` looks a grapheme up, sentencepiece the longest match: three jamo, two accents
+        steps.insert(0, normalizers.NFC())
     engine.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
     engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
