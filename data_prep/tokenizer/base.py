@@ -7,6 +7,7 @@ Text is always encoded without the added-token table, so a page that says `[SEP]
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,6 +66,18 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def threads() -> int:
+    """How many the libraries may start: what OMP_NUM_THREADS says, which Ray sets to the CPUs of a task; -1, all, when nothing does.
+
+    `tokenizers` reads another variable, when it first works in a process; it is told the same.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if not said.isdigit() or said == "0":
+        return -1
+    os.environ.setdefault("RAYON_NUM_THREADS", said)
+    return int(said)
 
 
 def digests(folder: Path, *names: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from data_prep.tokenizer import cuts, merging
-from data_prep.tokenizer.base import JSON, META, Meta, check_files, ordered, with_specials
+from data_prep.tokenizer.base import JSON, META, Meta, check_files, ordered, threads, with_specials
 from data_prep.tokenizer.word_ids import Encoded, WordIds, flattened
 from infra.errors import ArtifactError, ConfigError
 from infra.log import event
@@ -45,6 +45,7 @@ class HubTokenizer:
         """Raises ArtifactError when the files are not those that meta describes."""
         self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
         check_files(folder, meta)
+        threads()
         record = json.loads((folder / JSON).read_text(encoding="utf-8"))
         self._engine = tokenizers.Tokenizer.from_str(json.dumps({**record, "added_tokens": [], "post_processor": None}))
         self._merges = [(left, right) for left, right in record["model"].get("merges", ())]

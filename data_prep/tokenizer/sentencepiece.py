@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, with_specials
+from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads, with_specials
 from data_prep.tokenizer.hub import save_hub
 from data_prep.tokenizer.word_ids import Encoded, flattened
 from infra.errors import ArtifactError, ConfigError
@@ -159,7 +159,7 @@ class SentencePieceTokenizer:
         return with_specials([piece.startswith(SPACE) for piece in self.pieces], self.specials)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._engine.encode(list(texts), out_type=int)
+        ids: list[list[int]] = self._engine.encode(list(texts), out_type=int, num_threads=threads())
         return ids
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:

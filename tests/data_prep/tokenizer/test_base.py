@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
-from data_prep.tokenizer.base import Meta, identity, ordered, read_meta, save_meta
+from data_prep.tokenizer.base import Meta, identity, ordered, read_meta, save_meta, threads
 from data_prep.tokenizer.catalog import load, trainer
 from infra.errors import ArtifactError, ConfigError
 
@@ -127,6 +128,15 @@ def test_meta_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(json.dumps({"kind": "x"}))
     with pytest.raises(ArtifactError, match="meta.json"):
         read_meta(tmp_path)
+
+
+def test_a_worker_with_one_cpu_starts_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "7")  # so that what follows is undone
+    monkeypatch.delenv("RAYON_NUM_THREADS")
+    for said, expected in (("1", 1), ("3", 3), ("", -1), ("0", -1), ("many", -1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert threads() == expected
+    assert os.environ["RAYON_NUM_THREADS"] == "1"  # what was said first stays
 
 
 def test_a_vocabulary_without_an_end_joins_no_documents() -> None:
