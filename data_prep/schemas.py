@@ -81,6 +81,18 @@ ENCODED = pa.schema(
         ("bytes", pa.uint32()),  # UTF-8 bytes of the text
     ]
 )
+LANGUAGES = pa.schema(  # of a shard's documents, one row a language
+    [
+        ("language", pa.string()),
+        ("documents", pa.int64()),
+        ("sentences", pa.int64()),
+        ("words", pa.int64()),  # between white space
+        ("letters", pa.int64()),  # code points
+        ("bytes", pa.int64()),
+        ("tokens", pa.int64()),
+        ("unknown", pa.int64()),  # tokens that stand for a letter or word outside the vocabulary
+    ]
+)
 PAIRS = pa.schema([("start", pa.uint32()), ("split", pa.uint32()), ("end", pa.uint32())])  # sentence rows: A [start, split), B [split, end)
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from data_prep import shards
+from data_prep.examples.languages import languages
 from infra.store import Store
 from pipelines import report_scores
 from pipelines.report_runs import Made, Row, Run, read_json
 
 EXAMPLES = 3  # shown of each rule
+LANGUAGES = 20  # of an encoding shown, with the row for all of them
 SNIPPET = 220  # characters of a text shown
 CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "takedown", "decontaminate", "encode")
 
@@ -32,6 +34,7 @@ def gather(folder: Path, store: Store) -> Row:
         "funnel": funnel(run),
         "removed": removed(run),
         "tasks": tasks(run),
+        "languages": [{"label": made.label, **row} for made in run.of("encode") for row in languages(made.artifact)[:LANGUAGES]],
         "crawl": crawl(run),
         "timing": [
             {key: row.get(key) for key in ("label", "stage", "state", "seconds", "fingerprint", "path", "inputs")} for row in run.rows

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from data_prep import shards
+from data_prep.examples.languages import languages
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 from infra.store import Store
@@ -110,6 +111,7 @@ def inside(artifact: Artifact) -> Row:
         "takedown": _taken,
         "decontaminate": _shared,
         "dedup": _clusters,
+        "encode": _languages,
         "evaluate": _scores,
     }
     found = looks.get(artifact.stage, _nothing)(artifact)
@@ -184,6 +186,10 @@ def _clusters(artifact: Artifact) -> Row:
         for row in shards.read(path).select(["cluster", "document", "survivor"]).to_pylist():
             members.setdefault(row["cluster"], []).append((not row["survivor"], row["document"]))
     return {"clusters": [[document for _, document in sorted(found)] for _, found in sorted(members.items())]}
+
+
+def _languages(artifact: Artifact) -> Row:
+    return {"languages": languages(artifact)}
 
 
 def _scores(artifact: Artifact) -> Row:

@@ -14,6 +14,7 @@ DOORS = {
     "prefect": {"pipelines/flows.py"},
     "deepspeed": {"training/engine/zero.py"},
     "sentencepiece": {"data_prep/tokenizer/sentencepiece.py"},
+    "tiktoken": {"data_prep/tokenizer/merging.py"},
     "torch": {"training", "distill"},
     "transformers": set(),  # a judge in tests, never a part of the product
 }

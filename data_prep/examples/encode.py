@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
+from numpy.typing import NDArray
 
 from data_prep import schemas, shards
 from data_prep.examples.sentences import split
@@ -24,7 +27,8 @@ from infra.errors import ArtifactError, ConfigError
 from infra.reuse import Shardwise
 from infra.stage import Inputs, Stage
 
-TOGETHER = 256  # documents encoded in one call: enough to fill the library's threads, little memory
+TOGETHER = 1 << 21  # bytes of text encoded in one call: enough that words repeat, little memory
+Numbers = NDArray[np.int64]
 MOST_TOKENS = 2**31 - 1  # of a shard: Arrow's list offsets are 32 bits
 
 
@@ -46,7 +50,7 @@ class EncodeConfig:
 def work(config: EncodeConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """The stage: fills `out`, gives the counts."""
     folder = folder_of(inputs["tokenizer"])
-    counted = shards.each("encode", partial(encode, config, folder), inputs["documents"].shards, out, compute)
+    counted = shards.each_path("encode", partial(encode, config, folder), inputs["documents"].shards, out, compute)
     keep_meta(folder / META, out)
     return shards.balance("encode", counted)
 
@@ -58,22 +62,37 @@ def keep_meta(source: Path, out: Path) -> None:
     os.replace(draft, out / META)
 
 
-def encode(config: EncodeConfig, folder: Path, documents: pa.Table) -> Made:
-    """One shard's sentences, with its documents beside them."""
-    tokenizer = _tokenizer(folder)
-    kind = schemas.token_type(tokenizer.vocab)
-    parts = [_encode_some(tokenizer, kind, texts, languages) for texts, languages in _groups(documents)]
-    lengths = _joined([length for length, _, _ in parts], np.dtype(np.int64))
-    per_document = _joined([count for _, count, _ in parts], np.dtype(np.int64))
-    values = _joined([ids for _, _, ids in parts], np.dtype(kind.to_pandas_dtype()))
-    if len(values) > MOST_TOKENS:
-        raise ArtifactError(f"encode: a shard of {len(values)} tokens is too large; make smaller document shards")
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    rows = np.repeat(np.arange(len(per_document), dtype=np.uint32), per_document)
-    tokens = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
-    table = pa.table([pa.array(rows), tokens], schema=schemas.sentences(tokenizer.vocab))
-    side = describe(config, documents, per_document, offsets)
-    return Made(table, _count(side, len(lengths), values, tokenizer), {"documents": side})
+def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
+    """One shard's sentences, with its documents and its languages beside them.
+
+    The ids go to a file of their own as they are made and are read from there as views: the memory this takes depends on the
+    size of a group, not of the shard.
+    """
+    tokenizer, documents = _tokenizer(folder), shards.read(shard)
+    draft = out / f".{shard.name}.{os.getpid()}"  # a leading dot: never committed, should this try be killed
+    with draft.open("wb") as file, pa.ipc.new_file(file, schemas.sentences(tokenizer.vocab)) as writer:
+        parts = [_write_some(tokenizer, rows, first, writer) for first, rows in _groups(documents)]
+    per_document = _Lengths(*(np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*parts, strict=True))) if parts else EMPTY
+    table = shards.read(draft)
+    draft.unlink()  # the views keep it
+    if per_document.tokens.sum() > MOST_TOKENS:
+        raise ArtifactError(f"encode: a shard of {per_document.tokens.sum()} tokens is too large; make smaller document shards")
+    side = describe(config, documents, per_document)
+    return Made(table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)})
+
+
+class _Lengths(NamedTuple):
+    """What each document of a shard or group has of each; [documents]."""
+
+    sentences: Numbers
+    words: Numbers
+    letters: Numbers
+    bytes: Numbers
+    tokens: Numbers
+    unknown: Numbers
+
+
+EMPTY = _Lengths(*(np.empty(0, np.int64) for _ in range(6)))
 
 
 @lru_cache(maxsize=4)
@@ -82,26 +101,42 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return load(folder)
 
 
-def _groups(documents: pa.Table) -> Iterator[tuple[list[str], list[str]]]:
-    for start in range(0, documents.num_rows, TOGETHER):
-        part = documents.slice(start, TOGETHER)
-        yield part["text"].to_pylist(), part["language"].to_pylist()
+def _groups(documents: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """(number of the first, documents): as many as have TOGETHER bytes of text, or one that has more."""
+    ends = np.cumsum(_sizes(documents))
+    first = 0
+    while first < len(ends):
+        reached = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, reached + TOGETHER, side="right")))
+        yield first, documents.slice(first, last - first)
+        first = last
 
 
-def _encode_some(
-    tokenizer: Tokenizer, kind: pa.DataType, texts: list[str], languages: list[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths of the sentences, sentences of each document, ids. A sentence without ids (control characters) is no sentence."""
-    cut = [split(text or "", language or "") for text, language in zip(texts, languages, strict=True)]
-    ids = tokenizer.encode_batch([sentence for sentences in cut for sentence in sentences])
-    owner = np.repeat(np.arange(len(cut)), [len(sentences) for sentences in cut])
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    flat = np.fromiter((number for row in ids for number in row), dtype=kind.to_pandas_dtype(), count=int(lengths.sum()))
-    return lengths[lengths > 0], np.bincount(owner[lengths > 0], minlength=len(cut)), flat
+def _sizes(documents: pa.Table) -> Numbers:
+    """UTF-8 bytes of each text; a missing one has none."""
+    lengths = pc.fill_null(pc.binary_length(documents["text"]), 0)
+    return np.asarray(lengths.to_numpy(), np.int64)
 
 
-def _joined(parts: list[np.ndarray], kind: np.dtype) -> np.ndarray:
-    return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
+def _write_some(tokenizer: Tokenizer, documents: pa.Table, first: int, writer: pa.RecordBatchWriter) -> _Lengths:
+    """Sentences to the writer; what each document has. A sentence without ids (control characters) is no sentence."""
+    texts = [text or "" for text in documents["text"].to_pylist()]
+    cut = [split(text, language or "") for text, language in zip(texts, documents["language"].to_pylist(), strict=True)]
+    owner = np.repeat(np.arange(len(cut)), np.fromiter(map(len, cut), np.int64, len(cut)))
+    ids, lengths = tokenizer.encode_flat([sentence for sentences in cut for sentence in sentences])
+    known = tokenizer.specials.get("unk", -1)
+    strange = np.bincount(np.repeat(owner, lengths)[ids == known], minlength=len(cut)) if known >= 0 else np.zeros(len(cut), np.int64)
+    tokens = np.bincount(owner, weights=lengths, minlength=len(cut)).astype(np.int64)
+    owner, lengths = owner[lengths > 0], lengths[lengths > 0]
+    if len(owner):
+        kind = schemas.token_type(tokenizer.vocab)
+        values = pa.array(ids.astype(kind.to_pandas_dtype()), kind)
+        lists = pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32)), values)
+        table = pa.table([pa.array((owner + first).astype(np.uint32)), lists], schema=schemas.sentences(tokenizer.vocab))
+        writer.write_table(table, max_chunksize=shards.BATCH_ROWS)
+    words = np.fromiter((len(text.split()) for text in texts), np.int64, len(texts))
+    letters = np.fromiter(map(len, texts), np.int64, len(texts))
+    return _Lengths(np.bincount(owner, minlength=len(cut)), words, letters, _sizes(documents), tokens, strange)
 
 
 def side_of(config: EncodeConfig, key: str) -> str:
@@ -110,39 +145,50 @@ def side_of(config: EncodeConfig, key: str) -> str:
     return "valid" if drawn < config.valid_share * 2.0**64 else "train"
 
 
-def describe(config: EncodeConfig, documents: pa.Table, per_document: np.ndarray, offsets: np.ndarray) -> pa.Table:
+def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths) -> pa.Table:
     """The documents side: where each document's sentences stand, and which split it belongs to."""
-    ids, texts = documents["id"].to_pylist(), documents["text"].to_pylist()
-    keys = ids if config.by == "document" else [host or key for host, key in zip(documents["host"].to_pylist(), ids, strict=True)]
-    edges = np.concatenate([[0], np.cumsum(per_document)]).astype(np.int64)
+    keys = documents["id"].to_pylist()
+    if config.by == "host":
+        keys = [host or key for host, key in zip(documents["host"].to_pylist(), keys, strict=True)]
+    ends = np.cumsum(per_document.sentences)
     columns = {
-        "id": ids,
-        "url": documents["url"].to_pylist(),
+        "id": documents["id"],
+        "url": documents["url"],
         "split": [side_of(config, key) for key in keys],
-        "first": edges[:-1].astype(np.uint32),
-        "sentences": per_document.astype(np.uint32),
-        "tokens": np.diff(offsets[edges]).astype(np.uint32),
-        "bytes": np.array([len((text or "").encode()) for text in texts], dtype=np.uint32),
+        "first": (ends - per_document.sentences).astype(np.uint32),
+        "sentences": per_document.sentences.astype(np.uint32),
+        "tokens": per_document.tokens.astype(np.uint32),
+        "bytes": per_document.bytes.astype(np.uint32),
     }
     return pa.table(columns, schema=schemas.ENCODED)
 
 
-def _count(side: pa.Table, sentences: int, values: np.ndarray, tokenizer: Tokenizer) -> Counts:
-    tokens, size = side["tokens"].to_numpy().astype(np.int64), side["bytes"].to_numpy().astype(np.int64)
+def _languages(documents: pa.Table, per_document: _Lengths) -> pa.Table:
+    """The languages side: the sums over the documents of each language, in the order of their names."""
+    names, which = np.unique(np.array([name or "" for name in documents["language"].to_pylist()], dtype=object), return_inverse=True)
+    sums = {field: np.zeros(len(names), np.int64) for field in per_document._fields}
+    for field, values in per_document._asdict().items():
+        np.add.at(sums[field], which, values)
+    columns = {"language": names.tolist(), "documents": np.bincount(which, minlength=len(names)), **sums}
+    return pa.table(columns, schema=schemas.LANGUAGES)
+
+
+def _count(side: pa.Table, per_document: _Lengths) -> Counts:
+    tokens, size = per_document.tokens, per_document.bytes
     valid = np.array(side["split"].to_pylist(), dtype=object) == "valid"
     kept = tokens > 0
     return {
         "read": side.num_rows,
         "kept": int(kept.sum()),
         "set_aside.empty": int((~kept).sum()),
-        "sentences": sentences,
-        "tokens": len(values),
+        "sentences": int(per_document.sentences.sum()),
+        "tokens": int(tokens.sum()),
         "bytes": int(size.sum()),
-        "unknown": int((values == tokenizer.specials["unk"]).sum()) if "unk" in tokenizer.specials else 0,
+        "unknown": int(per_document.unknown.sum()),
         **{f"{name}_documents": int((kept & on).sum()) for name, on in (("train", ~valid), ("valid", valid))},
         **{f"{name}_tokens": int(tokens[on].sum()) for name, on in (("train", ~valid), ("valid", valid))},
         **{f"{name}_bytes": int(size[on & kept].sum()) for name, on in (("train", ~valid), ("valid", valid))},
     }
 
 
-ENCODE = Stage(name="encode", version=1, work=work, shardwise=Shardwise("documents"))
+ENCODE = Stage(name="encode", version=2, work=work, shardwise=Shardwise("documents"))

@@ -22,16 +22,18 @@ def split(text: str, language: str = "") -> list[str]:
 
 def paragraphs(text: str) -> list[str]:
     """A line ends a paragraph, unless the next one starts in lower case without a blank line between: then it was only wrapped."""
-    found: list[str] = []
+    found: list[list[str]] = []
     for line in LINE.split(text):
-        if found and line[:1].islower() and not found[-1].isspace():
-            found[-1] += line
+        if found and line[:1].islower() and not found[-1][0].isspace():
+            found[-1].append(line)
         elif line:
-            found.append(line)
-    return found
+            found.append([line])
+    return ["".join(lines) for lines in found]
 
 
 def _segment(paragraph: str, language: str) -> list[str]:
+    if paragraph.isspace():  # a blank line: the splitter would take longer to see that than all the rest
+        return [paragraph]
     pieces = list(segment(language, paragraph))
     return pieces if "".join(pieces) == paragraph else [paragraph]  # a rule that rewrites text may not cut it
 

@@ -7,17 +7,18 @@ Text is always encoded without the added-token table, so a page that says `[SEP]
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from string import punctuation
 from typing import Any, Protocol
 
 import numpy as np
-import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
+from data_prep.tokenizer.word_ids import Encoded
+from infra.artifact import digest
 from infra.errors import ArtifactError, ConfigError
 
 META = "meta.json"
@@ -34,6 +35,7 @@ class Meta:
     specials: dict[str, int]
     fingerprint: str
     counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # of those that hold the vocabulary: name -> xxh3
 
     @property
     def separator(self) -> int:
@@ -59,34 +61,35 @@ class Tokenizer(Protocol):
         """Ids without specials."""
         ...
 
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        """The same ids as one array, for many texts."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-class HubTokenizer:
-    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE, BPE with ends of words, WordPiece."""
+def threads() -> int:
+    """How many the libraries may start: what OMP_NUM_THREADS says, which Ray sets to the CPUs of a task; -1, all, when nothing does.
 
-    def __init__(self, folder: Path, meta: Meta) -> None:
-        self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
-        record = json.loads((folder / JSON).read_text(encoding="utf-8"))
-        self._engine = tokenizers.Tokenizer.from_str(json.dumps({**record, "added_tokens": [], "post_processor": None}))
-        self.pieces = ordered(self._engine.get_vocab(with_added_tokens=False))
+    `tokenizers` reads another variable, when it first works in a process; it is told the same.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if not said.isdigit() or said == "0":
+        return -1
+    os.environ.setdefault("RAYON_NUM_THREADS", said)
+    return int(said)
 
-    @property
-    def word_start(self) -> NDArray[np.bool_]:
-        """WordPiece marks what continues a word; byte-level BPE writes a leading space as Ġ, a new line as Ċ."""
-        if self.kind == "bpe_eow":
-            raise ConfigError("a bpe_eow tokenizer marks where words end, not where they begin: take single tokens, or another kind")
-        if self.kind == "wordpiece":
-            starts = [not piece.startswith("##") for piece in self.pieces]
-        else:
-            starts = [piece[0] in "ĠĊĉč" or piece[0] in punctuation for piece in self.pieces]
-        return with_specials(starts, self.specials)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)]
+def digests(folder: Path, *names: str) -> dict[str, str]:
+    """What Meta.files keeps of these files."""
+    return {name: digest(folder / name) for name in sorted(names)}
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._engine.decode(list(ids), skip_special_tokens=False))
+
+def check_files(folder: Path, meta: Meta) -> None:
+    """Raises ArtifactError unless the files are those that were written with this meta."""
+    for name, said in meta.files.items():
+        if not (folder / name).is_file() or digest(folder / name) != said:
+            raise ArtifactError(f"{folder / name} is missing, damaged or another tokenizer's; run `textmill verify`, then run again")
 
 
 def ordered(vocabulary: Mapping[str, int]) -> list[str]:
@@ -125,18 +128,3 @@ def read_meta(path: Path) -> Meta:
         return Meta(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: not a tokenizer's {META} ({error}); run the tokenizer stage again") from error
-
-
-def save_hub(folder: Path, engine: tokenizers.Tokenizer, names: Mapping[str, str], extra: Mapping[str, Any]) -> None:
-    """The files transformers reads. names: role -> text of the special token."""
-    (folder / JSON).write_text(engine.to_str(pretty=False), encoding="utf-8")
-    roles = {f"{role}_token": text for role, text in sorted(names.items())}
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1_000_000,
-        **roles,
-        **extra,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
-    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=1, sort_keys=True), encoding="utf-8")

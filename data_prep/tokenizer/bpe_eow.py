@@ -12,7 +12,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from data_prep.tokenizer.base import HubTokenizer, Meta, identity, ordered, save_hub, save_meta
+from data_prep.tokenizer.base import JSON, Meta, digests, identity, ordered, save_meta
+from data_prep.tokenizer.hub import HubTokenizer, save_hub
 from data_prep.tokenizer.wordpiece import check_size, count_letters
 
 KIND = "bpe_eow"
@@ -53,7 +54,8 @@ def save(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], folder: P
     folder.mkdir(parents=True, exist_ok=True)
     save_hub(folder, engine, names, {"do_lower_case": lowercase})
     merged = [" ".join(pair) for pair in merges]
-    meta = Meta(KIND, len(pieces), specials, identity(KIND, [*pieces, *merged], {"lowercase": lowercase, "bert": True}, specials))
+    known = identity(KIND, [*pieces, *merged], {"lowercase": lowercase, "bert": True}, specials)
+    meta = Meta(KIND, len(pieces), specials, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_prep.tokenizer.base import HubTokenizer, Meta, identity, ordered, save_hub, save_meta
+from data_prep.tokenizer.base import JSON, Meta, digests, identity, ordered, save_meta
+from data_prep.tokenizer.hub import HubTokenizer, save_hub
 
 END = "<|endoftext|>"
 SETS: dict[str, dict[str, str]] = {  # role -> text; ids in the order in which the texts come first
@@ -66,7 +68,9 @@ def finish(engine: Tokenizer, folder: Path, lowercase: bool, specials: str = "gp
         engine.post_processor = processors.ByteLevel(trim_offsets=False)
     folder.mkdir(parents=True, exist_ok=True)
     save_hub(folder, engine, names, extra)
-    meta = Meta("byte_bpe", len(pieces), ids, identity("byte_bpe", pieces, {"lowercase": lowercase}, ids))
+    merged = [" ".join(pair) for pair in json.loads(engine.to_str())["model"]["merges"]]  # their order decides, not that of the ids
+    known = identity("byte_bpe", [*pieces, *merged], {"lowercase": lowercase}, ids)
+    meta = Meta("byte_bpe", len(pieces), ids, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta
 

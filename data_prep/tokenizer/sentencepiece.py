@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_prep.tokenizer.base import Meta, identity, save_hub, save_meta, with_specials
+from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads, with_specials
+from data_prep.tokenizer.hub import save_hub
+from data_prep.tokenizer.word_ids import Encoded, flattened
 from infra.errors import ArtifactError, ConfigError
 
 MODEL = "spiece.model"
@@ -91,7 +93,7 @@ def _save(serialized: bytes, folder: Path, model: str, lowercase: bool) -> Meta:
     save_hub(folder, convert(proto, model), names, {"do_lower_case": lowercase})
     kind = f"sentencepiece_{model}"
     scores = [f"{p.piece} {p.score!r}" for p in proto.pieces]  # for Unigram the scores choose the pieces
-    meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials))
+    meta = Meta(kind, len(pieces), specials, identity(kind, scores, rule, specials), files=digests(folder, JSON, MODEL))
     save_meta(folder, meta)
     return meta
 
@@ -113,7 +115,9 @@ def convert(proto: Any, model: str) -> Tokenizer:
         normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
         engine = Tokenizer(models.BPE(ids, merges(normal, ids), unk_token=names["unk"], fuse_unk=True))
     charsmap = proto.normalizer_spec.precompiled_charsmap
-    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    if "nfkc" in proto.normalizer_spec.name:  # `tokenizers` looks a grapheme up, sentencepiece the longest match: three jamo, two accents
+        steps.insert(0, normalizers.NFC())
     engine.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
     engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
@@ -143,6 +147,7 @@ class SentencePieceTokenizer:
 
     def __init__(self, folder: Path, meta: Meta) -> None:
         self.kind, self.vocab, self.specials, self.fingerprint = meta.kind, meta.vocab, dict(meta.specials), meta.fingerprint
+        check_files(folder, meta)
         try:
             self._engine = spm.SentencePieceProcessor(model_file=str(folder / MODEL))
         except (OSError, RuntimeError) as error:
@@ -154,8 +159,11 @@ class SentencePieceTokenizer:
         return with_specials([piece.startswith(SPACE) for piece in self.pieces], self.specials)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._engine.encode(list(texts), out_type=int)
+        ids: list[list[int]] = self._engine.encode(list(texts), out_type=int, num_threads=threads())
         return ids
+
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        return flattened(self.encode_batch(texts))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._engine.decode([int(number) for number in ids]))

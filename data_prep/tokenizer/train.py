@@ -148,4 +148,4 @@ def measure(folder: Path, texts: list[str]) -> Counts:
     }
 
 
-TOKENIZER = Stage(name="tokenizer", version=1, work=work)
+TOKENIZER = Stage(name="tokenizer", version=2, work=work)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_prep.tokenizer.base import HubTokenizer, Meta, identity, ordered, save_hub, save_meta
+from data_prep.tokenizer.base import JSON, Meta, digests, identity, ordered, save_meta
+from data_prep.tokenizer.hub import HubTokenizer, save_hub
 from infra.errors import ConfigError
 
 NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # ids 0-4
@@ -95,7 +96,8 @@ def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
     extra = {"do_lower_case": lowercase, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     save_hub(folder, engine, NAMES, extra)
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    meta = Meta("wordpiece", len(pieces), specials, identity("wordpiece", pieces, {"lowercase": lowercase, "bert": True}, specials))
+    known = identity("wordpiece", pieces, {"lowercase": lowercase, "bert": True}, specials)
+    meta = Meta("wordpiece", len(pieces), specials, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta
 

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from data_prep import schemas, shards
+from data_prep.examples import encode
 from data_prep.examples.encode import ENCODE, EncodeConfig, side_of
+from data_prep.examples.languages import ALL, languages
 from data_prep.examples.sentences import split
 from data_prep.tokenizer.base import META, read_meta
 from data_prep.tokenizer.catalog import load
+from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig
 from infra.artifact import Artifact
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
@@ -75,6 +79,51 @@ def test_the_side_table_counts_bytes_and_tokens(encoded: Encoded, store: Store) 
     assert counts["tokens"] == sum(r["tokens"] for r in rows) == counts["train_tokens"] + counts["valid_tokens"]
     assert counts["bytes"] == sum(sizes.values()) == counts["train_bytes"] + counts["valid_bytes"]
     assert read_meta(sentences.file(META)).fingerprint == load(tokenizer).fingerprint
+
+
+def test_languages_are_counted_apart_and_add_up(store: Store, tmp_path: Path) -> None:
+    """Against sums made by hand from the ids of each document."""
+    rows = [("en", "The river is wide. It is deep."), ("ko", "바람이 분다. 하늘은 넓다!"), ("en", "Ж \u4e00 x"), ("", "x"), ("ko", "")] * 3
+    with store.writing("documents", "mixed", {"stage": "documents", "version": 1, "config": {}, "inputs": {}}) as work:
+        for number in range(2):
+            made = [
+                {"id": f"{at:016x}", "url": "", "host": "", "title": "", "text": text, "language": language, "karma": None, "source": ""}
+                for at, (language, text) in list(enumerate(rows))[number::2]
+            ]
+            shards.write(pa.Table.from_pylist(made, schema=schemas.DOCUMENTS), work.out / shards.name(number))
+    source = store.get("documents", "mixed")
+    config = TokenizerConfig("wordpiece", 60, lowercase=True, alphabet=20)
+    tokenizer = run(TOKENIZER, config, {"documents": source}, store, LocalCompute())
+    encoded = run(ENCODE, EncodeConfig(), {"documents": source, "tokenizer": tokenizer}, store, LocalCompute())
+    engine, told = load(tokenizer), {row["language"]: row for row in languages(encoded)}
+    assert set(told) == {ALL, "en", "ko", ""} and next(iter(told)) == ALL
+    for language, row in told.items():
+        texts = [text for name, text in rows if language in (ALL, name)]
+        cut = [[s for s in split(text, name) if engine.encode_batch([s])[0]] for name, text in rows if language in (ALL, name)]
+        ids = [number for sentences in cut for sentence in engine.encode_batch(sentences) for number in sentence]
+        words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
+        assert row["documents"] == len(texts) and row["sentences"] == sum(map(len, cut)) and row["words"] == words
+        assert (row["bytes"], row["letters"], row["tokens"]) == (size, sum(map(len, texts)), len(ids))
+        assert row["unknown"] == ids.count(1) and row["unknown_share"] == pytest.approx(ids.count(1) / len(ids), abs=1e-6)
+        assert row["fertility"] == pytest.approx(len(ids) / words, abs=1e-4)
+        assert row["bytes_per_token"] == pytest.approx(size / len(ids), abs=1e-4)
+    assert encoded.counts["unknown"] == told[ALL]["unknown"] > 0 and encoded.counts["tokens"] == told[ALL]["tokens"]
+
+
+def test_a_shard_larger_than_a_group_is_the_same_rows(
+    encoded: Encoded, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Groups bound the memory; where they begin changes record batches, not rows. Nothing is left beside the shards."""
+    sentences, tokenizer = encoded()
+    monkeypatch.setattr(encode, "TOGETHER", 300)
+    inputs = {"documents": store.get("documents", "d3"), "tokenizer": tokenizer}
+    out = tmp_path / "out"
+    out.mkdir()
+    ENCODE.work(EncodeConfig(0.2), inputs, out, LocalCompute())
+    for path in sentences.shards:
+        one, many = shards.read(path), shards.read(out / path.name)
+        assert many["tokens"].num_chunks > one["tokens"].num_chunks == 1 and one.equals(many)
+    assert sorted(p.name for p in out.iterdir()) == ["00000.arrow", "00001.arrow", "00002.arrow", "documents", "languages", META]
 
 
 def test_the_split_follows_the_document_whatever_shard_it_is_in(encoded: Encoded) -> None:

@@ -54,6 +54,12 @@ def test_paragraphs_end_at_lines_that_were_not_wrapped() -> None:
     assert paragraphs("One\ntwo\nThree\n\nfour") == ["One\ntwo\n", "Three\n", "\n", "four"]
 
 
+@pytest.mark.parametrize("unit", ["word ", "word word\n", "\n", " \n", "e.g. ", "그리고 ", '"(', "."])
+def test_a_megabyte_of_anything_is_whole_and_a_wrapped_line_costs_no_copy_of_the_paragraph(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    assert "".join(split(text, "ko" if unit[0] == "그" else "en")) == text
+
+
 def test_nothing_and_white_space_only() -> None:
     assert split("") == [] and split(" \n ") == [" \n "]
 

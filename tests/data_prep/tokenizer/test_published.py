@@ -82,23 +82,45 @@ def test_ids_are_those_of_transformers_in_every_language(
         assert other(everywhere, add_special_tokens=False)["input_ids"] == ours
 
 
-@pytest.mark.parametrize("name", ["t5", "albert-de"])
-def test_sentencepiece_differs_from_transformers_only_between_equal_sums(
-    data: Path, adopted: Callable[[str], Path], everywhere: list[str], name: str
+@pytest.fixture(scope="module")
+def declarations(data: Path) -> list[str]:
+    with gzip.open(data / "text" / "other/udhr.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def test_t5_ids_are_those_of_transformers_sentencepiece_in_388_languages(
+    data: Path, adopted: Callable[[str], Path], declarations: list[str]
 ) -> None:
-    """sentencepiece adds up scores as 32-bit floats, transformers as 64-bit ones: where two ways to cut a text have the same sum
-    but for rounding, each takes its own. sentencepiece is right by definition, and the pieces spell the same text."""
+    """transformers has a class around the sentencepiece library itself; whole declarations, no difference."""
+    model = str(data / "tokenizers" / "t5" / "spiece.model")
+    names = {"bos_token": "</s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    other = transformers.BertGenerationTokenizer(vocab_file=model, **names)
+    ours = load(adopted("t5")).encode_batch(declarations)
+    assert len(ours) == 388 and ours == [other.convert_tokens_to_ids(other.tokenize(text)) for text in declarations]
+
+
+@pytest.mark.parametrize(("name", "most"), [("t5", 19), ("albert-de", 60)])
+def test_each_difference_from_transformers_fast_tokenizer_is_explained(
+    data: Path, adopted: Callable[[str], Path], everywhere: list[str], declarations: list[str], name: str, most: int
+) -> None:
+    """The fast tokenizer is another Unigram, of the `tokenizers` library, and differs in two things from sentencepiece, whose
+    model this is: it adds up scores as 64-bit floats, not 32-bit ones, so that a cut of a long text whose sum is better by less
+    than the rounding wins; and it normalises by grapheme, not by longest match, so that a letter with two marks is not composed.
+    """
     folder = adopted(name)
-    tokenizer, others = load(folder), [AutoTokenizer.from_pretrained(folder)] + ([theirs(data, name)] if name == "t5" else [])
-    ours = tokenizer.encode_batch(everywhere)
-    score = tokenizer._engine.get_score  # type: ignore[attr-defined]
-    for other in others:
-        differ = [(a, b) for a, b in zip(ours, other(everywhere, add_special_tokens=False)["input_ids"], strict=True) if a != b]
-        assert len(differ) <= 0.02 * len(everywhere)
-        for a, b in differ:
-            assert "".join(tokenizer.pieces[i] for i in a) == "".join(tokenizer.pieces[i] for i in b)  # type: ignore[attr-defined]
-            one, two = (sum(score(i) for i in ids) for ids in (a, b))
-            assert one == pytest.approx(two, abs=1e-3 * max(1.0, abs(one) / 1000))
+    tokenizer, texts = load(folder), everywhere[:-388] + declarations
+    bare, ours = tokenizer._engine, tokenizer.encode_batch(texts)  # type: ignore[attr-defined]
+    other = theirs(data, name) if name == "t5" else AutoTokenizer.from_pretrained(folder)
+    plain = other.backend_tokenizer.normalizer.normalize_str
+    differ = [(text, a, b) for text, a, b in zip(texts, ours, other(texts, add_special_tokens=False)["input_ids"], strict=True) if a != b]
+    rounded = 0
+    for text, a, b in differ:
+        mine, their = (form.replace("▁", " ").split() for form in (bare.normalize(text), plain(text)))
+        one, two = (sum(bare.get_score(i) for i in ids) for ids in (a, b))
+        near = a.count(bare.unk_id()) == b.count(bare.unk_id()) and one == pytest.approx(two, rel=1e-6)
+        assert near or mine != their
+        rounded += near
+    assert len(differ) <= most and rounded >= len(differ) - 5
 
 
 @pytest.mark.parametrize("name", list(FILES))

@@ -67,6 +67,12 @@ def test_text_of_strangers_is_shown_as_text(page, hostile):
     assert hostile not in page
 
 
+def test_tokens_are_told_by_language(figures, finished):
+    rows = {row["language"].strip(): row for row in figures["languages"]}
+    assert rows["en"]["label"] == "encode pieces" and rows["all"]["tokens"] == rows["en"]["tokens"] + rows["ko"]["tokens"] == 12
+    assert "Tokens by language" in (finished / "report.html").read_text()
+
+
 def test_the_funnel_adds_up(figures):
     rows = {row["stage"]: row for row in figures["funnel"]}
     assert list(rows) == ["links", "crawl", "extract", "filter", "dedup", "encode pieces"]

@@ -47,6 +47,16 @@ def test_crawl_shows_its_outcomes_and_evaluate_its_scores(place):
     assert show(*place, "evaluate bert")["scores"]["scores"]["loss"]["value"] == 1.25
 
 
+def test_encode_shows_what_a_token_holds_in_each_language(place):
+    found = show(*place, "encode pieces")
+    told = {row["language"].strip(): row for row in found["languages"]}
+    assert list(told) == ["all", "ko", "en"]
+    assert (told["all"]["documents"], told["all"]["bytes"], told["all"]["tokens"]) == (2, 120, 12)
+    assert told["ko"]["fertility"] == 1.5 and told["ko"]["bytes_per_token"] == pytest.approx(80 / 6, abs=1e-4)
+    assert told["ko"]["unknown_share"] == 0.5 and told["en"]["unknown_share"] == 0
+    assert "by language" in printed(found) and "fertility" in printed(found)
+
+
 def test_lineage_goes_up_to_the_roots(place):
     found = show(*place, "packages half")["lineage"]
     stages = [(row["depth"], row["stage"]) for row in found]
