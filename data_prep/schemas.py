@@ -72,6 +72,7 @@ ENCODED = pa.schema(
         ("sentences", pa.uint32()),
         ("tokens", pa.uint32()),
         ("bytes", pa.uint32()),  # UTF-8 bytes of the text
+        ("source", pa.string()),  # the file that the document, or the link to it, came from
     ]
 )
 PAIRS = pa.schema([("start", pa.uint32()), ("split", pa.uint32()), ("end", pa.uint32())])  # sentence rows: A [start, split), B [split, end)
@@ -88,5 +89,5 @@ def sentences(vocab: int) -> pa.Schema:
 
 
 def blocks(vocab: int, length: int) -> pa.Schema:
-    """document: row, in the encoded shard's documents, of the block's first token."""
+    """document: row, in the encoded shard's documents, of the block's first token. length -1: blocks of unequal length."""
     return pa.schema([("tokens", pa.list_(token_type(vocab), length)), ("document", pa.uint32())])

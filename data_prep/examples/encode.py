@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from data_prep import schemas, shards
@@ -73,7 +74,7 @@ def encode(config: EncodeConfig, folder: Path, documents: pa.Table) -> Made:
     tokens = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
     table = pa.table([pa.array(rows), tokens], schema=schemas.sentences(tokenizer.vocab))
     side = describe(config, documents, per_document, offsets)
-    return Made(table, _count(side, len(lengths), values, tokenizer), {"documents": side})
+    return Made(table, _count(side, len(lengths), values, tokenizer), {"documents": side}, tokenizer.fingerprint)
 
 
 @lru_cache(maxsize=4)
@@ -123,6 +124,7 @@ def describe(config: EncodeConfig, documents: pa.Table, per_document: np.ndarray
         "sentences": per_document.astype(np.uint32),
         "tokens": np.diff(offsets[edges]).astype(np.uint32),
         "bytes": np.array([len((text or "").encode()) for text in texts], dtype=np.uint32),
+        "source": pc.replace_substring_regex(documents["source"], ":[0-9]+$", ""),  # without the line in the file
     }
     return pa.table(columns, schema=schemas.ENCODED)
 
@@ -145,4 +147,4 @@ def _count(side: pa.Table, sentences: int, values: np.ndarray, tokenizer: Tokeni
     }
 
 
-ENCODE = Stage(name="encode", version=1, work=work, shardwise=Shardwise("documents"))
+ENCODE = Stage(name="encode", version=2, work=work, shardwise=Shardwise("documents"))

@@ -19,6 +19,7 @@ from data_prep import shards
 from infra.errors import ArtifactError
 
 I64 = NDArray[np.int64]
+BOOL = NDArray[np.bool_]
 SPANS_PER_READ = 8  # spans an indexed read must cover to be cheaper than copying them one by one
 
 
@@ -130,12 +131,21 @@ def grouped(starts: I64, rows: I64) -> Iterator[tuple[int, Any, I64]]:
 
 
 class Shards:
-    """The tables of an artifact's shards, in order, and where each shard's rows begin."""
+    """The tables of an artifact's shards, in order, and where each shard's rows begin.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    tokenizer: whose ids they must hold. Raises ArtifactError naming a shard that is not whole or holds another tokenizer's.
+    """
+
+    def __init__(self, paths: Sequence[Path], tokenizer: str = "") -> None:
         self.paths = list(paths)
         self.names = [path.name for path in paths]
         self._tables = [shards.read(path) for path in paths]
+        for path, table in zip(self.paths, self._tables, strict=True):
+            theirs = (table.schema.metadata or {}).get(shards.TOKENIZER, b"").decode()
+            if tokenizer and theirs != tokenizer:
+                raise ArtifactError(
+                    f"{path}: holds ids of tokenizer {theirs[:12] or 'unknown'}, not of {tokenizer[:12]}; run again to remake it"
+                )
         self.starts = edges([table.num_rows for table in self._tables])
 
     def __len__(self) -> int:
