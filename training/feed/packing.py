@@ -8,9 +8,11 @@ Letters: N sequences, R rows, W width of a row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.feed.batch import IGNORE, Batch
@@ -60,31 +62,34 @@ def pack(lengths_N: I64, width: int) -> Layout:
 
 def move(batch: Batch, lengths_N: I64, layout: Layout, pad: int) -> Batch:
     """The sequences of a padded batch in their packed places. Positions count from each sequence's beginning."""
-    wide = batch.tokens_BL.shape[1]
+    wide, shape = batch.tokens_BL.shape[1], (layout.rows, batch.tokens_BL.shape[1])
     begins = layout.row_N * wide + layout.at_N
-    source = torch.from_numpy(spans(np.arange(len(lengths_N)) * wide, lengths_N))
-    target = torch.from_numpy(spans(begins, lengths_N))
+    origin = np.full(layout.rows * wide, -1, np.int64)  # where the padded batch holds what belongs here; nowhere for padding
+    origin[spans(begins, lengths_N)] = spans(np.arange(len(lengths_N)) * wide, lengths_N)
+    empty = np.flatnonzero(origin < 0)
 
-    def moved(values: Tensor, fill: int) -> Tensor:
-        rows = values.new_full((layout.rows, wide), fill)
-        rows.view(-1)[target] = values.reshape(-1)[source]
-        return rows
+    def moved(values: Tensor, fill: int) -> NDArray[Any]:
+        found = values.numpy().reshape(-1).take(origin, mode="wrap") if len(lengths_N) else np.full(0, fill)
+        found[empty] = fill
+        return found.reshape(shape)
 
-    def labelled(values: Tensor) -> Tensor:
+    def labelled(values: Tensor) -> NDArray[Any]:
         if values.dim() == 2:
             return moved(values, IGNORE)
-        rows = values.new_full((layout.rows, wide), IGNORE)  # one label a sequence: at its first token
-        rows.view(-1)[torch.from_numpy(begins)] = values
-        return rows
+        found = np.full(layout.rows * wide, IGNORE, np.int64)  # one label a sequence: at its first token
+        found[begins] = values.numpy()
+        return found.reshape(shape)
 
-    within = torch.arange(wide).expand(len(lengths_N), wide)
-    numbers = torch.from_numpy(layout.number_N)[:, None].expand(-1, wide)
-    parts = numbers if batch.parts_BL is None else numbers * wide + batch.parts_BL
+    numbers = np.append(layout.number_N, 0)[origin // wide]
+    parts = numbers if batch.parts_BL is None else numbers * wide + moved(batch.parts_BL, 0).reshape(-1)
+    parts[empty] = -1
+    places = origin % wide if batch.places_BL is None else moved(batch.places_BL, 0).reshape(-1)
+    places[empty] = 0
     return Batch(
-        moved(batch.tokens_BL, pad),
-        None if batch.segments_BL is None else moved(batch.segments_BL, 0),
-        moved(torch.ones_like(batch.tokens_BL, dtype=torch.bool), False),
-        {name: labelled(values) for name, values in batch.labels.items()},
-        parts_BL=moved(parts, -1),
-        places_BL=moved(within if batch.places_BL is None else batch.places_BL, 0),
+        torch.from_numpy(moved(batch.tokens_BL, pad)),
+        None if batch.segments_BL is None else torch.from_numpy(moved(batch.segments_BL, 0)),
+        torch.from_numpy(parts.reshape(shape) >= 0),
+        {name: torch.from_numpy(labelled(values)) for name, values in batch.labels.items()},
+        parts_BL=torch.from_numpy(parts.reshape(shape)),
+        places_BL=torch.from_numpy(places.reshape(shape)),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def grouped(starts: I64, rows: I64) -> Iterator[tuple[int, Any, I64]]:
         yield 0, slice(None), rows
         return
     order = np.argsort(chunk, kind="stable")
-    numbers, first = np.unique(chunk[order], return_index=True)
-    for number, part in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
+    ordered = chunk[order]
+    borders = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(order)]
+    for first, last in pairwise(borders):
+        part, number = order[first:last], int(ordered[first])
         yield number, part, rows[part] - starts[number]
 
 
