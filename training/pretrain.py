@@ -134,7 +134,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=1, work=work)
+PRETRAIN = Stage(name="pretrain", version=2, work=work)
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:

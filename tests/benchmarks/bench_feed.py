@@ -238,8 +238,9 @@ def step_of(family: str, changes: dict[str, Any], vocab: int) -> Callable[[Any],
     optimiser = torch.optim.AdamW(tower.parameters(), 1e-4, fused=True)
 
     def step(batch: Any) -> None:
-        for start in range(0, len(batch), 64):
-            piece = batch.rows(start, start + 64)
+        rows = 8192 // batch.tokens_BL.shape[1]
+        for start in range(0, len(batch), rows):
+            piece = batch.rows(start, start + rows)
             piece.denominators = {name: float(batch.count(name)) for name in batch.labels}
             tower(piece).total.backward()
         optimiser.step()

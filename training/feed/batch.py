@@ -57,7 +57,11 @@ class Batch:
         return replace(self._each(lambda x: x[start:stop]), denominators={})
 
     def blank(self) -> Batch:
-        """One sequence of the same length in which nothing is to be predicted: for a rank with nothing to do beside others that have."""
-        empty = {"tokens_BL": 0, "segments_BL": 0, "keep_BL": 1, "parts_BL": 0, "places_BL": 0}
-        tensors = {name: x.new_full((1, *x.shape[1:]), empty[name]) for name in ROWS if (x := getattr(self, name)) is not None}
+        """One sequence of the same length in which nothing is to be predicted: for a rank with nothing to do beside others that have.
+
+        All of it is padding (ELECTRA predicts at every real token), and one part, so that no position is left without any to see.
+        """
+        tensors = {name: x.new_zeros((1, *x.shape[1:])) for name in ROWS if (x := getattr(self, name)) is not None}
+        nowhere = torch.zeros_like(tensors["tokens_BL"])
+        tensors |= {"keep_BL": nowhere.bool(), "parts_BL": nowhere}
         return Batch(**tensors, labels={name: x.new_full((1, *x.shape[1:]), IGNORE) for name, x in self.labels.items()})

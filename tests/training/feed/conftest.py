@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import settings
 
 from data_prep import schemas, shards
@@ -46,6 +47,11 @@ class Toy:
 
     def feed(self, examples: Artifact, split: str = "train", **config: object) -> Feed:
         return open_feed(examples, self.sentences, self.tokenizer, FeedConfig(**config), split)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
 
 @pytest.fixture
