@@ -79,6 +79,7 @@ ENCODED = pa.schema(
         ("sentences", pa.uint32()),
         ("tokens", pa.uint32()),
         ("bytes", pa.uint32()),  # UTF-8 bytes of the text
+        ("source", pa.string()),  # the file that the document, or the link to it, came from
     ]
 )
 LANGUAGES = pa.schema(  # of a shard's documents, one row a language
@@ -107,5 +108,5 @@ def sentences(vocab: int) -> pa.Schema:
 
 
 def blocks(vocab: int, length: int) -> pa.Schema:
-    """document: row, in the encoded shard's documents, of the block's first token."""
+    """document: row, in the encoded shard's documents, of the block's first token. length -1: blocks of unequal length."""
     return pa.schema([("tokens", pa.list_(token_type(vocab), length)), ("document", pa.uint32())])

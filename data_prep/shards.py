@@ -15,17 +15,18 @@ from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ArtifactError
 
-COUNTS = b"counts"
+COUNTS, TOKENIZER = b"counts", b"tokenizer"
 BATCH_ROWS = 1 << 16
 
 
 @dataclass
 class Made:
-    """What one shard became: its main table, what was counted, and the tables that go beside it."""
+    """What one shard became: its main table, what was counted, and the tables that go beside it; the tokenizer whose ids they hold."""
 
     table: pa.Table
     counts: Counts
     sides: Mapping[str, pa.Table] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 def name(number: int) -> str:
@@ -42,11 +43,15 @@ def read(path: Path) -> pa.Table:
         raise ArtifactError(f"{path}: not a whole Arrow file ({error}); run `textmill verify`, then run again") from error
 
 
-def write(table: pa.Table, path: Path, counts: Counts | None = None, chunk: int = BATCH_ROWS) -> None:
-    """Write under a temporary name, flush to the disk, then rename. chunk: rows of a batch."""
+def write(table: pa.Table, path: Path, counts: Counts | None = None, *, chunk: int = BATCH_ROWS, tokenizer: str = "") -> None:
+    """Write under a temporary name, flush to the disk, then rename.
+
+    chunk: rows of a batch. tokenizer: the fingerprint of the one whose ids the table holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    marked = table.replace_schema_metadata({COUNTS: json.dumps(counts or {}, sort_keys=True).encode()})
+    marks = {COUNTS: json.dumps(counts or {}, sort_keys=True).encode()} | ({TOKENIZER: tokenizer.encode()} if tokenizer else {})
+    marked = table.replace_schema_metadata(marks)
     with draft.open("wb") as file:
         with pa.ipc.new_file(file, marked.schema) as writer:
             writer.write_table(marked, max_chunksize=chunk)
@@ -98,5 +103,5 @@ def _read_first(fn: Callable[[pa.Table], Made], shard: Path, out: Path) -> Made:
 def _one(fn: Callable[[Path, Path], Made], out: Path, shard: Path) -> None:
     made = fn(shard, out)
     for side, table in made.sides.items():
-        write(table, out / side / shard.name)
-    write(made.table, out / shard.name, made.counts)  # last: a shard that is there has its sides
+        write(table, out / side / shard.name, tokenizer=made.tokenizer)
+    write(made.table, out / shard.name, made.counts, tokenizer=made.tokenizer)  # last: a shard that is there has its sides

@@ -22,7 +22,7 @@ from data_prep.corpus.gather import GATHER, GatherConfig
 from data_prep.corpus.links import LINKS, LinksConfig, LinkSource
 from data_prep.corpus.takedown import TAKEDOWN, TakedownConfig, read_lists
 from data_prep.corpus.warc import WARC
-from data_prep.examples.blocks import BLOCKS, BlocksConfig
+from data_prep.examples.blocks import BLOCKS, STREAM
 from data_prep.examples.encode import ENCODE
 from data_prep.examples.pairs import PAIRS, PairsConfig
 from data_prep.tokenizer.train import TOKENIZER
@@ -30,14 +30,14 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import FILTER_LISTS, Documents, Feed, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
+from pipelines.recipe import FILTER_LISTS, Documents, Feed, Model, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
 from pipelines.recipe_checks import meant
 from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
 from pipelines.site import SiteConfig
 from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
-from training.pretrain import PRETRAIN
+from training.pretrain import PRETRAIN, examples_name
 
 CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, TAKEDOWN, DECONTAMINATE)
 MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
@@ -240,6 +240,7 @@ class _Fed:
     tokenizer: Artifact
     sentences: Artifact
     examples: Artifact
+    others: Mapping[str, Artifact] = field(default_factory=dict)  # examples of a curriculum's other lengths, by their input's name
 
     @property
     def inputs(self) -> dict[str, Artifact]:
@@ -259,22 +260,30 @@ def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
         for name, made in tokenizers.items()
     }
     fed: dict[str, _Fed] = {}
-    shared: dict[tuple[str, str, int], Artifact] = {}
+    shared: dict[str, Artifact] = {}
     kinds = {name: examples_kind(model.family) for name, model in recipe.models.items()}
     for name, model in sorted(recipe.models.items(), key=lambda item: kinds[item[0]] == "pairs"):
-        length = model.pretrain.length - framed(model.family)
-        key = (model.tokenizer, kinds[name], length)
-        if key not in shared:
-            shared[key] = _cut(chain, kinds[name], length, model.tokenizer, sentences[model.tokenizer])
-        fed[name] = _Fed(tokenizers[model.tokenizer], sentences[model.tokenizer], shared[key])
+        config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+        made = {
+            examples_name(config, length): _cut(chain, shared, model, length - framed(model.family), sentences[model.tokenizer])
+            for length in config.lengths
+        }
+        fed[name] = _Fed(tokenizers[model.tokenizer], sentences[model.tokenizer], made.pop("examples"), made)
     return fed
 
 
-def _cut(chain: _Chain, kind: str, length: int, tokenizer: str, sentences: Artifact) -> Artifact:
-    label = f"{kind} {tokenizer} {length}"
-    if kind == "blocks":
-        return chain.make(BLOCKS, BlocksConfig(length=length), label, sentences=sentences)
-    return chain.make(PAIRS, PairsConfig(length=length, seed=chain.recipe.seed), label, sentences=sentences)
+def _cut(chain: _Chain, shared: dict[str, Artifact], model: Model, length: int, sentences: Artifact) -> Artifact:
+    """The examples of a length, made once for all models that read the same."""
+    kind, mode = examples_kind(model.family), model.blocks.mode
+    named = "" if kind == "pairs" or mode == STREAM else f" {mode}"
+    label = f"{kind} {model.tokenizer} {length}{named}"
+    if label not in shared:
+        shared[label] = (
+            chain.make(BLOCKS, model.blocks.build(length=length), label, sentences=sentences)
+            if kind == "blocks"
+            else chain.make(PAIRS, PairsConfig(length=length, seed=chain.recipe.seed), label, sentences=sentences)
+        )
+    return shared[label]
 
 
 def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
@@ -282,7 +291,7 @@ def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
     models: dict[str, Artifact] = {}
     for name, model in recipe.models.items():
         config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
-        models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs)
+        models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs, **fed[name].others)
     for name, student in recipe.students.items():
         fed[name] = fed[student.teacher]
         config = student_config(recipe, student)

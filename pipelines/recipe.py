@@ -21,6 +21,7 @@ from data_prep.corpus.documents import DocumentsConfig
 from data_prep.corpus.extract import ExtractConfig
 from data_prep.corpus.filter import FilterConfig
 from data_prep.corpus.warc import WarcConfig
+from data_prep.examples.blocks import BlocksConfig
 from data_prep.examples.encode import EncodeConfig
 from data_prep.tokenizer.train import TokenizerConfig
 from distill.distill import DistillConfig
@@ -137,12 +138,16 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Pretrain(Mirror):  # noqa: D101
         length: int = 0
+
+    class Blocks(Mirror):  # noqa: D101
+        mode: str = ""
 else:
     Warc = mirrored("Warc", WarcConfig, _Warc, {"sources": (SOME_FILE,)})
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
     Filter = mirrored("Filter", FilterConfig, _Filter, dict.fromkeys(FILTER_LISTS, ()))
     Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
     Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
+    Blocks = mirrored("Blocks", BlocksConfig, Mirror, {"length": 2})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
     Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})
     Evaluate = mirrored(
@@ -197,6 +202,7 @@ class Model(Section):
     family: str
     size: str
     tokenizer: str
+    blocks: Blocks = Field(default_factory=Blocks)  # how text is cut for families that read blocks
     pretrain: Pretrain = Field(default_factory=Pretrain)
 
 

@@ -27,18 +27,21 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _refusal(recipe: Recipe, model: Model) -> str:
-    from training.pretrain import model_of
+    from training.pretrain import feed_config, model_of
 
     config, tokenizer = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed), recipe.tokenizers[model.tokenizer]
     try:
         family, shape = model_of(config, tokenizer.vocab)
+        feed_config(config)
     except ConfigError as error:
         return str(error)
-    if config.length > shape.positions:
-        return f"pretrain.length {config.length} is more than {model.family}/{model.size}'s {shape.positions} positions"
-    if config.batch_size < recipe.resources.ranks:
-        ranks = recipe.resources.ranks
-        return f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks"
+    longest, ranks = max(config.lengths), recipe.resources.ranks
+    if longest > shape.positions:
+        return f"pretrain.length {longest} is more than {model.family}/{model.size}'s {shape.positions} positions"
+    if (sequences := config.batch_tokens // longest) < ranks:
+        return f"pretrain.batch_tokens {config.batch_tokens} makes {sequences} sequences a step, too few for {ranks} ranks"
+    if family.examples == "pairs" and model.blocks.model_fields_set:
+        return f"{model.family} reads pairs; take the section blocks out"
     if "mlm" in family.objective and tokenizer.kind in NO_MASK and tokenizer.specials != "roberta":
         use = "specials: roberta" if family.tokenizer == tokenizer.kind else f"kind {family.tokenizer}"
         return f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; give it {use}"

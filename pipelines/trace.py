@@ -15,6 +15,7 @@ from infra.store import Store
 from pipelines.models import find_model
 
 READ = ("examples", "sentences", "tokenizer")  # what a feed is opened from
+LENGTHS = "examples_"  # the examples of a curriculum's other lengths
 Config = TypeVar("Config")
 
 
@@ -25,7 +26,8 @@ def trace(workspace: Path, name: str, step: int) -> dict[str, Any]:
     artifact it was made from is gone.
     """
     store, model = Store(workspace / "artifacts"), find_model(workspace, name)
-    inputs = {role: store.get(made["stage"], made["fingerprint"]) for role, made in model.manifest["inputs"].items() if role in READ}
+    read = {role: made for role, made in model.manifest["inputs"].items() if role in READ or role.startswith(LENGTHS)}
+    inputs = {role: store.get(made["stage"], made["fingerprint"]) for role, made in read.items()}
     if len(inputs) < len(READ):
         raise ConfigError(f"{name} learnt from the file of a task, not from documents{_origin(model)}")
     feed, steps = _open(model, inputs)
@@ -36,8 +38,7 @@ def trace(workspace: Path, name: str, step: int) -> dict[str, Any]:
         "model": f"{model.stage}/{model.fingerprint}",
         "step": step,
         "steps": steps,
-        "sequences": feed.batch_size,
-        "epoch": step * feed.batch_size // feed.examples,
+        **feed.about(step),
         "documents": _documents(inputs["sentences"], places),
     }
 

@@ -156,9 +156,8 @@ def held_out(config: EvaluateConfig, inputs: dict[str, Artifact], teacher: str) 
 
 
 def block_length(examples: Artifact) -> int:
-    """Tokens in a block; 0 for pairs."""
-    schema = shards.read(examples.shards[0]).schema
-    return int(schema.field("tokens").type.list_size) if "tokens" in schema.names else 0
+    """Tokens in a block, or the most in one; 0 for pairs."""
+    return int(examples.config["length"]) if "tokens" in shards.read(examples.shards[0]).schema.names else 0
 
 
 def length_of(config: EvaluateConfig, card: dict[str, Any], block: int, objective: str) -> int:

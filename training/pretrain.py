@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from training.engine.optim import OptimConfig
     from training.families.family import Family
     from training.feed.loader import Feed, FeedConfig
+    from training.feed.order import StepFeed
     from training.objectives.tower import Tower
 
 MICRO_TOKENS = 8192  # of a micro-batch nobody has set: with 8192 pieces the logits of a GPT then take 256 MiB
@@ -42,6 +43,12 @@ class PretrainConfig:
 
     overrides: fields of BackboneConfig that differ from the size's, such as {"layers": 3, "dropout": 0.0}; masking: of Masking,
     such as {"unit": "word"} or {"static_copies": 10}.
+
+    packed: short sequences share a row, so that less is computed for padding; the batches hold the same. curriculum: parts such as
+    ({"share": 0.9, "length": 128}, {"share": 0.1, "length": 512}), each for its share of the steps, the last at `length`; a step's
+    tokens stay the same. mixture: weights of sources by patterns of their files' names, such as {"wiki*": 2, "*": 1}; exhausted: what
+    a source does whose examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other;
+    restart_positions: positions begin anew with each.
     """
 
     family: str
@@ -67,13 +74,20 @@ class PretrainConfig:
     valid_batches: int = 8  # 0: all that is held out
     optimiser: str | None = None  # adamw or lamb
     masking: dict[str, int | float | str | bool] = field(default_factory=dict)
+    packed: bool = False
+    curriculum: tuple[dict[str, float], ...] = ()
+    mixture: dict[str, float] = field(default_factory=dict)
+    exhausted: str = "repeat"
+    documents_apart: bool = False
+    restart_positions: bool = False
+    feed_workers: int | None = how(None)  # threads that make the next batches; None: 1 beside a GPU, else 0
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("micro_batch", "valid_every", "valid_batches"):
-            if getattr(self, name) < 0:
+        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers"):
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.batch_tokens % self.length:
             near = max(1, round(self.batch_tokens / self.length)) * self.length
@@ -84,6 +98,25 @@ class PretrainConfig:
             raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
         if self.precision not in ("fp32", "bf16", "auto"):
             raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16 or auto")
+        self._check_curriculum()
+
+    def _check_curriculum(self) -> None:
+        for part in self.curriculum:
+            if set(part) != {"share", "length"} or part["length"] != int(part["length"]) or not (part["share"] > 0 < part["length"]):
+                raise ConfigError(f"pretrain.curriculum: a part is like {{share: 0.9, length: 128}}, not {part}")
+            if self.batch_tokens % int(part["length"]):
+                raise ConfigError(
+                    f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of the curriculum's length {int(part['length'])}"
+                )
+        if self.curriculum and abs(sum(part["share"] for part in self.curriculum) - 1) > 1e-6:
+            raise ConfigError(f"pretrain.curriculum: the shares add up to {sum(part['share'] for part in self.curriculum):g}, not to 1")
+        if self.curriculum and self.lengths[-1] != self.length:
+            raise ConfigError(f"pretrain.length is {self.length}, the curriculum ends at {self.lengths[-1]}; set both alike")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The length of each part of the training; `length` is the last's."""
+        return tuple(int(part["length"]) for part in self.curriculum) or (self.length,)
 
     @property
     def batch_size(self) -> int:
@@ -96,12 +129,17 @@ class PretrainConfig:
 
 
 def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
-    """Inputs: examples (blocks or pairs), sentences, tokenizer."""
+    """Inputs: examples (blocks or pairs), sentences, tokenizer; examples_LENGTH for every other length of a curriculum."""
     check(config, inputs, compute.ranks)
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=1, work=work)
+PRETRAIN = Stage(name="pretrain", version=2, work=work)
+
+
+def examples_name(config: PretrainConfig, length: int) -> str:
+    """The input that holds the examples of a length."""
+    return "examples" if length == config.length else f"examples_{length}"
 
 
 def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
@@ -112,17 +150,19 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     feed_config(config)
     check_specials(family, meta)
     family.check_export(backbone, meta.specials)
-    if inputs["examples"].stage != family.examples:
-        raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs['examples'].stage}")
-    if config.length > backbone.positions:
+    for length in config.lengths:
+        if inputs[examples_name(config, length)].stage != family.examples:
+            raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs[examples_name(config, length)].stage}")
+    longest = max(config.lengths)
+    if longest > backbone.positions:
         raise ConfigError(
-            f"pretrain.length {config.length} is more than {family.name}/{config.size}'s {backbone.positions} positions; "
+            f"pretrain.length {longest} is more than {family.name}/{config.size}'s {backbone.positions} positions; "
             f"lower it or set overrides.positions"
         )
-    if config.batch_size < ranks:
+    if config.batch_tokens // longest < ranks:
         raise ConfigError(
-            f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_size} sequences a step, too few for {ranks} ranks; "
-            f"raise it to at least {ranks * config.length}"
+            f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_tokens // longest} sequences a step, too few for {ranks} "
+            f"ranks; raise it to at least {ranks * longest}"
         )
 
 
@@ -167,7 +207,9 @@ def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -
     """One rank of the gang; the first writes the model."""
     from training.engine.loop import train
 
-    feed = partial(make_feed, config, inputs, "train")
+    def feed() -> Feed:
+        return ahead(config, make_feed(config, inputs, "train"))
+
     held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
     valid = partial(make_feed, config, inputs, "valid") if held else None
     trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain")
@@ -183,19 +225,48 @@ def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module
 
 
 def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -> Feed:
-    """The batches, as the family's objective labels them."""
+    """The batches, as the family's objective labels them. Held-out examples are those of the last length."""
+    from training.feed.curriculum import Curriculum, borders
     from training.feed.loader import open_feed
 
-    return open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], feed_config(config), split)
+    def opened(length: int) -> StepFeed:
+        examples = inputs[examples_name(config, length)]
+        return open_feed(examples, inputs["sentences"], inputs["tokenizer"], feed_config(config, length), split)
+
+    if split == "valid" or not config.curriculum:
+        return opened(config.length)
+    firsts = borders([part["share"] for part in config.curriculum], config.steps)
+    return Curriculum([opened(length) for length in config.lengths], firsts[:-1])
 
 
-def feed_config(config: PretrainConfig) -> FeedConfig:
-    """What the feed is told: the family's objective, and its masks where it has any."""
+def ahead(config: PretrainConfig, feed: Feed) -> Feed:
+    """The feed with its next batches made beside the model's work, where that is asked for or a GPU waits for them."""
+    import torch
+
+    from training.feed.prefetch import Prefetched
+
+    workers = int(torch.cuda.is_available()) if config.feed_workers is None else config.feed_workers
+    return Prefetched(feed, workers) if workers else feed
+
+
+def feed_config(config: PretrainConfig, length: int = 0) -> FeedConfig:
+    """What the feed is told: the family's objective, and its masks where it has any. length 0: the config's."""
     from training.families import catalog
-    from training.feed.loader import FeedConfig, Masking
+    from training.feed.loader import FeedConfig, Masking, Mixing
 
-    family = catalog.family(config.family)
-    settings = FeedConfig(config.batch_size, config.length, config.seed, family.objective)
+    family, length = catalog.family(config.family), length or config.length
+    settings = FeedConfig(
+        config.batch_tokens // length,
+        length,
+        config.seed,
+        family.objective,
+        packed=config.packed,
+        apart=config.documents_apart,
+        restart=config.restart_positions,
+        mixing=Mixing(config.mixture, config.exhausted),
+    )
+    if family.examples == "pairs" and config.documents_apart:
+        raise ConfigError(f"pretrain.documents_apart is for blocks; {config.family} reads pairs, which hold their own documents only")
     check_names("masking", config.masking, Masking)
     if family.masking is None:
         if config.masking or config.mask_rate is not None:

@@ -78,7 +78,7 @@ def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
     if per_document.tokens.sum() > MOST_TOKENS:
         raise ArtifactError(f"encode: a shard of {per_document.tokens.sum()} tokens is too large; make smaller document shards")
     side = describe(config, documents, per_document)
-    return Made(table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)})
+    return Made(table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)}, tokenizer.fingerprint)
 
 
 class _Lengths(NamedTuple):
@@ -159,6 +159,7 @@ def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths) 
         "sentences": per_document.sentences.astype(np.uint32),
         "tokens": per_document.tokens.astype(np.uint32),
         "bytes": per_document.bytes.astype(np.uint32),
+        "source": pc.replace_substring_regex(documents["source"], ":[0-9]+$", ""),  # without the line in the file
     }
     return pa.table(columns, schema=schemas.ENCODED)
 

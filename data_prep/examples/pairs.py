@@ -22,7 +22,7 @@ import xxhash
 from data_prep import schemas, shards
 from data_prep.examples.encode import keep_meta
 from data_prep.shards import Made
-from data_prep.tokenizer.base import META
+from data_prep.tokenizer.base import META, read_meta
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -50,12 +50,13 @@ class PairsConfig:
 def work(config: PairsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """The stage: fills `out`, gives the counts."""
     source = inputs["sentences"]
-    counted = shards.each_path("pairs", partial(pair, config), source.shards, out, compute)
+    tokenizer = read_meta(source.file(META)).fingerprint
+    counted = shards.each_path("pairs", partial(pair, config, tokenizer), source.shards, out, compute)
     keep_meta(source.file(META), out)
     return shards.balance("pairs", counted)
 
 
-def pair(config: PairsConfig, shard: Path, out: Path) -> Made:
+def pair(config: PairsConfig, tokenizer: str, shard: Path, out: Path) -> Made:
     """One shard's pairs, both splits. The ledger counts documents."""
     lengths = pc.list_value_length(shards.read(shard)["tokens"]).to_numpy().astype(np.int64)
     side = shards.read(shard.parent / "documents" / shard.name).select(["id", "split", "first", "sentences"])
@@ -68,7 +69,7 @@ def pair(config: PairsConfig, shard: Path, out: Path) -> Made:
         counted["kept"] += 1
         triples[split] += [(first + a, first + s, first + b) for a, s, b in chunks(lengths[first : first + sentences], config, key)]
     counted |= {"pairs": len(triples["train"]), "valid_pairs": len(triples["valid"])}
-    return Made(_table(triples["train"]), counted, {"valid": _table(triples["valid"])})
+    return Made(_table(triples["train"]), counted, {"valid": _table(triples["valid"])}, tokenizer)
 
 
 def chunks(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple[int, int, int]]:
@@ -102,4 +103,4 @@ def _table(triples: list[tuple[int, int, int]]) -> pa.Table:
     return pa.table([pa.array(np.ascontiguousarray(array[:, i])) for i in range(3)], schema=schemas.PAIRS)
 
 
-PAIRS = Stage(name="pairs", version=1, work=work, shardwise=Shardwise("sentences", ("documents",)))
+PAIRS = Stage(name="pairs", version=2, work=work, shardwise=Shardwise("sentences", ("documents",)))

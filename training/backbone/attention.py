@@ -17,11 +17,16 @@ SHORT = 256  # positions
 
 
 class Sight:
-    """What each position may see, made once for all layers of a pass; None means everything."""
+    """What each position may see, made once for all layers of a pass; None means everything.
 
-    def __init__(self, config: BackboneConfig, tokens_BL: Tensor, keep_BL: Tensor | None) -> None:
+    parts_BL: in rows of several sequences a token sees its own sequence only; padding is a part of its own and sees itself.
+    """
+
+    def __init__(self, config: BackboneConfig, tokens_BL: Tensor, keep_BL: Tensor | None, parts_BL: Tensor | None = None) -> None:
         self.length, self.device, self.config = tokens_BL.shape[1], tokens_BL.device, config
         self.keep = None if keep_BL is None else keep_BL.bool()[:, None, None, :]
+        if parts_BL is not None:
+            self.keep = (parts_BL[:, :, None] == parts_BL[:, None, :])[:, None]
         self.causal_only = config.causal and self.keep is None
         self._masks: dict[int, Tensor | None] = {}
 

@@ -49,9 +49,11 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(c.dropout)
         self.up = nn.Linear(c.embedding_width, c.width) if c.embedding_width != c.width else nn.Identity()
 
-    def places(self, tokens_BL: Tensor, keep_BL: Tensor | None) -> Tensor:
+    def places(self, tokens_BL: Tensor, keep_BL: Tensor | None, places_BL: Tensor | None = None) -> Tensor:
         """Rows of the position table; with an offset only real tokens count, and padding has the row before them."""
         length = tokens_BL.shape[1]
+        if places_BL is not None:
+            return places_BL + self.offset
         if length > self.longest:
             raise ConfigError(f"{length} tokens are more than the model's {self.longest} positions; cut the text or raise `positions`")
         if self.offset == 0 or keep_BL is None:
@@ -59,8 +61,8 @@ class Embedding(nn.Module):
         keep = keep_BL.long()
         return keep.cumsum(1) * keep + self.offset - 1
 
-    def forward(self, tokens_BL: Tensor, segments_BL: Tensor | None, keep_BL: Tensor | None) -> Tensor:
-        x_BLE = self.token(tokens_BL) + self.position(self.places(tokens_BL, keep_BL))
+    def forward(self, tokens_BL: Tensor, segments_BL: Tensor | None, keep_BL: Tensor | None, places_BL: Tensor | None = None) -> Tensor:
+        x_BLE = self.token(tokens_BL) + self.position(self.places(tokens_BL, keep_BL, places_BL))
         if self.segment is not None:
             no_segment = segments_BL is None or self.segment.num_embeddings == 1  # RoBERTa's one row serves both segments
             x_BLE = x_BLE + self.segment(torch.zeros_like(tokens_BL) if no_segment else segments_BL)
@@ -130,11 +132,14 @@ class Backbone(nn.Module):
         segments_BL: Tensor | None = None,
         keep_BL: Tensor | None = None,
         *,
+        parts_BL: Tensor | None = None,
+        places_BL: Tensor | None = None,
         every_layer: bool = False,
         attention_scores: bool = False,
     ) -> Hidden:
-        x_BLD = self.embedding(tokens_BL, segments_BL, keep_BL)
-        sight = Sight(self.config, tokens_BL, keep_BL)
+        """parts_BL and places_BL: which of a row's sequences each token is of, and its place in it, as a Batch has them."""
+        x_BLD = self.embedding(tokens_BL, segments_BL, keep_BL, places_BL)
+        sight = Sight(self.config, tokens_BL, keep_BL, parts_BL)
         seen, scores = [x_BLD], []
         for layer, block in enumerate(self.blocks):
             x_BLD, scores_BHLL = block(x_BLD, sight, layer, attention_scores)

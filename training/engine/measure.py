@@ -14,21 +14,11 @@ import torch
 from infra.log import event
 from training.engine.rank import Rank
 from training.engine.zero import Engine
-from training.feed.batch import IGNORE, Batch
+from training.feed.batch import Batch
 from training.feed.loader import Feed
 
 METRICS = "metrics.jsonl"
 Count = Callable[[Batch], dict[str, int]]
-
-
-def blank(batch: Batch) -> Batch:
-    """One sequence of the same length in which nothing is to be predicted: for a rank with nothing to do beside others that have."""
-    return Batch(
-        tokens_BL=batch.tokens_BL.new_zeros((1, *batch.tokens_BL.shape[1:])),
-        segments_BL=None if batch.segments_BL is None else batch.segments_BL.new_zeros((1, *batch.segments_BL.shape[1:])),
-        keep_BL=None if batch.keep_BL is None else batch.keep_BL.new_ones((1, *batch.keep_BL.shape[1:])),
-        labels={name: x.new_full((1, *x.shape[1:]), IGNORE) for name, x in batch.labels.items()},
-    )
 
 
 def micros(feed: Feed, world: int, micro_batch: int) -> int:
@@ -40,7 +30,7 @@ def cut(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` pieces of nearly equal size; a piece without a sequence is blank."""
     n = len(batch)
     pieces = [batch.rows(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
-    return [piece if len(piece) else blank(batch) for piece in pieces]
+    return [piece if len(piece) else batch.blank() for piece in pieces]
 
 
 def real_tokens(batch: Batch) -> int:

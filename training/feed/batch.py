@@ -5,12 +5,14 @@ Letters: B sequences, L positions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 IGNORE = -100  # the label of a position nobody has to predict (torch's own default)
+ROWS = ("tokens_BL", "segments_BL", "keep_BL", "parts_BL", "places_BL")  # the tensors of a batch, beside its labels
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Batch:
 
     "next" [B,L]: already shifted, labels[t] is the token after t, IGNORE at the end; "mlm" [B,L]: IGNORE where
     nothing was hidden; "pair" [B]: 0 = as written, 1 = random next (NSP) or swapped (SOP); "class" [B].
+    In packed rows "pair" is [B,L]: IGNORE but at the first token of each sequence.
     A head divides its summed loss by denominators[name], or by its own count when that is missing.
     """
 
@@ -27,22 +30,23 @@ class Batch:
     keep_BL: Tensor | None = None  # True where a real token stands; None = everywhere
     labels: dict[str, Tensor] = field(default_factory=dict)
     denominators: dict[str, float] = field(default_factory=dict)
+    parts_BL: Tensor | None = None  # which of a row's sequences a token is of: it sees that one only; -1: padding. None = one sequence
+    places_BL: Tensor | None = None  # each token's place in its own sequence; None = its place in the row
 
     def __len__(self) -> int:
         return int(self.tokens_BL.shape[0])
 
     def to(self, device: torch.device | str) -> Batch:
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=True)
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
-        return replace(
-            self,
-            tokens_BL=self.tokens_BL.to(device, non_blocking=True),
-            segments_BL=move(self.segments_BL),
-            keep_BL=move(self.keep_BL),
-            labels={name: x.to(device, non_blocking=True) for name, x in self.labels.items()},
-            denominators=dict(self.denominators),
-        )
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while it computes. Needs one."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, do: Callable[[Tensor], Tensor]) -> Batch:
+        """A batch with every tensor changed."""
+        changed = {name: do(x) for name in ROWS if (x := getattr(self, name)) is not None}
+        return replace(self, **changed, labels={name: do(x) for name, x in self.labels.items()}, denominators=dict(self.denominators))
 
     def count(self, name: str) -> int:
         """How many predictions `name` asks for."""
@@ -50,9 +54,14 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Sequences [start, stop) as views. Denominators are left behind: they belong to the whole."""
-        return Batch(
-            tokens_BL=self.tokens_BL[start:stop],
-            segments_BL=None if self.segments_BL is None else self.segments_BL[start:stop],
-            keep_BL=None if self.keep_BL is None else self.keep_BL[start:stop],
-            labels={name: x[start:stop] for name, x in self.labels.items()},
-        )
+        return replace(self._each(lambda x: x[start:stop]), denominators={})
+
+    def blank(self) -> Batch:
+        """One sequence of the same length in which nothing is to be predicted: for a rank with nothing to do beside others that have.
+
+        All of it is padding (ELECTRA predicts at every real token), and one part, so that no position is left without any to see.
+        """
+        tensors = {name: x.new_zeros((1, *x.shape[1:])) for name in ROWS if (x := getattr(self, name)) is not None}
+        nowhere = torch.zeros_like(tensors["tokens_BL"])
+        tensors |= {"keep_BL": nowhere.bool(), "parts_BL": nowhere}
+        return Batch(**tensors, labels={name: x.new_full((1, *x.shape[1:]), IGNORE) for name, x in self.labels.items()})

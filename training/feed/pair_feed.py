@@ -10,8 +10,7 @@ Letters: B sequences, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,9 +18,9 @@ import torch
 from infra.errors import ArtifactError, ConfigError
 from training.feed.batch import Batch
 from training.feed.masking import Masker
-from training.feed.order import I64, Plan
+from training.feed.order import Plan
 from training.feed.random import U64, below, draws, fold
-from training.feed.views import Rows, Shards
+from training.feed.views import I64, Rows, Shards
 
 SPECIALS = 3
 TRIES = 8  # draws of another document before the next one in line is taken
@@ -34,7 +33,7 @@ class PairSource:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        pairs: Shards,
         sentences: Shards,
         documents: Shards,
         length: int,
@@ -42,14 +41,14 @@ class PairSource:
         masker: Masker,
         task: str,
     ) -> None:
-        self._pairs, self._sentences, self._documents = Shards(paths), sentences, documents
+        self._pairs, self._sentences, self._documents = pairs, sentences, documents
         if self._pairs.names != sentences.names or documents.names != sentences.names:
             raise ArtifactError("the pairs and the sentences have different shards; they were not made from each other")
         self._start, self._split, self._end = (self._pairs.numbers(name) for name in ("start", "split", "end"))
         self._tokens, self._owner = sentences.lists("tokens"), sentences.numbers("document")
         self._first, self._count = documents.numbers("first"), documents.numbers("sentences")
         self._length, self._specials, self._masker, self._task = length, specials, masker, task
-        self.examples = len(self._pairs)
+        self.examples, self.pad = len(self._pairs), specials["pad"]
         if task == "nsp" and self.examples:
             ends = self._document(self._rows(self._start, np.array([0, self.examples - 1])))
             if ends[0] == ends[1]:
@@ -72,6 +71,11 @@ class PairSource:
         a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
         places = {"a0": a0, "a1": a1, "b0": b0, "b1": b1}
         return {**places, "pair": coin.astype(np.int64), "key": fold(key, MASKING), "row": start, "b_row": b_row}
+
+    def owners(self, number: int) -> I64:
+        """Of every pair in a shard, the row of its document in the shard."""
+        start = self._pairs.table(number)["start"].to_numpy().astype(np.int64)
+        return self._owner.at(start + self._sentences.starts[number])
 
     def _rows(self, column: Rows, index: I64) -> I64:
         """Sentence rows, numbered through all shards, of the pairs' column."""
@@ -108,6 +112,10 @@ class PairSource:
         a0 = a0 + below(draw[:, CUT_A], a - a_kept + 1)
         b0 = b0 + below(draw[:, CUT_B], b - b_kept + 1)
         return a0, a0 + a_kept, b0, b0 + b_kept
+
+    def lengths(self, plan: Plan) -> I64:
+        lengths: I64 = plan["a1"] - plan["a0"] + plan["b1"] - plan["b0"] + SPECIALS
+        return lengths
 
     def assemble(self, plan: Plan) -> Batch:
         batch, length, ids = len(plan["a0"]), self._length, self._specials

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from data_prep import shards
 from infra.errors import ArtifactError
 
 I64 = NDArray[np.int64]
+BOOL = NDArray[np.bool_]
 SPANS_PER_READ = 8  # spans an indexed read must cover to be cheaper than copying them one by one
 
 
@@ -124,18 +126,29 @@ def grouped(starts: I64, rows: I64) -> Iterator[tuple[int, Any, I64]]:
         yield 0, slice(None), rows
         return
     order = np.argsort(chunk, kind="stable")
-    numbers, first = np.unique(chunk[order], return_index=True)
-    for number, part in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
+    ordered = chunk[order]
+    borders = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(order)]
+    for first, last in pairwise(borders):
+        part, number = order[first:last], int(ordered[first])
         yield number, part, rows[part] - starts[number]
 
 
 class Shards:
-    """The tables of an artifact's shards, in order, and where each shard's rows begin."""
+    """The tables of an artifact's shards, in order, and where each shard's rows begin.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    tokenizer: whose ids they must hold. Raises ArtifactError naming a shard that is not whole or holds another tokenizer's.
+    """
+
+    def __init__(self, paths: Sequence[Path], tokenizer: str = "") -> None:
         self.paths = list(paths)
         self.names = [path.name for path in paths]
         self._tables = [shards.read(path) for path in paths]
+        for path, table in zip(self.paths, self._tables, strict=True):
+            theirs = (table.schema.metadata or {}).get(shards.TOKENIZER, b"").decode()
+            if tokenizer and theirs != tokenizer:
+                raise ArtifactError(
+                    f"{path}: holds ids of tokenizer {theirs[:12] or 'unknown'}, not of {tokenizer[:12]}; run again to remake it"
+                )
         self.starts = edges([table.num_rows for table in self._tables])
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from training.backbone.config import BackboneConfig
 from training.backbone.transformer import ACTIVATIONS, Backbone, Hidden, initialise
 from training.feed.batch import IGNORE, Batch
 from training.objectives.language import LanguageHead
-from training.objectives.tower import Head, Losses, Tower, hits, over, weigh
+from training.objectives.tower import Head, Losses, Tower, hits, over, read, weigh
 
 
 class DoubtHead(Head):
@@ -46,12 +46,12 @@ class GeneratorDiscriminator(Tower):
         guess, doubt = self.heads
         labels_BL = batch.labels["mlm"]
         chosen_BL = labels_BL != IGNORE
-        hidden = self.generator(batch.tokens_BL, batch.segments_BL, batch.keep_BL)
+        hidden = read(self.generator, batch)
         guesses_NV = guess.logits(hidden, chosen_BL).float()
         wanted_N = labels_BL[chosen_BL]
         guess_loss = F.cross_entropy(guesses_NV, wanted_N, reduction="sum") / over(batch.denominators.get("mlm"), wanted_N.numel())
         corrupt_BL, replaced_BL = corrupt(batch, self.sample(guesses_NV))
-        doubt_hidden = self.backbone(corrupt_BL, batch.segments_BL, batch.keep_BL)
+        doubt_hidden = read(self.backbone, batch, corrupt_BL)
         doubt_loss, right = doubt.judge(doubt_hidden, replaced_BL, batch.denominators.get("rtd"))
         right_parts = None if right is None else {"mlm": hits(guesses_NV, wanted_N), "rtd": right}
         return weigh({"mlm": (guess.weight, guess_loss), "rtd": (doubt.weight, doubt_loss)}, right_parts)
@@ -68,7 +68,7 @@ class GeneratorDiscriminator(Tower):
         return {"mlm": batch.count("mlm"), "rtd": real}
 
     def language_logits(self, batch: Batch, at_BL: Tensor | None = None) -> Tensor:
-        hidden = self.generator(batch.tokens_BL, batch.segments_BL, batch.keep_BL)
+        hidden = read(self.generator, batch)
         return self.head("mlm").logits(hidden, at_BL)
 
 

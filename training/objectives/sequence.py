@@ -55,8 +55,9 @@ class SequenceHead(Head):
         return hidden.last_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
 
     def logits(self, hidden: Hidden, at_BL: Tensor | None = None) -> Tensor:
-        """Scores [B, C]; `at_BL` here chooses rows."""
-        x_BD = self.read(hidden) if at_BL is None else self.read(hidden)[at_BL]
+        """Scores [B, C]; `at_BL` here chooses rows [B], or in packed rows the places [B, L] where sequences are read."""
+        packed = at_BL is not None and at_BL.dim() == 2
+        x_BD = hidden.last_BLD[at_BL] if packed else self.read(hidden) if at_BL is None else self.read(hidden)[at_BL]
         if self.pool is not None and self.activation is not None:
             x_BD = self.activation(self.pool(x_BD))
         return self.scores(self.dropout(x_BD))

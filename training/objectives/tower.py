@@ -73,7 +73,7 @@ class Tower(nn.Module):
         raise ConfigError(f"this model has no head `{name}`; it has {[h.name for h in self.heads]}")
 
     def hidden(self, batch: Batch, *, every_layer: bool = False, attention_scores: bool = False) -> Hidden:
-        return self.backbone(batch.tokens_BL, batch.segments_BL, batch.keep_BL, every_layer=every_layer, attention_scores=attention_scores)
+        return read(self.backbone, batch, every_layer=every_layer, attention_scores=attention_scores)
 
     def forward(self, batch: Batch) -> Losses:
         hidden = self.hidden(batch)
@@ -92,6 +92,13 @@ class Tower(nn.Module):
         """The head that scores the vocabulary: the next token's or the masked one's."""
         names = [h.name for h in self.heads if h.name in ("next", "mlm")]
         return self.head(names[0] if names else "next")
+
+
+def read(backbone: Backbone, batch: Batch, tokens_BL: Tensor | None = None, **asked: bool) -> Hidden:
+    """A backbone's hidden states of a batch, or of other tokens in the places of the batch's."""
+    tokens_BL = batch.tokens_BL if tokens_BL is None else tokens_BL
+    hidden: Hidden = backbone(tokens_BL, batch.segments_BL, batch.keep_BL, parts_BL=batch.parts_BL, places_BL=batch.places_BL, **asked)
+    return hidden
 
 
 def weigh(parts: Mapping[str, tuple[float, Tensor]], right: Mapping[str, Tensor] | None = None) -> Losses:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from data_prep import shards
-from data_prep.examples.blocks import BLOCKS, BlocksConfig
+from data_prep.examples.blocks import BLOCKS, BlocksConfig, in_order
 from data_prep.examples.encode import ENCODE, EncodeConfig
 from data_prep.tokenizer.catalog import load
 from infra.artifact import Artifact
@@ -85,6 +87,58 @@ def test_many_record_batches_read_as_one(encoded: Encoded, store: Store, monkeyp
 
 
 def test_impossible_settings_are_refused() -> None:
-    for wrong in ({"length": 1}, {"tail": "keep"}, {"valid_tail": ""}):
+    for wrong in ({"length": 1}, {"tail": "keep"}, {"valid_tail": ""}, {"mode": "sentences"}):
         with pytest.raises(ConfigError):
             BlocksConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["full_sentences", "doc_sentences"])
+@pytest.mark.parametrize("length", [4, 16, 64])
+def test_every_sentence_stands_in_exactly_one_block_whole_unless_it_is_too_long(
+    encoded: Encoded, store: Store, mode: str, length: int
+) -> None:
+    """Against filling blocks sentence by sentence (Liu et al. 2019, section 4.2)."""
+    sentences, _ = encoded()
+    made = run(BLOCKS, BlocksConfig(length, mode=mode), {"sentences": sentences}, store, LocalCompute())
+    cut_sentences = 0
+    for split, paths in (("train", made.shards), ("valid", made.side("valid"))):
+        for path, shard, side in zip(paths, sentences.shards, sentences.side("documents"), strict=True):
+            expected, owners = by_hand(shard, side, split, mode, length)
+            table = shards.read(path)
+            assert table["tokens"].to_pylist() == expected and table["document"].to_pylist() == owners
+        cut_sentences += made.counts["cut_sentences" if split == "train" else "valid_cut_sentences"]
+    assert (cut_sentences > 0) == (length <= 16)
+
+
+def by_hand(shard: Path, side: Path, split: str, mode: str, length: int) -> tuple[list[list[int]], list[int]]:
+    tokens = shards.read(shard)["tokens"].to_pylist()
+    blocks: list[list[int]] = []
+    owners: list[int] = []
+    fresh = True
+    for number, row in enumerate(shards.read(side).to_pylist()):
+        if row["split"] != split or not row["tokens"]:
+            continue
+        units = tokens[row["first"] : row["first"] + row["sentences"]]
+        if mode == "full_sentences":
+            units[-1] = [*units[-1], EOS]
+        fresh = fresh or mode == "doc_sentences"
+        for unit in units:
+            for piece in [unit[at : at + length] for at in range(0, len(unit), length)]:
+                if fresh or len(blocks[-1]) + len(piece) > length:
+                    blocks.append([])
+                    owners.append(number)
+                blocks[-1] += piece
+                fresh = False
+    return blocks, owners
+
+
+def test_documents_stand_by_their_source_then_by_row(encoded: Encoded, store: Store) -> None:
+    sentences, _ = encoded(count=1)
+    side = shards.read(sentences.side("documents")[0])
+    names = pa.array([f"file{row % 2}" for row in range(side.num_rows)])
+    mixed = side.set_column(side.column_names.index("source"), "source", names)
+    rows = in_order(mixed, "train")
+    assert sorted(rows.tolist()) == in_order(side, "train").tolist() == sorted(in_order(side, "train").tolist())
+    assert [row % 2 for row in rows.tolist()] == sorted(row % 2 for row in rows.tolist())
+    for half in (0, 1):
+        assert sorted(part := [row for row in rows.tolist() if row % 2 == half]) == part

@@ -16,7 +16,7 @@ from infra.errors import ConfigError, Preempted, StageFailed
 from infra.log import attach
 from tests.training.engine.trial import LENGTH, VOCAB, Numbers, Seen, Trial, bert, gpt, run_all, settings
 from training.engine.loop import LoopConfig, guessing
-from training.engine.measure import blank, cut, micros, read
+from training.engine.measure import cut, micros, read
 from training.engine.optim import OptimConfig
 from training.feed.batch import IGNORE, Batch
 from training.objectives.tower import Losses, Tower
@@ -217,7 +217,7 @@ def test_pieces_cover_the_batch_and_the_empty_ones_predict_nothing() -> None:
     assert torch.equal(torch.cat([p.tokens_BL for p in cut(batch, 3)]), batch.tokens_BL)
     lone = cut(batch.rows(0, 1), 2)
     assert [len(p) for p in lone] == [1, 1] and all((x == IGNORE).all() for x in lone[0].labels.values())
-    assert torch.isfinite(bert()(blank(batch)).total)
+    assert torch.isfinite(bert()(batch.blank()).total)
     assert micros(Numbers("gpt", batch_size=10), world=3, micro_batch=2) == 2
 
 

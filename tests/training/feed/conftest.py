@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import settings
 
 from data_prep import schemas, shards
@@ -48,9 +49,16 @@ class Toy:
         return open_feed(examples, self.sentences, self.tokenizer, FeedConfig(**config), split)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
+
 @pytest.fixture
 def make_toy(store: Store) -> Callable[..., Toy]:
-    def make(documents: int = 60, per_shard: int = 25, seed: int = 0, longest: int = 30, most: int = 12, name: str = "toy") -> Toy:
+    def make(
+        documents: int = 60, per_shard: int = 25, seed: int = 0, longest: int = 30, most: int = 12, name: str = "toy", files: int = 1
+    ) -> Toy:
         rng = np.random.default_rng(seed)
         corpus = [rng.integers(1, longest, rng.integers(1, most)).tolist() for _ in range(documents)]
         vocab = FIRST + sum(map(len, corpus)) + 1
@@ -62,7 +70,7 @@ def make_toy(store: Store) -> Callable[..., Toy]:
         with store.writing("encode", name, _record("encode")) as work:
             save_meta(work.out, meta)
             for number, start in enumerate(range(0, documents, per_shard)):
-                _write_shard(toy, work.out, shards.name(number), corpus[start : start + per_shard], vocab)
+                _write_shard(toy, work.out, shards.name(number), corpus[start : start + per_shard], vocab, meta.fingerprint, files)
         toy.tokenizer, toy.sentences = store.get("tokenizer", name), store.get("encode", name)
         return toy
 
@@ -73,7 +81,7 @@ def _record(stage: str) -> dict[str, object]:
     return {"stage": stage, "version": 1, "config": {}, "inputs": {}}
 
 
-def _write_shard(toy: Toy, out: object, name: str, corpus: list[list[int]], vocab: int) -> None:
+def _write_shard(toy: Toy, out: object, name: str, corpus: list[list[int]], vocab: int, mark: str, files: int) -> None:
     first, rows, tokens, side = 0, [], [], []
     for document, lengths in enumerate(corpus):
         split = "valid" if document % 5 == 4 else "train"
@@ -84,11 +92,11 @@ def _write_shard(toy: Toy, out: object, name: str, corpus: list[list[int]], voca
             toy.document_of.append((name, document))
             toy.lengths.append(length)
         side.append({"id": f"{name} {document}", "url": "", "split": split, "first": first, "sentences": len(lengths)})
-        side[-1] |= {"tokens": sum(lengths), "bytes": 4 * sum(lengths)}
+        side[-1] |= {"tokens": sum(lengths), "bytes": 4 * sum(lengths), "source": f"file{document % files}.jsonl"}
         first += len(lengths)
-    shards.write(pa.Table.from_pylist(side, schema=schemas.ENCODED), out / "documents" / name)  # type: ignore[operator]
+    shards.write(pa.Table.from_pylist(side, schema=schemas.ENCODED), out / "documents" / name, tokenizer=mark)  # type: ignore[operator]
     table = pa.table({"document": rows, "tokens": tokens}, schema=schemas.sentences(vocab))
-    shards.write(table, out / name, {"read": len(corpus)})  # type: ignore[operator]
+    shards.write(table, out / name, {"read": len(corpus)}, mark)  # type: ignore[operator]
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from infra.errors import ConfigError
+from training.families.catalog import family
 from training.feed.batch import IGNORE
 
 FIRST, EOS, CLS, SEP, MASK = 10, 5, 2, 3, 4
@@ -101,3 +105,72 @@ def test_trace_names_exactly_the_documents_of_a_step(toy: Any, split: str) -> No
         assert all(toy.split_of[document] == split for document in traced)
         ends = int((tokens == EOS).sum())
         assert len(traced) <= ends + 3  # a row without an end lies within one document
+
+
+@pytest.mark.parametrize("mode", ["full_sentences", "doc_sentences"])
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("objective", ["next", "mlm"])
+def test_blocks_of_whole_sentences_are_padded_and_every_sentence_comes_once_an_epoch(
+    toy: Any, mode: str, split: str, objective: str
+) -> None:
+    length = 32 if objective == "next" else 34
+    feed = toy.feed(toy.blocks(32, mode=mode), split, batch_size=4, length=length, objective=objective)
+    seen: dict[int, int] = {}
+    taken = 0
+    for step in range(feed.steps_per_epoch):
+        batch = feed.slice(step, 0, 1)
+        tokens = batch.tokens_BL
+        if objective == "mlm":
+            tokens = batch.labels["mlm"].where(batch.labels["mlm"] != IGNORE, tokens)
+            assert bool((tokens[:, 0] == CLS).all()) and not bool((batch.labels["mlm"][~batch.keep_BL] != IGNORE).any())
+        else:
+            real = (tokens != 0).sum(1)
+            assert (batch.labels["next"] != IGNORE).sum(1).tolist() == (real - 1).tolist()
+        assert set(feed.trace(step)) == {toy.document_of[t - FIRST] for t in tokens.flatten().tolist() if t >= FIRST}
+        for row in tokens.tolist():
+            if taken == feed.examples:
+                break
+            taken += 1
+            documents = {toy.document_of[t - FIRST] for t in row if t >= FIRST}
+            assert len(documents) == 1 or mode == "full_sentences"
+            for token in row:
+                if token >= FIRST:
+                    seen[token - FIRST] = seen.get(token - FIRST, 0) + 1
+    wanted = {s: n for s, n in enumerate(toy.lengths) if toy.split_of[toy.document_of[s]] == split}
+    assert seen == wanted
+
+
+def test_documents_apart_see_only_themselves_and_count_from_their_own_start(toy: Any) -> None:
+    blocks = toy.blocks(24)
+    for objective, length in (("next", 24), ("mlm", 26)):
+        joined = toy.feed(blocks, "valid", batch_size=5, length=length, objective=objective)
+        apart = toy.feed(blocks, "valid", batch_size=5, length=length, objective=objective, apart=True, restart=True)
+        for step in range(apart.steps_per_epoch):
+            batch, plain = apart.slice(step, 0, 1), joined.slice(step, 0, 1)
+            assert batch.tokens_BL.equal(plain.tokens_BL) and batch.labels[objective].equal(plain.labels[objective])
+            whole = batch.labels["mlm"].where(batch.labels["mlm"] != IGNORE, batch.tokens_BL) if objective == "mlm" else batch.tokens_BL
+            for row in range(len(batch)):
+                part, place, expected, at = 0, 0, [], []
+                for number, token in enumerate(whole[row].tolist()):
+                    if number and int(whole[row][number - 1]) == EOS:
+                        part, place = part + 1, 0
+                    expected.append(part if batch.keep_BL is None or batch.keep_BL[row][number] else -1)
+                    at.append(place)
+                    place += 1
+                assert batch.parts_BL[row].tolist() == expected and batch.places_BL[row].tolist() == at
+    with pytest.raises(ConfigError, match="documents_apart"):
+        toy.feed(blocks, batch_size=5, length=24, restart=True)
+
+
+def test_apart_a_document_reads_as_if_it_stood_alone(toy: Any) -> None:
+    """A GPT's hidden states of each document in a block are those of the document by itself, and another's change nothing."""
+    config = replace(next(iter(family("gpt2").sizes.values())), vocab=10 + len(toy.lengths) + 1, width=32, heads=4, layers=2, ffn=64)
+    backbone = family("gpt2").build(config, seed=1).backbone.double().eval()
+    batch = toy.feed(toy.blocks(64), batch_size=4, length=64, apart=True, restart=True).slice(0, 0, 1)
+    with torch.no_grad():
+        together = backbone(batch.tokens_BL, parts_BL=batch.parts_BL, places_BL=batch.places_BL).last_BLD
+        assert int(batch.parts_BL.max()) >= 1
+        for row in range(len(batch)):
+            for part in range(int(batch.parts_BL[row].max()) + 1):
+                at = batch.parts_BL[row] == part
+                torch.testing.assert_close(together[row][at], backbone(batch.tokens_BL[row][at][None]).last_BLD[0], atol=1e-6, rtol=1e-5)
