@@ -203,7 +203,8 @@ def feed_config(config: PretrainConfig) -> FeedConfig:
         return settings
     try:
         changed: dict[str, Any] = dict(config.masking)
-        return replace(settings, masking=replace(family.masking, **changed), mask_rate=config.mask_rate)
+        rate = family.preset(config.size).mask_rate if config.mask_rate is None and "rate" not in changed else config.mask_rate
+        return replace(settings, masking=replace(family.masking, **changed), mask_rate=rate)
     except TypeError as error:
         raise ConfigError(f"pretrain.masking {config.masking}: a value has the wrong type ({error})") from error
 
