@@ -31,7 +31,8 @@ def disturb(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=rng) * 0.2
-            parameter.copy_(noise + 1.0 if "norm" in name.lower() and name.endswith("weight") and parameter.dim() == 1 else noise)
+            is_norm = "norm" in name.lower() or ".ln_" in name
+            parameter.copy_(noise + 1.0 if is_norm and name.endswith("weight") else noise)
 
 
 def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool, segmented: bool = True) -> Batch:

@@ -9,6 +9,8 @@ import torch
 import transformers
 
 from training.backbone import exchange
+from training.backbone.attention import Sight
+from training.backbone.transformer import Hidden
 from training.families.catalog import FAMILIES, family, load
 from training.feed.batch import IGNORE, Batch
 from training.objectives.rtd import corrupt
@@ -58,10 +60,21 @@ def close(case: str, what: str, ours: torch.Tensor, theirs: torch.Tensor, at: to
     assert seen(case, what, difference.max().item()) < TOLERANCE, (what, difference.max().item())
 
 
-def hidden_states_close(case: str, hidden, states: tuple[torch.Tensor, ...], at: torch.Tensor | None) -> None:
+def hidden_states_close(case: str, hidden: Hidden, states: tuple[torch.Tensor, ...], at: torch.Tensor | None) -> None:
     """ALBERT gives its embedding twice, before and after the projection; the last of theirs is after a final norm."""
     for mine, other in zip([*hidden.layers[:-1], hidden.last_BLD], states[-len(hidden.layers) :], strict=True):
         close(case, "hidden", mine, other, at)
+
+
+def attention_close(case: str, tower: Tower, batch: Batch, maps: Hidden, theirs: tuple[torch.Tensor, ...]) -> None:
+    """Our scores, masked and made probabilities, are the library's maps: what TinyBERT's students are taught by."""
+    sight = Sight(tower.config, batch.tokens_BL, batch.keep_BL)
+    assert len(maps.scores) == len(theirs) == tower.config.layers
+    for layer, (scores, wanted) in enumerate(zip(maps.scores, theirs, strict=True)):
+        mask = sight.mask(layer)
+        seen_BHLL = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        real = None if batch.keep_BL is None else batch.keep_BL[:, None, :].expand(scores.shape[:3])
+        close(case, "attention", seen_BHLL.softmax(-1), wanted, real)
 
 
 def paired(case: str, batch: Batch) -> dict[str, torch.Tensor]:
@@ -83,12 +96,15 @@ def test_logits_hidden_states_and_losses_are_the_librarys(
     names = [h.name for h in tower.heads]
     batch = reference.make_batch(tower.config, names, seed, padded, segmented)
     with torch.no_grad():
-        out = theirs(**reference.inputs(batch), labels=shifted_back(batch), **paired(case, batch), output_hidden_states=True)
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        out = theirs(**reference.inputs(batch), labels=shifted_back(batch), **paired(case, batch), **asked)
         hidden = tower.hidden(batch, every_layer=True)
+        maps = tower.hidden(batch, attention_scores=True)
         ours = tower(batch)
     logits = out.prediction_logits if "prediction_logits" in out else out.logits
     close(case, "logits", tower.language_logits(batch), logits, batch.keep_BL)
     hidden_states_close(case, hidden, out.hidden_states, batch.keep_BL)
+    attention_close(case, tower, batch, maps, out.attentions)
     close(case, "loss", ours.total, out.loss)
     if "pair" in names:
         close(case, "pair", tower.head("pair").logits(hidden), out.sop_logits if "sop_logits" in out else out.seq_relationship_logits)
@@ -287,7 +303,7 @@ def test_the_table_of_differences() -> None:
     if not set(CASES) | set(ELECTRAS) <= set(WORST):
         pytest.skip("the comparisons above did not all run")
     assert {family_of_case for family_of_case, _ in [*CASES.values(), *ELECTRAS.values()]} == set(FAMILIES), "every family is compared"
-    print("\n| model | logits | hidden states | loss | pair | gradients |\n|---|---|---|---|---|---|")
+    print("\n| model | logits | hidden states | attention | loss | pair | gradients |\n|---|---|---|---|---|---|---|")
     for case, worst in WORST.items():
-        cells = [f"{worst[what]:.1e}" if what in worst else "" for what in ("logits", "hidden", "loss", "pair", "gradient")]
+        cells = [f"{worst[what]:.1e}" if what in worst else "" for what in ("logits", "hidden", "attention", "loss", "pair", "gradient")]
         print("| " + " | ".join([case, *cells]) + " |")

@@ -114,7 +114,8 @@ def test_each_paper_masks_and_descends_in_its_own_way() -> None:
     [
         ("albert", {"embedding_width": 32}, "always project their embedding"),
         ("gpt2", {"norm": "post"}, "gpt2 model always has norm pre"),
-        ("electra", {"heads": 1, "width": 32}, "make width, heads and ffn multiples of"),
+        ("electra", {"heads": 2, "width": 30, "ffn": 120}, "a generator of 0.25 of the discriminator would be 7.5 wide"),
+        ("electra", {"generator": 0.0}, "generator is 0"),
         ("bert", {"norm": "pre"}, "a bert model always has norm post"),
     ],
 )
