@@ -29,6 +29,8 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 def _refusal(recipe: Recipe, model: Model) -> str:
     from training.pretrain import model_of
 
+    if not model.trained:
+        return ""  # its shape is the imported one's
     config, tokenizer = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed), recipe.tokenizers[model.tokenizer]
     try:
         family, shape = model_of(config, tokenizer.vocab)
@@ -55,6 +57,8 @@ def _student_refusal(recipe: Recipe, student: Student) -> str:
     try:
         config = student_config(recipe, student)
         check_teacher(method(config.method), teacher.family)
+        if not teacher.size:
+            return ""  # known when it is imported
         shape = model_of(
             teacher.pretrain.build(family=teacher.family, size=teacher.size, seed=0), recipe.tokenizers[teacher.tokenizer].vocab
         )[1]

@@ -91,7 +91,9 @@ def training_flops(family: Family, tower: Tower, length: int) -> float:
 def whole_flops(family: Family, tower: Tower, preset: Preset) -> float:
     """The preset's whole pretraining, with the shorter sequences of its opening where it has one."""
     share, short = preset.opening or (0.0, preset.length)
-    a_token = share * short * training_flops(family, tower, short) + (1 - share) * preset.length * training_flops(family, tower, preset.length)
+    a_token = share * short * training_flops(family, tower, short) + (1 - share) * preset.length * training_flops(
+        family, tower, preset.length
+    )
     return preset.steps * preset.batch * a_token
 
 

@@ -9,42 +9,31 @@ Markdown table, with the gate it has where the effect is known to show at its sc
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import math
-import os
 import random
 import re
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from data_prep import shards
 from data_prep.examples.blocks import BLOCKS, BlocksConfig
 from data_prep.examples.encode import ENCODE, EncodeConfig
 from data_prep.examples.pairs import PAIRS, PairsConfig
-from data_prep.tokenizer.catalog import load as load_tokenizer
 from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig
 from infra.artifact import Artifact
 from infra.compute import LocalCompute
 from infra.stage import run
 from infra.store import Store
 from tests.training.small import documents
-from training.backbone.transformer import Backbone
-from training.cost import training_flops
 from training.engine.optim import OptimConfig, lr_at, make
-from training.families.catalog import family
 from training.families.family import Family
-from training.feed.batch import IGNORE, Batch
 from training.feed.loader import Feed, FeedConfig, open_feed
 from training.objectives.tower import Tower
 

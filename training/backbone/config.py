@@ -36,7 +36,9 @@ class BackboneConfig:
     residual_init: bool = False  # projections into the residual stream start at init_std / sqrt(2 layers) (GPT-2, section 2.3)
     position_offset: int = 0  # RoBERTa counts real tokens from 2 on, row 1 is padding's
     band: int = 0  # 0: dense; else every second layer sees only the latest `band` positions (GPT-3, section 2.1)
-    generator: float = 0.0  # 0: none; else a second model, this part as wide, proposes the tokens that this one doubts (ELECTRA, section 3.2)
+    generator: float = (
+        0.0  # 0: none; else a second model, this part as wide, proposes the tokens that this one doubts (ELECTRA, section 3.2)
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ffn", self.ffn or 4 * self.width)

@@ -126,7 +126,9 @@ ELECTRA = Electra(
         "": BASE,
         "small": SMALL,
         "small++": replace(SMALL, steps=4_000_000, length=512),  # the release's README; section 3.4: longer, on longer sequences
-        "large": replace(BASE, steps=1_750_000, batch=2048, mask_rate=0.25),  # the released ELECTRA-1.75M; 400,000 steps are table 3's other
+        "large": replace(
+            BASE, steps=1_750_000, batch=2048, mask_rate=0.25
+        ),  # the released ELECTRA-1.75M; 400,000 steps are table 3's other
         **dict.fromkeys(("tiny", "mini", "medium"), replace(SMALL, steps=2000, batch=64, warmup=100)),
     },
     masking=Masking(mask=0.85, random=0.0, with_replacement=True),  # the released code: no random tokens, some places drawn twice

@@ -208,7 +208,9 @@ class Family:
         """A tower from our own export or from a folder that transformers saved."""
         settings = exchange.read_settings(Path(folder))
         names = self._heads_of(settings)  # first: a model that cannot be read is refused before memory is taken for it
-        body = Backbone(self.read_config(settings))
+        config = self.read_config(settings)
+        exchange.check_size(config, Path(folder))
+        body = Backbone(config)
         tower = Tower(body, [self.head(name, body, class_count(settings)) for name in names])
         unused = exchange.from_theirs(exchange.read_weights(Path(folder)), tower, self.layout)
         if unused:

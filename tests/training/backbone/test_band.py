@@ -1,4 +1,4 @@
-"""GPT-3's alternating dense and locally banded attention (Brown et al. 2020, section 2.1), against loops that look at one pair at a time."""
+"""GPT-3's alternating dense and locally banded attention (Brown et al. 2020, section 2.1), against loops over pairs of positions."""
 
 from __future__ import annotations
 

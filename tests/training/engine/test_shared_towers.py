@@ -41,7 +41,9 @@ def ended(out: Path, done: Trained) -> Ended:
     weights = done.weights or {}
     names = [f"{e}.token.weight" for e in EMBEDDINGS] + ["heads.0.scores.weight"]
     arrays = {name: x.clone().numpy() for name, x in weights.items()}
-    return Ended([line["loss"] for line in read(out / METRICS)], arrays, [weights[n].untyped_storage().data_ptr() for n in names if weights])
+    return Ended(
+        [line["loss"] for line in read(out / METRICS)], arrays, [weights[n].untyped_storage().data_ptr() for n in names if weights]
+    )
 
 
 def program(root: Path) -> list[tuple[Ended, Ended]] | None:

@@ -218,8 +218,7 @@ def test_gradients_of_both_electra_towers_are_the_librarys(case: str, tmp_path: 
     (50 * doubter(**reference.inputs(shown), labels=replaced.clamp_min(0)).loss).backward()
     alone = [{n: p.grad for n, p in m.named_parameters() if p.grad is not None} for m in (guesser, doubter)]
     wanted = [
-        {n: g + other[n] if n.startswith("electra.embeddings.") else g for n, g in mine.items()}
-        for mine, other in (alone, alone[::-1])
+        {n: g + other[n] if n.startswith("electra.embeddings.") else g for n, g in mine.items()} for mine, other in (alone, alone[::-1])
     ]
     tower(batch).total.backward()
     weights_become_gradients(tower)

@@ -98,9 +98,9 @@ TABLE = {
 }
 SIZES = [f"{name}/{size}" for name, found in FAMILIES.items() for size in found.sizes]
 
-# millions, as the papers and the releases round them; the heads of pretraining are within the tolerance
+# millions, as the papers and the releases round them (of GPT-2 the release: the paper counted 117 to 1542, which was wrong)
 PAPERS = {
-    "gpt1/base": 117, "gpt2/124m": 124, "gpt2/355m": 355, "gpt2/774m": 774, "gpt2/1.5b": 1558,  # the first README's 117 to 1542 were counted wrongly
+    "gpt1/base": 117, "gpt2/124m": 124, "gpt2/355m": 355, "gpt2/774m": 774, "gpt2/1.5b": 1558,
     "gpt3/125m": 125, "gpt3/350m": 350, "gpt3/760m": 760, "gpt3/1.3b": 1300, "gpt3/2.7b": 2700, "gpt3/6.7b": 6700, "gpt3/13b": 13_000,
     "gpt3/175b": 175_000, "bert/base": 110, "bert/large": 340, "bert/tiny": 4.4, "bert/mini": 11.3, "bert/small": 29.1, "bert/medium": 41.7,
     "roberta/base": 125, "roberta/large": 355, "albert/base": 12, "albert/large": 18, "albert/xlarge": 60, "albert/xxlarge": 235,
@@ -185,7 +185,12 @@ def test_presets_are_the_papers() -> None:
     roberta_large = family("roberta").preset("large")
     assert (roberta_large.lr, roberta_large.betas, roberta_large.warmup, roberta_large.clip) == (4e-4, (0.9, 0.98), 30_000, 0.0)
     assert (family("albert").preset("base").optimiser, family("albert").preset("base").lr) == ("lamb", 1.76e-3)
-    assert [family("albert").preset(s).steps for s in ("base-v1", "xxlarge-v1", "base", "xxlarge")] == [125_000, 1_500_000, 10_000_000, 3_000_000]
+    assert [family("albert").preset(s).steps for s in ("base-v1", "xxlarge-v1", "base", "xxlarge")] == [
+        125_000,
+        1_500_000,
+        10_000_000,
+        3_000_000,
+    ]
     assert [family("electra").preset(s).lr for s in ("small", "base", "large")] == [5e-4, 2e-4, 2e-4]
     assert [family("electra").preset(s).batch for s in ("small", "base", "large")] == [128, 256, 2048]
     assert [family("electra").preset(s).length for s in ("small", "small++", "base", "large")] == [128, 512, 512, 512]
