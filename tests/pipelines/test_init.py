@@ -42,11 +42,13 @@ def test_an_exported_model_goes_on_learning_in_another_recipe_and_may_stay_as_it
         for name in ("gpt", "more")
     }
     assert lines["more"][0]["loss"] < lines["gpt"][0]["loss"] - 0.1, "it begins where the other ended"
-    scores = {
-        name: json.loads((artifacts / "evaluate" / planned[f"evaluate {name}"]["fingerprint"] / "scores.json").read_text())
+    weights = {
+        name: (artifacts / planned[name]["stage"] / planned[name]["fingerprint"] / "model" / "model.safetensors").read_bytes()
         for name in ("gpt", "more", "same")
     }
-    assert scores["same"] == scores["gpt"] != scores["more"]
+    assert weights["same"] == weights["gpt"] != weights["more"]
+    scores = artifacts / "evaluate" / planned["evaluate same"]["fingerprint"] / "scores.json"
+    assert json.loads(scores.read_text())["model"]["size"] == "imported"
     written = textmill("generate", "same", "--prompt", "The model", "--tokens", "3")
     assert written.returncode == 0 and written.stdout.startswith("The model")
 
