@@ -54,7 +54,7 @@ bench: $(STAMP) .venv-bench/.installed
 # Each part takes less than nine minutes on one large GPU; PART=masking runs one alone. TEXTMILL_TEST_DATA names the folder of real text.
 PART ?= all
 prove-gpu: $(STAMP)
-	$(BIN)/python tests/training/prove.py --part $(PART)
+	$(BIN)/python -m tests.training.prove --part $(PART)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

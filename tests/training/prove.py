@@ -1,7 +1,7 @@
 """They learn: each comparison of the papers that shows at a small scale, as functions of a scale; and the same larger, by `make prove-gpu`.
 
-    python tests/training/prove.py --part masking            # on a GPU: one part, under nine minutes
-    python tests/training/prove.py --part all --tiny         # on a CPU, in a few minutes: that it runs, not that it shows
+    python -m tests.training.prove --part masking            # on a GPU: one part, under nine minutes
+    python -m tests.training.prove --part all --tiny         # on a CPU, in a few minutes: that it runs, not that it shows
 
 Text is that of TEXTMILL_TEST_DATA; everything before the model goes through the real stages and the real feed. A part prints one
 Markdown table, with the gate it has where the effect is known to show at its scale.
@@ -338,7 +338,7 @@ def snippets(limit: int) -> tuple[list[str], np.ndarray]:
     rows = [
         (line, label)
         for label, end in enumerate(("neg", "pos"))
-        for path in sorted(folder.glob(f"*.{end}"))
+        for path in sorted(folder.glob(f"*.{end}*"))
         for line in path.read_text(encoding="latin-1").splitlines()
     ]
     random.Random(2).shuffle(rows)

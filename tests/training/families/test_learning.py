@@ -20,6 +20,8 @@ from training.families.catalog import FAMILIES, family
 from training.feed.batch import Batch
 from training.objectives.rtd import GeneratorDiscriminator, corrupt
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
@@ -50,8 +52,8 @@ def test_every_family_is_proven() -> None:
 
 def test_the_script_runs_every_part_of_it_on_a_cpu(data: Path) -> None:
     """A few steps: that it runs, not that it shows."""
-    command = [sys.executable, "tests/training/prove.py", "--tiny"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.training.prove", "--tiny"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in prove.PARTS:
         assert f"### {name}:" in done.stdout
@@ -59,9 +61,9 @@ def test_the_script_runs_every_part_of_it_on_a_cpu(data: Path) -> None:
 
 
 def test_the_script_says_what_it_lacks() -> None:
-    command = [sys.executable, "tests/training/prove.py", "--part", "probe"]
+    command = [sys.executable, "-m", "tests.training.prove", "--part", "probe"]
     without = {k: v for k, v in os.environ.items() if k != prove.DATA}
-    done = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and f"{prove.DATA} names no folder" in done.stderr
 
 

@@ -274,8 +274,12 @@ AUTO = [
     ("bert", "MaskedLM"),
     ("roberta", "MaskedLM"),
     ("distilbert", "MaskedLM"),
+    ("tinybert", "PreTraining"),
+    ("tinybert", "MaskedLM"),
     ("albert", "PreTraining"),
     ("albert", "MaskedLM"),
+    ("distilgpt2", "CausalLM"),
+    ("distilroberta", "MaskedLM"),
 ]
 
 
@@ -295,6 +299,15 @@ def test_automodel_finds_every_tensor_of_a_fresh_model(case: str, kind: str, tmp
         out = model.eval()(**reference.inputs(batch))
         logits = out.prediction_logits if "prediction_logits" in out else out.logits
         assert (tower.language_logits(batch) - logits)[batch.keep_BL].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("case", ["bert", "tinybert"])
+def test_automodel_finds_the_head_for_the_next_sentence(case: str, tmp_path: Path, reference: SimpleNamespace) -> None:
+    _, tower, _ = pair(reference, case, 0, tmp_path)
+    theirs = transformers.AutoModelForNextSentencePrediction.from_pretrained(tmp_path).eval()
+    batch = reference.make_batch(tower.config, ["pair"], 0, padded=True)
+    with torch.no_grad():
+        close(case, "pair", tower.head("pair").logits(tower.hidden(batch)), theirs(**reference.inputs(batch)).logits)
 
 
 def test_the_table_of_differences() -> None:
