@@ -44,7 +44,7 @@ ROBERTA = replace(
     presets={  # table 9
         "": Preset(lr=6e-4, steps=500_000, batch=8192, length=512, warmup=24_000, betas=(0.9, 0.98), clip=0.0),
         "large": Preset(lr=4e-4, steps=500_000, batch=8192, length=512, warmup=30_000, betas=(0.9, 0.98), clip=0.0),
-        **{size: BERT.presets[size] for size in ("tiny", "mini", "small", "medium")},
+        **{size: replace(BERT.presets[size], betas=(0.9, 0.98)) for size in ("tiny", "mini", "small", "medium")},
     },
 )
 

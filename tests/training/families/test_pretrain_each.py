@@ -27,7 +27,7 @@ from training.pretrain import PRETRAIN, PretrainConfig, check, feed_config, opti
 SMALL = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH}
 NARROW = {"albert": {"embedding_width": 16}, "electra": {"embedding_width": 16}}
 AUTO = {"next": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM"}
-PAPER = ["bert", "albert", "electra"]  # these have a class of the library for all their heads
+PAPER = ["bert", "tinybert", "albert", "electra"]  # these have a class of the library for all their heads
 
 
 class Data:
