@@ -37,10 +37,11 @@ from pipelines.site import SITE as WEBSITE
 from pipelines.site import SiteConfig
 from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
+from training.imported import IMPORT, ImportConfig, files_of
 from training.pretrain import PRETRAIN, examples_name
 
 CORPUS = (WEBSITE, LINKS, CRAWL, WARC, EXTRACT, DOCUMENTS, GATHER, FILTER, DEDUP, TAKEDOWN, DECONTAMINATE)
-MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
+MODELS = (TOKENIZER, ENCODE, BLOCKS, PAIRS, IMPORT, PRETRAIN, DISTILL, FINETUNE, EVALUATE)
 ORDER = tuple(stage.name for stage in (*CORPUS, *MODELS))
 T = TypeVar("T")
 UNMADE = "unmade"  # the digest of a file that an earlier stage has yet to write
@@ -289,9 +290,14 @@ def _cut(chain: _Chain, shared: dict[str, Artifact], model: Model, length: int, 
 def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
     recipe = chain.recipe
     models: dict[str, Artifact] = {}
+    given = {name: _imported(chain, name, fed[name].tokenizer) for name, model in recipe.models.items() if model.init}
     for name, model in recipe.models.items():
+        if name in given and not model.trained:
+            models[name] = given[name]
+            continue
         config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
-        models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs, **fed[name].others)
+        begin = {"init": given[name]} if name in given else {}
+        models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs, **fed[name].others, **begin)
     for name, student in recipe.students.items():
         fed[name] = fed[student.teacher]
         config = student_config(recipe, student)
@@ -303,6 +309,16 @@ def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
             models[alone] = chain.make(DISTILL, config, alone, teacher=models[student.teacher], **fed[name].inputs)
     learnt = _tasks(chain, fed, models)
     _scores(chain, fed, models, learnt)
+
+
+def _imported(chain: _Chain, name: str, tokenizer: Artifact) -> Artifact:
+    """Weights from a folder: the model itself, or what its pretraining begins from."""
+    model = chain.recipe.models[name]
+    folder = Path(model.init)
+    named = {path.relative_to(folder).as_posix(): chain.digest(path) for path in files_of(folder)}
+    files = tuple(dataclasses.replace(file, name=where) for where, file in named.items())
+    config = ImportConfig(files, model.family, "" if model.trained else model.size)
+    return chain.make(IMPORT, config, f"import {name}" if model.trained else name, tokenizer=tokenizer)
 
 
 def control(student: str) -> str:

@@ -232,6 +232,25 @@ def export(
     typer.echo(export_to(workspace.absolute(), model, folder))
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder that transformers saved: config.json, safetensors, vocabulary files.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Its WordPiece vocabulary is of lower-cased text (uncased).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a published model one of textmill's: generate and recipes (models.NAME.init) then open FOLDER."""
+    from pipelines.models import import_from
+
+    told = import_from(source, folder, lowercase)
+    if as_json:
+        return _print_json(told)
+    with_heads = f"heads {', '.join(told['heads'])}" if told["heads"] else "no head"
+    return typer.echo(
+        f"{folder}: {told['family']}, {told['parameters']:,} parameters, {with_heads}, {told['vocab']:,} {told['tokenizer']} pieces"
+    )
+
+
 @app.command()
 def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server and the worker that textmill started.")] = False) -> None:
     """Start the Prefect server with its pages on this machine, if it does not run yet, and say where."""

@@ -13,7 +13,7 @@ from infra.store import Store
 from pipelines.recipe_checks import meant
 from pipelines.rundir import all_runs
 
-MAKERS = ("pretrain", "distill", "finetune")
+MAKERS = ("import", "pretrain", "distill", "finetune")
 
 
 def find_model(workspace: Path, name: str) -> Artifact:
@@ -48,10 +48,22 @@ def continue_text(workspace: Path, name: str, prompt: str, tokens: int, temperat
     return generate.continue_text(folder, prompt, tokens, generate.Sampling(temperature=temperature, seed=seed))
 
 
+def import_from(source: Path, folder: Path, lowercase: bool) -> dict[str, Any]:
+    """Read a model that transformers saved and write it as textmill does, with its tokenizer; what was found in it."""
+    _empty(folder)
+    from training.imported import adopt
+
+    return adopt(source, folder, lowercase)
+
+
 def export_to(workspace: Path, name: str, folder: Path) -> Path:
     """Copy the model's folder; refuses to write into one that is not empty."""
     source = model_folder(workspace, name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty; name another folder")
+    _empty(folder)
     shutil.copytree(source, folder, dirs_exist_ok=True)
     return folder
+
+
+def _empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty; name another folder")

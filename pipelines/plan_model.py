@@ -54,7 +54,7 @@ def plan_model(
         "setting": asdict(setting),
         "memory": {stage: {**asdict(held), "total": held.total} for stage, held in stages.items()},
         "preset": asdict(preset),
-        "training_flops": cost.training_flops(family, tower, setting.length) * preset.steps * preset.batch * preset.length,
+        "training_flops": cost.whole_flops(family, tower, preset),
         "formulas": cost.FORMULAS,
     }
 
@@ -70,12 +70,13 @@ def lines(told: dict[str, Any]) -> list[str]:
     """What is said above the table."""
     setting, preset = told["setting"], told["preset"]
     more = told["trained_parameters"] - told["parameters"]
+    opening = f" ({preset['opening'][0]:.0%} of them of {preset['opening'][1]})" if preset["opening"] else ""
     second = f" (+ {more:,} of the model that teaches it)" if more else ""
     return [
         f"{told['model']}: {told['parameters']:,} parameters{second}, {told['paper']}",
         f"{told['flops_per_token']:,} floating-point operations a token of {setting['length']} in training, "
         f"{told['forward_flops_per_token']:,} forward",
-        f"as its paper trained it: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} tokens, "
+        f"as its paper trained it: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} tokens{opening}, "
         f"{told['training_flops']:.2e} operations",
         f"memory of each of {setting['ranks']} ranks in {setting['precision']}, "
         f"{setting['micro_batch']} x {setting['length']} tokens at once:",

@@ -197,13 +197,19 @@ class Site(Section):
 
 
 class Model(Section):
-    """One model from random weights."""
+    """One model from random weights, or from those of a folder (init); with init and no pretrain section it stays as it is."""
 
     family: str
-    size: str
+    size: str = ""
     tokenizer: str
     blocks: Blocks = Field(default_factory=Blocks)  # how text is cut for families that read blocks
+    init: str = ""
     pretrain: Pretrain = Field(default_factory=Pretrain)
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train: always, but for imported weights that the recipe leaves as they are."""
+        return not self.init or "pretrain" in self.model_fields_set
 
 
 class Resources(Section):
@@ -296,11 +302,17 @@ def _absolute_paths(value: dict[str, Any], base: Path) -> None:
         places.append((corpus, "takedown"))
     if isinstance(corpus, dict) and isinstance(corpus.get("links"), dict):
         places += [(corpus["links"], key) for key in ("exclude_hosts_file", "allow_hosts_file")]
+    models = value.get("models")
+    places += [(model, "init") for model in models.values() if isinstance(model, dict)] if isinstance(models, dict) else []
     for holder, key in places:
         text = holder.get(key)
         if isinstance(text, str) and text and not text.startswith(SITE):
             beside = str(base / text)
-            holder[key] = beside if expand(beside) or not expand(text) else str(Path(text).absolute())
+            holder[key] = beside if _there(beside) or not _there(text) else str(Path(text).absolute())
+
+
+def _there(path: str) -> bool:
+    return bool(expand(path)) or Path(path).is_dir()
 
 
 def _without_none(value: Any, depth: int = 0) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Iterator
+from pathlib import Path as FilePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
@@ -72,6 +73,15 @@ def _models(tokenizers: dict[str, Any], models: dict[str, Any]) -> Iterator[tupl
         wanted = model.get("tokenizer") if isinstance(model, dict) else None
         if isinstance(wanted, str) and wanted not in tokenizers:
             yield ("models", name, "tokenizer"), f"models.{name}.tokenizer: there is no tokenizer `{wanted}`{_known(wanted, tokenizers)}"
+        yield from _size_or_init(name, model if isinstance(model, dict) else {})
+
+
+def _size_or_init(name: str, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    init = model.get("init")
+    if "size" not in model and (not init or "pretrain" in model):
+        yield ("models", name), f"models.{name}.size is missing"
+    if isinstance(init, str) and init and not FilePath(init, "config.json").is_file():
+        yield ("models", name, "init"), f"models.{name}.init: {init} holds no config.json; give the folder of an exported model"
 
 
 def _students(models: dict[str, Any], students: dict[str, Any]) -> Iterator[tuple[Path, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from data_prep.tokenizer.train import TokenizerConfig
 from infra.errors import ConfigError
 from pipelines.recipe import Loaded, Model, Recipe, Student
 from pipelines.recipe_yaml import Path
@@ -29,6 +31,8 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 def _refusal(recipe: Recipe, model: Model) -> str:
     from training.pretrain import feed_config, model_of
 
+    if not model.trained:
+        return ""  # its shape is the imported one's
     config, tokenizer = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed), recipe.tokenizers[model.tokenizer]
     try:
         family, shape = model_of(config, tokenizer.vocab)
@@ -42,10 +46,14 @@ def _refusal(recipe: Recipe, model: Model) -> str:
         return f"pretrain.batch_tokens {config.batch_tokens} makes {sequences} sequences a step, too few for {ranks} ranks"
     if family.examples == "pairs" and model.blocks.model_fields_set:
         return f"{model.family} reads pairs; take the section blocks out"
-    if "mlm" in family.objective and tokenizer.kind in NO_MASK and tokenizer.specials != "roberta":
-        use = "specials: roberta" if family.tokenizer == tokenizer.kind else f"kind {family.tokenizer}"
-        return f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; give it {use}"
-    return ""
+    return _lacks_masks(family, model, tokenizer)
+
+
+def _lacks_masks(family: Any, model: Model, tokenizer: TokenizerConfig) -> str:
+    if "mlm" not in family.objective or tokenizer.kind not in NO_MASK or tokenizer.specials == "roberta":
+        return ""
+    use = "specials: roberta" if family.tokenizer == tokenizer.kind else f"kind {family.tokenizer}"
+    return f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; give it {use}"
 
 
 def _student_refusal(recipe: Recipe, student: Student) -> str:
@@ -58,6 +66,8 @@ def _student_refusal(recipe: Recipe, student: Student) -> str:
     try:
         config = student_config(recipe, student)
         check_teacher(method(config.method), teacher.family)
+        if not teacher.size:
+            return ""  # known when it is imported
         shape = model_of(
             teacher.pretrain.build(family=teacher.family, size=teacher.size, seed=0), recipe.tokenizers[teacher.tokenizer].vocab
         )[1]

@@ -13,7 +13,7 @@ import torch
 from infra.errors import ConfigError
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import count_parameters
-from training.families.family import Family
+from training.families.family import Family, Preset
 from training.objectives.tower import Tower
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
@@ -86,6 +86,15 @@ def forward_flops(family: Family, tower: Tower, length: int) -> float:
 def training_flops(family: Family, tower: Tower, length: int) -> float:
     """Forward and backward: each product of matrices becomes three."""
     return 3 * forward_flops(family, tower, length)
+
+
+def whole_flops(family: Family, tower: Tower, preset: Preset) -> float:
+    """The preset's whole pretraining, with the shorter sequences of its opening where it has one."""
+    share, short = preset.opening or (0.0, preset.length)
+    a_token = share * short * training_flops(family, tower, short) + (1 - share) * preset.length * training_flops(
+        family, tower, preset.length
+    )
+    return preset.steps * preset.batch * a_token
 
 
 def _parts(family: Family, tower: Tower) -> Iterator[Tower]:

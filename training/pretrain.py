@@ -1,4 +1,4 @@
-"""Stage 10: examples become a model, from random weights, by the one loop on as many ranks as the compute gives.
+"""Stage 10: examples become a model, from random or imported weights, by the one loop on as many ranks as the compute gives.
 
 Nothing here imports torch before a check or a rank runs: recipes and plans are made from this file too.
 """
@@ -19,7 +19,8 @@ from infra.artifact import Artifact, Counts, how
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
-from training.card import CARD, MODEL, write_json
+from training.card import CARD, MODEL, read_card, write_json
+from training.imported import begin, same_shape, tell_fresh
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,7 +130,9 @@ class PretrainConfig:
 
 
 def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
-    """Inputs: examples (blocks or pairs), sentences, tokenizer; examples_LENGTH for every other length of a curriculum."""
+    """Inputs: examples (blocks or pairs), sentences, tokenizer; examples_LENGTH for every other length of a curriculum; init, an imported
+    model to begin from, where there is one.
+    """
     check(config, inputs, compute.ranks)
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
@@ -150,6 +153,8 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     feed_config(config)
     check_specials(family, meta)
     family.check_export(backbone, meta.specials)
+    if "init" in inputs:
+        same_shape(asdict(backbone), read_card(inputs["init"])["backbone"])
     for length in config.lengths:
         if inputs[examples_name(config, length)].stage != family.examples:
             raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs[examples_name(config, length)].stage}")
@@ -212,16 +217,19 @@ def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -
 
     held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
     valid = partial(make_feed, config, inputs, "valid") if held else None
-    trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain")
+    trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain", "init" in inputs)
     if trained.weights is None:
         return {}
     return publish(config, inputs, out, trained, trained.weights)
 
 
 def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module:
-    """Random weights that depend on the seed alone."""
+    """Random weights that depend on the seed alone; the imported model's over them, where there is one."""
     family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
-    return family.build(backbone, seed=config.seed)
+    tower = family.build(backbone, seed=config.seed)
+    if "init" in inputs:
+        tell_fresh(config.family, begin(tower, inputs["init"].path / MODEL))
+    return tower
 
 
 def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -> Feed:
@@ -274,7 +282,8 @@ def feed_config(config: PretrainConfig, length: int = 0) -> FeedConfig:
         return settings
     try:
         changed: dict[str, Any] = dict(config.masking)
-        return replace(settings, masking=replace(family.masking, **changed), mask_rate=config.mask_rate)
+        rate = family.preset(config.size).mask_rate if config.mask_rate is None and "rate" not in changed else config.mask_rate
+        return replace(settings, masking=replace(family.masking, **changed), mask_rate=rate)
     except TypeError as error:
         raise ConfigError(f"pretrain.masking {config.masking}: a value has the wrong type ({error})") from error
 

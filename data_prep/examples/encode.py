@@ -78,7 +78,9 @@ def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
     if per_document.tokens.sum() > MOST_TOKENS:
         raise ArtifactError(f"encode: a shard of {per_document.tokens.sum()} tokens is too large; make smaller document shards")
     side = describe(config, documents, per_document)
-    return Made(table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)}, tokenizer.fingerprint)
+    return Made(
+        table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)}, tokenizer.fingerprint
+    )
 
 
 class _Lengths(NamedTuple):

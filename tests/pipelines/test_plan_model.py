@@ -12,6 +12,14 @@ import pytest
 from infra.errors import ConfigError
 from pipelines.plan_model import find, lines, names, plan_model, rows
 
+PEAKS = """
+import resource
+from pipelines.plan_model import plan_model
+for name in ("bert/tiny", "gpt3/175b"):
+    plan_model(name)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
 
 def textmill(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pipelines.cli", *words], capture_output=True, text=True, check=False)
@@ -32,6 +40,14 @@ def test_the_command_answers_in_ten_seconds_with_the_known_counts() -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parameters"] == 174_604_259_328
     assert time.monotonic() - began < 30  # ten on a quiet machine
+
+
+def test_the_largest_model_takes_no_memory() -> None:
+    """Its weights alone would be 650 GiB; its plan takes no more than the smallest model's, and torch itself."""
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
+    small, large = (int(line) for line in done.stdout.split())
+    assert large - small < 64 * 1024, "KiB"
+    assert large < 1024**2
 
 
 def test_people_get_a_table() -> None:

@@ -36,6 +36,9 @@ class BackboneConfig:
     residual_init: bool = False  # projections into the residual stream start at init_std / sqrt(2 layers) (GPT-2, section 2.3)
     position_offset: int = 0  # RoBERTa counts real tokens from 2 on, row 1 is padding's
     band: int = 0  # 0: dense; else every second layer sees only the latest `band` positions (GPT-3, section 2.1)
+    generator: float = (
+        0.0  # 0: none; else a second model, this part as wide, proposes the tokens that this one doubts (ELECTRA, section 3.2)
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ffn", self.ffn or 4 * self.width)
@@ -71,6 +74,8 @@ class BackboneConfig:
         for name in ("eps", "init_std"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0.0 <= self.generator <= 1.0:
+            raise ConfigError(f"generator is {self.generator}; it must be a part of this model's width, at most 1, or 0 for none")
 
     @property
     def attention_rate(self) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # the tower stands on this room; its name is needed here for 
 ACTIVATION_WORDS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}  # theirs -> ours
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # checkpoints turned from TensorFlow
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+MOST_LAYERS = 1000  # of a model from outside; the deepest of the catalog has 96
 
 
 @dataclass(frozen=True)
@@ -198,11 +201,44 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """One file, or the parts that an index names."""
-    index = folder / f"{WEIGHTS}.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [WEIGHTS]
     weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            weights.update(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path}: no safetensors file that can be read ({error})") from error
+    return weights
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Raises ArtifactError for an index that cannot be read or names anything but safetensors of this folder."""
+    index = folder / f"{WEIGHTS}.index.json"
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [WEIGHTS]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{index}: no index of weights that can be read ({type(error).__name__}: {error})") from error
     for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ArtifactError(f"{index} names {name!r}, which is no safetensors file of its folder")
         if not (folder / name).exists():
             raise ArtifactError(f"{folder} has no {name}; only safetensors are read (a pickled model could run code): save it in that form")
-        weights.update(load_file(folder / name))
-    return weights
+    return [folder / name for name in names]
+
+
+def check_size(config: BackboneConfig, folder: Path) -> None:
+    """Raises ArtifactError when config.json asks for more numbers than the files hold: told before memory is taken for them."""
+    held = 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                held += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path}: no safetensors file that can be read ({error})") from error
+    c = config
+    layers = c.layers if c.share == "none" else 1
+    asked = (c.vocab + c.positions) * c.embedding_width + layers * (3 * c.width**2 if c.share != "ffn" else 2 * c.width * c.ffn)
+    if asked > held or c.layers > MOST_LAYERS:
+        raise ArtifactError(
+            f"{folder}: {SETTINGS} describes {c.layers} layers, {c.width} wide, with {c.vocab} pieces, which is more than the "
+            f"{held:,} numbers of its weights: they do not belong together"
+        )

@@ -12,11 +12,16 @@ from training.feed.masking import Masking
 
 
 def albert_size(layers: int, width: int, heads: int, dropout: float = 0.0) -> BackboneConfig:
-    """The released second version: no dropout (section 4.8); the first has 0.1 for base and large."""
+    """Table 1. The released second version has no dropout; of the first only xxlarge has none (section 4.9).
+
+    Both are computed with the tanh GELU in the released code; the library reads the first version's as the erf form.
+    """
     shape = replace(BERT.sizes["base"], layers=layers, width=width, heads=heads, ffn=4 * width, embedding_width=128)
     return replace(shape, vocab=30_000, share="all", activation="gelu_tanh", dropout=dropout)
 
 
+# section 4.1: LAMB, rate and batch; the released code's 3125 steps of warm-up, and no bias correction
+PRESET = Preset(lr=1.76e-3, steps=125_000, batch=4096, length=512, warmup=3125, optimiser="lamb", bias_correction=False)
 GROUP = "albert.encoder.albert_layer_groups.{i}.albert_layers.0."
 ALBERT = replace(
     BERT,
@@ -29,7 +34,13 @@ ALBERT = replace(
         "xxlarge": albert_size(12, 4096, 64),
         "base-v1": albert_size(12, 768, 12, dropout=0.1),
         "large-v1": albert_size(24, 1024, 16, dropout=0.1),
+        "xlarge-v1": albert_size(24, 2048, 16, dropout=0.1),
+        "xxlarge-v1": albert_size(12, 4096, 64),
+        # for CPUs: ours, in no paper
         "tiny": albert_size(4, 256, 4),
+        "mini": albert_size(6, 384, 6),
+        "small": albert_size(6, 512, 8),
+        "medium": albert_size(8, 512, 8),
     },
     tokenizer="sentencepiece_unigram",
     objective="mlm+sop",
@@ -66,6 +77,12 @@ ALBERT = replace(
         fixed={"inner_group_num": 1, "classifier_dropout_prob": 0.1},
         groups=True,
     ),
-    presets={"": Preset(lr=1.76e-3, steps=125_000, batch=4096, length=512, warmup=3125, optimiser="lamb", bias_correction=False)},
+    presets={
+        "": replace(PRESET, steps=3_000_000),  # the second version, by the release's README; base 10M
+        "base": replace(PRESET, steps=10_000_000),
+        **dict.fromkeys(("base-v1", "large-v1", "xlarge-v1"), PRESET),
+        "xxlarge-v1": replace(PRESET, steps=1_500_000),
+        **dict.fromkeys(("tiny", "mini", "small", "medium"), replace(PRESET, steps=1000, batch=64, length=128, warmup=100)),
+    },
     masking=Masking(unit="span", ngram=3),  # section 4.1: runs of up to three words
 )

@@ -14,9 +14,12 @@ from training.families.electra import ELECTRA
 from training.families.family import Family
 from training.families.gpt import DISTILGPT2, GPT1, GPT2, GPT3
 from training.families.roberta import DISTILROBERTA, ROBERTA
+from training.families.tinybert import TINYBERT
 from training.objectives.tower import Tower
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (GPT1, GPT2, GPT3, BERT, ROBERTA, ALBERT, ELECTRA, DISTILBERT, DISTILGPT2, DISTILROBERTA)}
+FAMILIES: dict[str, Family] = {
+    f.name: f for f in (GPT1, GPT2, GPT3, BERT, ROBERTA, ALBERT, ELECTRA, DISTILBERT, DISTILGPT2, DISTILROBERTA, TINYBERT)
+}
 
 
 def family(name: str) -> Family:

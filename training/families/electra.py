@@ -21,19 +21,24 @@ from training.objectives.tower import Tower
 GENERATOR = "generator"  # the folder of the second model in an export
 
 
-def electra_size(layers: int, width: int, heads: int, embedding_width: int = 0) -> BackboneConfig:
-    """BERT's configuration in the sizes of table 6."""
+def electra_size(layers: int, width: int, heads: int, embedding_width: int = 0, generator: float = 1 / 4) -> BackboneConfig:
+    """BERT's configuration in the sizes of table 6; the generator is a quarter as wide, a third for base, as wide for small++."""
     shape = replace(BERT.sizes["base"], layers=layers, width=width, heads=heads, ffn=4 * width)
-    return replace(shape, embedding_width=embedding_width or width, truncated_init=True)
+    return replace(shape, embedding_width=embedding_width or width, truncated_init=True, generator=generator)
 
 
-def generator_of(discriminator: BackboneConfig) -> BackboneConfig:
-    """As deep, and a part as wide: a third of base, a quarter of the others (table 6); the embedding is the discriminator's."""
-    part = 3 if discriminator.width == 768 else 4
-    if discriminator.width % part or discriminator.heads % part or discriminator.ffn % part:
-        raise ConfigError(f"the generator is 1/{part} of the discriminator: make width, heads and ffn multiples of {part}")
-    c = discriminator
-    return replace(c, width=c.width // part, heads=c.heads // part, ffn=c.ffn // part, embedding_width=c.embedding_width)
+def generator_of(c: BackboneConfig) -> BackboneConfig:
+    """As deep, a part as wide, with heads as wide as the discriminator's and at least one; the embedding is the discriminator's."""
+    if not c.generator:
+        raise ConfigError("generator is 0: say how wide the generator is, as a part of the discriminator's width; 0.25 is usual")
+    width, ffn = c.width * c.generator, c.ffn * c.generator
+    heads = max(1, int(width) // c.head_width)
+    if not (width.is_integer() and ffn.is_integer()) or int(width) % heads:
+        raise ConfigError(
+            f"a generator of {c.generator:.4g} of the discriminator would be {width:.4g} wide with {heads} heads and ffn {ffn:.4g}: "
+            "choose width, heads, ffn and generator so that these are whole"
+        )
+    return replace(c, width=int(width), heads=heads, ffn=int(ffn), embedding_width=c.embedding_width, generator=0.0)
 
 
 class Electra(Family):
@@ -66,6 +71,7 @@ class Electra(Family):
         if not second.exists() or [h.name for h in tower.heads] != ["rtd"]:
             return tower
         guess = super().load(second)
+        tower.backbone.config = replace(tower.config, generator=guess.config.width / tower.config.width)
         whole = GeneratorDiscriminator(Backbone(guess.config), tower.backbone)
         whole.generator.load_state_dict(guess.backbone.state_dict())  # with the embedding that both files hold
         whole.head("mlm").load_state_dict(guess.head("mlm").state_dict())
@@ -73,14 +79,21 @@ class Electra(Family):
         return whole
 
 
+BASE = Preset(lr=2e-4, steps=766_000, batch=256, length=512, warmup=10_000, bias_correction=False)
+SMALL = Preset(lr=5e-4, steps=1_000_000, batch=128, length=128, warmup=10_000, bias_correction=False)
+
 ELECTRA = Electra(
     name="electra",
     paper="Clark et al. 2020, ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators",
     sizes={
         "small": electra_size(12, 256, 4, embedding_width=128),
-        "base": electra_size(12, 768, 12),
+        "small++": electra_size(12, 256, 4, embedding_width=128, generator=1.0),  # what was released as small
+        "base": electra_size(12, 768, 12, generator=1 / 3),
         "large": electra_size(24, 1024, 16),
-        "tiny": electra_size(4, 256, 4, embedding_width=128),  # ours, for CPUs
+        # for CPUs: ours, in no paper
+        "tiny": electra_size(4, 256, 4, embedding_width=128),
+        "mini": electra_size(6, 256, 4, embedding_width=128),
+        "medium": electra_size(8, 512, 8, embedding_width=128),
     },
     tokenizer="wordpiece",
     examples="blocks",
@@ -110,10 +123,13 @@ ELECTRA = Electra(
         },
     ),
     presets={  # appendix A, table 6
-        "": Preset(lr=2e-4, steps=766_000, batch=256, length=512, warmup=10_000, bias_correction=False),
-        "small": Preset(lr=5e-4, steps=1_000_000, batch=128, length=128, warmup=10_000, bias_correction=False),
-        "large": Preset(lr=2e-4, steps=400_000, batch=2048, length=512, warmup=10_000, bias_correction=False),
-        "tiny": Preset(lr=5e-4, steps=2000, batch=64, length=128, warmup=100, bias_correction=False),
+        "": BASE,
+        "small": SMALL,
+        "small++": replace(SMALL, steps=4_000_000, length=512),  # the release's README; section 3.4: longer, on longer sequences
+        "large": replace(
+            BASE, steps=1_750_000, batch=2048, mask_rate=0.25
+        ),  # the released ELECTRA-1.75M; 400,000 steps are table 3's other
+        **dict.fromkeys(("tiny", "mini", "medium"), replace(SMALL, steps=2000, batch=64, warmup=100)),
     },
     masking=Masking(mask=0.85, random=0.0, with_replacement=True),  # the released code: no random tokens, some places drawn twice
     pool="gelu",

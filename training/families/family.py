@@ -25,7 +25,7 @@ from training.objectives.rtd import DoubtHead
 from training.objectives.sequence import Pool, SequenceHead
 from training.objectives.tower import Head, Tower
 
-ONLY_FOR_INIT = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout"}  # a trained model is the same without
+ONLY_FOR_TRAINING = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout", "generator"}  # the same model without
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class Preset:
     weight_decay: float = 0.01  # on matrices and embeddings, not on biases and layer norms
     clip: float = 1.0
     bias_correction: bool = True
+    mask_rate: float | None = None  # where it is not the family's
+    opening: tuple[float, int] | None = None  # this share of the steps on sequences of this length, before `length` (BERT)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the whole pretraining, padding included."""
+        share, length = self.opening or (0.0, 0)
+        return self.steps * self.batch * (share * length + (1 - share) * self.length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +169,13 @@ class Family:
     def _check_round_trip(self, config: BackboneConfig, settings: Mapping[str, Any]) -> None:
         again = asdict(self.read_config(settings))
         for name, value in asdict(config).items():
-            if name not in ONLY_FOR_INIT and again[name] != value:
+            if name not in ONLY_FOR_TRAINING and again[name] != value:
                 kind = self.layout.model_type
                 raise ConfigError(f"a {kind} model always has {name} {again[name]}, not {value}; it cannot be exported so")
 
     def read_config(self, settings: Mapping[str, Any]) -> BackboneConfig:
         """What config.json says, and for the rest what this family always has."""
-        usual = next(iter(self.sizes.values()))
+        usual = replace(next(iter(self.sizes.values())), generator=0.0)  # a second model stands in a folder of its own
         found = exchange.sizes(settings, self.layout) | {k: v for k, v in settings.get("textmill", {}).items() if k in ("share", "band")}
         if usual.position_offset:
             found["position_offset"] = int(settings.get("pad_token_id") or 0) + 1
@@ -200,7 +208,9 @@ class Family:
         """A tower from our own export or from a folder that transformers saved."""
         settings = exchange.read_settings(Path(folder))
         names = self._heads_of(settings)  # first: a model that cannot be read is refused before memory is taken for it
-        body = Backbone(self.read_config(settings))
+        config = self.read_config(settings)
+        exchange.check_size(config, Path(folder))
+        body = Backbone(config)
         tower = Tower(body, [self.head(name, body, class_count(settings)) for name in names])
         unused = exchange.from_theirs(exchange.read_weights(Path(folder)), tower, self.layout)
         if unused:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.families.bert import BERT, FIELDS, encoder_block, encoder_modules, encoder_qkv
+from training.families.distilbert import DISTILBERT
 from training.families.family import Preset
 
 VOCAB = 50_265
@@ -43,6 +44,7 @@ ROBERTA = replace(
     presets={  # table 9
         "": Preset(lr=6e-4, steps=500_000, batch=8192, length=512, warmup=24_000, betas=(0.9, 0.98), clip=0.0),
         "large": Preset(lr=4e-4, steps=500_000, batch=8192, length=512, warmup=30_000, betas=(0.9, 0.98), clip=0.0),
+        **{size: replace(BERT.presets[size], betas=(0.9, 0.98)) for size in ("tiny", "mini", "small", "medium")},
     },
 )
 
@@ -51,4 +53,5 @@ DISTILROBERTA = replace(
     name="distilroberta",
     paper="Sanh et al. 2019, DistilBERT (the RoBERTa variant of its release)",
     sizes={name: replace(size, layers=size.layers // 2) for name, size in ROBERTA.sizes.items() if name != "large"},
+    presets={**ROBERTA.presets, "base": DISTILBERT.presets[""]},
 )

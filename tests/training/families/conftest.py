@@ -31,10 +31,11 @@ def disturb(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=rng) * 0.2
-            parameter.copy_(noise + 1.0 if "norm" in name.lower() and name.endswith("weight") and parameter.dim() == 1 else noise)
+            is_norm = "norm" in name.lower() or ".ln_" in name
+            parameter.copy_(noise + 1.0 if is_norm and name.endswith("weight") else noise)
 
 
-def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool) -> Batch:
+def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool, segmented: bool = True) -> Batch:
     rng = torch.Generator().manual_seed(seed + 100)
     rows, length = 4, 20
     tokens = torch.randint(5, config.vocab, (rows, length), generator=rng)
@@ -42,7 +43,7 @@ def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool
     if padded:
         keep = torch.arange(length)[None] < torch.tensor([20, 13, 7, 1])[:, None]
         tokens = tokens.masked_fill(~keep, 1)
-    segments = (torch.arange(length)[None] >= 8).long().expand(rows, -1) if config.segments == 2 else None
+    segments = (torch.arange(length)[None] >= 8).long().expand(rows, -1) if config.segments == 2 and segmented else None
     real = torch.ones(rows, length, dtype=torch.bool) if keep is None else keep
     labels: dict[str, torch.Tensor] = {}
     if "next" in names:

@@ -8,9 +8,10 @@ import torch
 
 from infra.errors import ConfigError
 from training.families.catalog import FAMILIES, family
-from training.families.family import Family
 from training.feed.batch import Batch
 from training.objectives.sequence import SequenceHead
+
+STEPS_BY_HEART = 200
 
 
 def config_for(reference: SimpleNamespace, name: str):
@@ -49,19 +50,23 @@ def test_a_fresh_model_knows_nothing(name: str, reference: SimpleNamespace) -> N
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_learns_one_batch_by_heart(name: str, reference: SimpleNamespace) -> None:
-    config = replace(config_for(reference, name), dropout=0.0)
+    """Each part of its loss ends below 0.1. ELECTRA's generator, whose embedding hears fifty times more of the doubt, is slower, and
+    the doubt itself, about samples that change every time, ends below half of what guessing costs."""
+    config = replace(config_for(reference, name), dropout=0.0, generator=float(name == "electra"))
     tower = family(name).build(config, seed=0)
     batch = reference.make_batch(config, [h.name for h in tower.heads if h.name != "rtd"], 0, padded=True)
     optimiser = torch.optim.AdamW(tower.parameters(), 5e-3)
-    first = {}
-    for _ in range(80):
+    torch.manual_seed(0)
+    for step in range(STEPS_BY_HEART):
+        optimiser.param_groups[0]["lr"] = 5e-3 * min(1.0, (step + 1) / 20) * (1 - step / STEPS_BY_HEART)
         losses = tower(batch)
-        first = first or {n: x.item() for n, x in losses.parts.items()}
         losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
     for part, loss in losses.parts.items():
-        assert loss.item() < (0.9 if part == "rtd" else 0.5) * first[part], part
+        most = {"rtd": 0.35, "mlm": 0.8}[part] if name == "electra" else 0.1
+        assert loss.item() < most, (part, loss.item())
 
 
 def test_every_parameter_of_a_tower_has_a_gradient(reference: SimpleNamespace) -> None:
@@ -92,20 +97,6 @@ def test_a_causal_classifier_reads_the_last_real_token(reference: SimpleNamespac
     for row, length in enumerate(batch.keep_BL.sum(1).tolist()):
         alone = task.head("class").logits(task.hidden(Batch(batch.tokens_BL[row : row + 1, :length])))
         torch.testing.assert_close(whole[row], alone[0], atol=1e-5, rtol=0)
-
-
-def test_a_new_family_is_a_few_lines_of_data(tmp_path) -> None:
-    """A small BERT without sentence pairs, in a test only: built, exported, read back."""
-    lean: Family = replace(
-        family("bert"),
-        name="lean",
-        sizes={"nano": replace(family("bert").sizes["tiny"], vocab=40, positions=16)},
-        heads=("mlm",),
-        objective="mlm",
-    )
-    tower = lean.build(lean.backbone("nano"), seed=1)
-    lean.export(tower, tmp_path)
-    assert torch.equal(lean.load(tmp_path).backbone.blocks[1].ffn.up.weight, tower.backbone.blocks[1].ffn.up.weight)
 
 
 def test_a_head_nobody_knows_is_refused(reference: SimpleNamespace) -> None:

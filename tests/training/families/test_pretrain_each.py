@@ -27,7 +27,7 @@ from training.pretrain import PRETRAIN, PretrainConfig, check, feed_config, opti
 SMALL = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH}
 NARROW = {"albert": {"embedding_width": 16}, "electra": {"embedding_width": 16}}
 AUTO = {"next": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM"}
-PAPER = ["bert", "albert", "electra"]  # these have a class of the library for all their heads
+PAPER = ["bert", "tinybert", "albert", "electra"]  # these have a class of the library for all their heads
 
 
 class Data:
@@ -114,7 +114,8 @@ def test_each_paper_masks_and_descends_in_its_own_way() -> None:
     [
         ("albert", {"embedding_width": 32}, "always project their embedding"),
         ("gpt2", {"norm": "post"}, "gpt2 model always has norm pre"),
-        ("electra", {"heads": 1, "width": 32}, "make width, heads and ffn multiples of"),
+        ("electra", {"heads": 2, "width": 30, "ffn": 120}, "a generator of 0.25 of the discriminator would be 7.5 wide"),
+        ("electra", {"generator": 0.0}, "generator is 0"),
         ("bert", {"norm": "pre"}, "a bert model always has norm post"),
     ],
 )

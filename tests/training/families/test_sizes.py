@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,6 +9,11 @@ import transformers as T
 from infra.errors import ConfigError
 from training.families.catalog import FAMILIES, family, model
 from training.families.distilbert import half
+from training.families.electra import generator_of
+from training.families.family import Preset
+from training.families.gpt import GPT3_SHAPES
+from training.families.tinybert import tiny_of
+from training.pretrain import PretrainConfig, feed_config, optim_config
 
 
 def theirs(build, config) -> int:
@@ -79,11 +84,54 @@ TABLE = {
     "albert/large": (lambda: albert(24, 1024, 16), 17_847_474),
     "albert/xlarge": (lambda: albert(24, 2048, 16), 59_021_490),
     "albert/xxlarge": (lambda: albert(12, 4096, 64), 223_158_450),
+    "albert/base-v1": (lambda: albert(12, 768, 12), 11_813_810),
+    "albert/large-v1": (lambda: albert(24, 1024, 16), 17_847_474),
+    "albert/xlarge-v1": (lambda: albert(24, 2048, 16), 59_021_490),
+    "albert/xxlarge-v1": (lambda: albert(12, 4096, 64), 223_158_450),
     "electra/small": (lambda: electra(12, 256, 4, embedding=128), 13_549_057),
+    "electra/small++": (lambda: electra(12, 256, 4, embedding=128), 13_549_057),
     "electra/base": (lambda: electra(12, 768, 12, embedding=768), 109_483_009),
     "electra/large": (lambda: electra(24, 1024, 16, embedding=1024), 335_142_913),
     "distilbert/base": (lambda: distilbert(6, 768, 12), 66_985_530),
+    "tinybert/4": (lambda: bert(4, 312, 12, intermediate_size=1200), 14_350_248 + 312 * 312 + 3 * 312 + 30_522 + 2 * 312 + 2),
+    "tinybert/6": (lambda: bert(6, 768, 12), 66_955_008 + 768 * 768 + 3 * 768 + 30_522 + 2 * 768 + 2),
 }
+SIZES = [f"{name}/{size}" for name, found in FAMILIES.items() for size in found.sizes]
+
+# millions, as the papers and the releases round them (of GPT-2 the release: the paper counted 117 to 1542, which was wrong)
+PAPERS = {
+    "gpt1/base": 117, "gpt2/124m": 124, "gpt2/355m": 355, "gpt2/774m": 774, "gpt2/1.5b": 1558,
+    "gpt3/125m": 125, "gpt3/350m": 350, "gpt3/760m": 760, "gpt3/1.3b": 1300, "gpt3/2.7b": 2700, "gpt3/6.7b": 6700, "gpt3/13b": 13_000,
+    "gpt3/175b": 175_000, "bert/base": 110, "bert/large": 340, "bert/tiny": 4.4, "bert/mini": 11.3, "bert/small": 29.1, "bert/medium": 41.7,
+    "roberta/base": 125, "roberta/large": 355, "albert/base": 12, "albert/large": 18, "albert/xlarge": 60, "albert/xxlarge": 235,
+    "electra/small": 14, "electra/base": 110, "electra/large": 335, "distilbert/base": 66, "distilgpt2/base": 82, "distilroberta/base": 82,
+    "tinybert/4": 14.5, "tinybert/6": 67,
+}  # fmt: skip
+ROUGHLY = {"albert/xxlarge": 0.06, "electra/small": 0.04}  # table 1 of ALBERT says 235M; the released weights are 223M
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_size_is_as_large_as_its_paper_says(name: str) -> None:
+    found, size = model(name)
+    assert found.parameters(found.backbone(size)) / 1e6 == pytest.approx(PAPERS[name], rel=ROUGHLY.get(name, 0.025))
+
+
+@pytest.mark.parametrize("name", [n for n in SIZES if n not in TABLE])
+def test_every_other_size_has_the_parameters_of_what_the_library_makes_of_its_config(name: str) -> None:
+    found, size = model(name)
+    config = found.backbone(size)
+    with torch.device("meta"):
+        tower = found.build(config)
+    for part in found.parts(tower).values():
+        said = found.settings(part.config, part, {})
+        built = theirs(getattr(T, said["architectures"][0]), T.AutoConfig.for_model(**said))
+        assert built == sum(p.numel() for p in part.parameters())
+
+
+def test_all_papers_sizes_are_counted_by_hand() -> None:
+    ours = ("tiny", "mini", "small", "medium")
+    left = [n for n in SIZES if n not in TABLE and n.partition("/")[2] not in ours]
+    assert left == ["distilbert/base-cased"]
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -94,7 +142,12 @@ def test_every_size_has_the_parameters_of_its_release(name: str) -> None:
     assert known is None or count() == known
 
 
-GENERATORS = {"small": (12, 64, 1, 128, 4_620_026), "base": (12, 256, 4, 768, 33_740_602), "large": (24, 256, 4, 1024, 51_295_290)}
+GENERATORS = {
+    "small": (12, 64, 1, 128, 4_620_026),
+    "small++": (12, 256, 4, 128, 13_546_682),
+    "base": (12, 256, 4, 768, 33_740_602),
+    "large": (24, 256, 4, 1024, 51_295_290),
+}
 
 
 @pytest.mark.parametrize("size", GENERATORS)
@@ -132,8 +185,22 @@ def test_presets_are_the_papers() -> None:
     roberta_large = family("roberta").preset("large")
     assert (roberta_large.lr, roberta_large.betas, roberta_large.warmup, roberta_large.clip) == (4e-4, (0.9, 0.98), 30_000, 0.0)
     assert (family("albert").preset("base").optimiser, family("albert").preset("base").lr) == ("lamb", 1.76e-3)
+    assert [family("albert").preset(s).steps for s in ("base-v1", "xxlarge-v1", "base", "xxlarge")] == [
+        125_000,
+        1_500_000,
+        10_000_000,
+        3_000_000,
+    ]
     assert [family("electra").preset(s).lr for s in ("small", "base", "large")] == [5e-4, 2e-4, 2e-4]
-    assert [family("gpt3").preset(s).lr for s in family("gpt3").sizes] == [6e-4, 3e-4, 2.5e-4, 2e-4, 1.6e-4, 1.2e-4, 1e-4, 0.6e-4]
+    assert [family("electra").preset(s).batch for s in ("small", "base", "large")] == [128, 256, 2048]
+    assert [family("electra").preset(s).length for s in ("small", "small++", "base", "large")] == [128, 512, 512, 512]
+    distilled = family("distilbert").preset("base")
+    assert (distilled.lr, distilled.batch, distilled.betas, distilled.clip, distilled.weight_decay) == (5e-4, 4000, (0.9, 0.98), 5.0, 0.0)
+    assert family("distilroberta").preset("base") == distilled and family("distilgpt2").preset("base").lr == 5e-4
+    gpt1 = family("gpt1").preset("base")
+    assert (gpt1.lr, gpt1.warmup, gpt1.batch, gpt1.length, gpt1.schedule, gpt1.weight_decay) == (2.5e-4, 2000, 64, 512, "cosine", 0.01)
+    assert (family("tinybert").preset("4").batch, family("tinybert").preset("6").length) == (256, 128)
+    assert [family("gpt3").preset(s).lr for s in GPT3_SHAPES] == [6e-4, 3e-4, 2.5e-4, 2e-4, 1.6e-4, 1.2e-4, 1e-4, 0.6e-4]
     large = family("gpt3").preset("175b")
     assert large.batch * large.length == pytest.approx(3.2e6, rel=0.001)
     assert large.warmup * large.batch * large.length == pytest.approx(375e6, rel=0.01)
@@ -168,3 +235,62 @@ def test_half_of_a_teacher_has_every_second_layer_and_no_segments() -> None:
     assert (student.layers, student.segments, student.width) == (6, 0, 768)
     with pytest.raises(ConfigError, match="3 layers has no half"):
         half(replace(teacher, layers=3))
+
+
+def test_students_of_tinybert_have_the_papers_shape() -> None:
+    four, six = family("tinybert").backbone("4"), family("tinybert").backbone("6")
+    assert (four.layers, four.width, four.ffn, four.heads) == (4, 312, 1200, 12)
+    assert (six.layers, six.width, six.ffn, six.heads) == (6, 768, 3072, 12)
+    mini = tiny_of(family("bert").backbone("mini"))
+    assert (mini.layers, mini.width, mini.heads, mini.head_width) == (2, 104, 4, 26)
+    with pytest.raises(ConfigError, match="3 layers has no half"):
+        tiny_of(replace(family("bert").backbone("mini"), layers=3))
+
+
+def test_dropout_is_the_releases() -> None:
+    rates = {n: model(n)[0].backbone(model(n)[1]).dropout for n in SIZES}
+    without = {n for n, rate in rates.items() if rate == 0.0}
+    assert without == {f"albert/{s}" for s in ("base", "large", "xlarge", "xxlarge", "xxlarge-v1", "tiny", "mini", "small", "medium")}
+    assert set(rates.values()) == {0.0, 0.1}
+
+
+def test_electra_large_hides_a_quarter_and_all_else_what_the_recipe_or_the_family_says() -> None:
+    def rate(size: str, **said: object) -> float:
+        return feed_config(PretrainConfig(family="electra", size=size, **said)).masking.rate
+
+    assert (rate("large"), rate("base"), rate("large", mask_rate=0.2), rate("large", masking={"rate": 0.3})) == (0.25, 0.15, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("change", [{"generator": 0.0}, {"generator": 0.3}, {"ffn": 1023}])
+def test_a_generator_that_cannot_be_is_refused_with_what_to_change(change: dict) -> None:
+    with pytest.raises(ConfigError, match="generator"):
+        generator_of(replace(family("electra").backbone("small"), **change))
+
+
+def test_a_recipe_may_ask_for_another_generator() -> None:
+    found = family("electra")
+    half_as_wide = replace(found.backbone("small"), generator=0.5)
+    with torch.device("meta"):
+        tower = found.build(half_as_wide)
+    assert (tower.generator.config.width, tower.generator.config.heads, tower.generator.config.ffn) == (128, 2, 512)
+
+
+def test_berts_first_steps_are_on_short_sequences_and_cheaper() -> None:
+    from training.cost import shape_of, training_flops, whole_flops
+
+    found = family("bert")
+    preset = found.preset("base")
+    tower = shape_of(found, found.backbone("base"))
+    assert preset.opening == (0.9, 128) and preset.tokens == pytest.approx(1e6 * 256 * (0.9 * 128 + 0.1 * 512))
+    assert whole_flops(found, tower, replace(preset, opening=None)) == pytest.approx(1e6 * 256 * 512 * training_flops(found, tower, 512))
+    assert whole_flops(found, tower, preset) < 0.4 * whole_flops(found, tower, replace(preset, opening=None))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_preset_reaches_the_optimiser(name: str) -> None:
+    found, size = model(name)
+    preset = found.preset(size)
+    made = optim_config(PretrainConfig(family=found.name, size=size))
+    for part in {f.name for f in fields(Preset)} & {f.name for f in fields(made)} - {"warmup"}:
+        assert getattr(made, part) == getattr(preset, part), part
+    assert made.warmup_steps(preset.steps) == preset.warmup

@@ -1,0 +1,225 @@
+"""Stage: weights that were trained elsewhere become a model of ours, from files that hold no code (config.json, safetensors).
+
+The tokenizer's ids must be those the weights were learnt with: the folder's own vocabulary is compared with it, piece by piece.
+Nothing here imports torch before the work begins.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from data_prep.tokenizer import catalog as tokenizers
+from data_prep.tokenizer import published
+from data_prep.tokenizer.base import JSON, META, read_meta
+from infra.artifact import Artifact, Counts, SourceFile
+from infra.compute import Compute
+from infra.errors import ArtifactError, ConfigError
+from infra.log import event
+from infra.stage import Inputs, Stage
+from training.card import CARD, export_model, write_json
+
+if TYPE_CHECKING:
+    from training.objectives.tower import Tower
+
+SETTINGS, WEIGHTS, INDEX, GENERATOR = "config.json", "*.safetensors", "*.safetensors.index.json", "generator"
+VOCABULARIES = (("vocab.txt",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("spiece.model",), ("tokenizer.model",))
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """The files of a folder that transformers or textmill saved, and the family and size ("": any) that a recipe expects there."""
+
+    files: tuple[SourceFile, ...]
+    family: str
+    size: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return next(Path(file.path).parent for file in self.files if file.name == SETTINGS)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What is read of a folder, and so part of a fingerprint. Raises ConfigError when it holds no model, or only a pickled one."""
+    if not (folder / SETTINGS).is_file():
+        raise ConfigError(f"{folder} holds no {SETTINGS}; give the folder of a model that transformers or textmill saved")
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt"))
+        why = (
+            f"{pickled[0]} is pickled, and opening it could run code: save the model as safetensors" if pickled else "there are no weights"
+        )
+        raise ConfigError(f"{folder}: only safetensors are read, and {why}")
+    names = (JSON, META, *(name for files in VOCABULARIES for name in files))
+    second = [path for path in (folder / GENERATOR / SETTINGS, *sorted((folder / GENERATOR).glob(WEIGHTS))) if path.is_file()]
+    return [folder / SETTINGS, *weights, *sorted(folder.glob(INDEX)), *(folder / n for n in names if (folder / n).is_file()), *second]
+
+
+def work(config: ImportConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
+    """Inputs: tokenizer."""
+    from training.backbone.transformer import count_parameters
+    from training.families import catalog
+
+    family, tokenizer = catalog.family_of(config.folder), inputs["tokenizer"]
+    wanted = catalog.family(config.family)
+    if family.layout.model_type != wanted.layout.model_type:
+        raise ConfigError(f"{config.folder} holds a {family.name}, not a {wanted.name}: say models.*.family: {family.name}")
+    same_pieces(config.folder, tokenizer)
+    tower = wanted.load(config.folder)
+    meta = tokenizers.meta(tokenizer)
+    if tower.config.vocab != meta.vocab:
+        raise ConfigError(f"{config.folder} knows {tower.config.vocab} pieces, the tokenizer {meta.vocab}: give the model's own tokenizer")
+    if config.size:
+        same_shape(asdict(wanted.backbone(config.size, meta.vocab)), asdict(tower.config))
+    export_model(wanted, tower, out, tokenizer)
+    parameters = count_parameters(tower)
+    write_json(out / CARD, card_of(config, tower, tokenizer=meta.fingerprint, parameters=parameters))
+    return {"parameters": parameters, "files": len(config.files)}
+
+
+IMPORT = Stage(name="import", version=1, work=work)
+
+
+def card_of(config: ImportConfig, tower: Tower, *, tokenizer: str, parameters: int) -> dict[str, Any]:
+    """As a pretrained model's; nothing is known of how it was trained."""
+    return {
+        "family": config.family,
+        "size": "imported",
+        "backbone": asdict(tower.config),
+        "heads": [head.name for head in tower.heads],
+        "tokenizer_fingerprint": tokenizer,
+        "parameters": parameters,
+        "steps": 0,
+        "tokens": 0,
+        "length": tower.config.positions,
+    }
+
+
+def adopt(source: Path, folder: Path, lowercase: bool = False) -> dict[str, Any]:
+    """Write a folder of the library's as ours, tokenizer and its record included, so that every command opens it.
+
+    lowercase: whether a WordPiece vocabulary is of lower-cased text, which its file does not say.
+    """
+    from training.backbone.transformer import count_parameters
+    from training.families import catalog
+
+    files_of(source)
+    family, vocabulary = catalog.family_of(source), vocabulary_of(source)
+    tower = family.load(source)
+    with tempfile.TemporaryDirectory() as draft:
+        if (source / META).is_file():
+            tokenizer = source
+        else:
+            tokenizer = Path(draft)
+            published.read(vocabulary, tokenizer, lowercase)
+        meta = read_meta(tokenizer)
+        if meta.vocab != tower.config.vocab:
+            raise ConfigError(f"{source}: the model knows {tower.config.vocab} pieces, its vocabulary has {meta.vocab}")
+        family.export(tower, folder, tokenizer)
+    heads = [head.name for head in tower.heads]
+    return {"family": family.name, "parameters": count_parameters(tower), "heads": heads, "tokenizer": meta.kind, "vocab": meta.vocab}
+
+
+def vocabulary_of(folder: Path) -> list[Path]:
+    """The files that `kind: import` reads; none where our own record stands. Raises ConfigError when there are none."""
+    for names in VOCABULARIES:
+        if all((folder / name).is_file() for name in names):
+            return [folder / name for name in names]
+    if (folder / META).is_file():
+        return []
+    known = ", ".join(" + ".join(names) for names in VOCABULARIES)
+    raise ConfigError(f"{folder} holds no vocabulary that can be read ({known}); add the files that were published with the model")
+
+
+# ---- the same ids --------------------------------------------------------------------------------------------------------
+
+
+def same_pieces(folder: Path, tokenizer: Artifact | Path) -> None:
+    """Raises ConfigError unless the folder's vocabulary and the tokenizer's are one, id by id: equal sizes prove nothing."""
+    if (folder / META).is_file() and read_meta(folder).fingerprint == tokenizers.meta(tokenizer).fingerprint:
+        return
+    theirs, ours = pieces(folder), listed(tokenizer)
+    if theirs == ours:
+        return
+    differing = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
+    said = f"id {differing[0]} is {theirs[differing[0]]!r} there and {ours[differing[0]]!r} here" if differing else "one is longer"
+    raise ConfigError(
+        f"{folder} was learnt with other pieces than the tokenizer has ({len(theirs)} and {len(ours)}; {said}): give the recipe "
+        "a tokenizer of kind: import with the vocabulary files of the model"
+    )
+
+
+class Listed(Protocol):
+    """Every kind of tokenizer knows its pieces by id."""
+
+    pieces: Sequence[str]
+
+
+def listed(tokenizer: Artifact | Path) -> list[str]:
+    """The pieces of a tokenizer of ours in the order of ids."""
+    return list(cast("Listed", tokenizers.load(tokenizer)).pieces)
+
+
+def pieces(folder: Path) -> list[str]:
+    """Every piece of a folder's vocabulary in the order of ids."""
+    if (folder / META).is_file():
+        return listed(folder)
+    if not (folder / JSON).is_file():
+        with tempfile.TemporaryDirectory() as draft:
+            published.read(vocabulary_of(folder), Path(draft), lowercase=False)
+            return listed(Path(draft))
+    from tokenizers import Tokenizer
+
+    try:
+        ids: Mapping[str, int] = Tokenizer.from_file(str(folder / JSON)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the engine raises nothing narrower
+        raise ArtifactError(f"{folder / JSON}: no tokenizer that can be read ({error})") from error
+    return sorted(ids, key=lambda piece: ids[piece])
+
+
+# ---- what a pretraining starts from --------------------------------------------------------------------------------------
+
+
+def begin(tower: Tower, folder: Path) -> list[str]:
+    """Give a fresh tower the weights of a model folder, head by head by name; the names of the heads that stay fresh.
+
+    Raises ConfigError when the backbones differ in shape.
+    """
+    from training.families import catalog
+    from training.objectives.rtd import GeneratorDiscriminator
+
+    given = catalog.load(folder)
+    tower.backbone.load_state_dict(given.backbone.state_dict())
+    if isinstance(tower, GeneratorDiscriminator) and isinstance(given, GeneratorDiscriminator):
+        tower.generator.load_state_dict(given.generator.state_dict())
+    theirs = {head.name: head for head in given.heads}
+    fresh = []
+    for head in tower.heads:
+        if head.name in theirs:
+            head.load_state_dict(theirs[head.name].state_dict())
+        else:
+            fresh.append(head.name)
+    return fresh
+
+
+def same_shape(asked: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises ConfigError that names every field in which a recipe's backbone is not the imported one."""
+    from training.families.family import ONLY_FOR_TRAINING
+
+    wrong = [
+        f"{name} {given.get(name)} (here {value})"
+        for name, value in asked.items()
+        if name not in ONLY_FOR_TRAINING and given.get(name) != value
+    ]
+    if wrong:
+        raise ConfigError(f"the imported model has {', '.join(wrong)}: choose its size, or say what differs in pretrain.overrides")
+
+
+def tell_fresh(name: str, fresh: Sequence[str]) -> None:
+    """A note for the heads that the imported model did not bring."""
+    if fresh:
+        event("note", message=f"{name}: the imported model brings no {', '.join(fresh)} head; it starts from random weights")
