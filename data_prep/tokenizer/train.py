@@ -64,16 +64,28 @@ def _source(file: SourceFile | str) -> SourceFile:
 
 
 def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
-    """The stage: trains as one task, wherever compute runs it."""
+    """The stage: trains as one task, wherever compute runs it. A published vocabulary needs no documents, and does not change with them."""
     if not (out / FOLDER).exists():
         try:
-            compute.map("tokenizer", partial(make, config, out), [inputs["documents"].shards])
+            if config.kind == published.KIND:
+                compute.map("tokenizer", partial(adopt, config), [out])
+            else:
+                compute.map("tokenizer", partial(make, config, out), [inputs["documents"].shards])
         except StageFailed as failed:
             for cause in failed.failures.values():
                 if isinstance(cause, ConfigError):  # an impossible size shows only once the letters are counted
                     raise cause from failed
             raise
     return read_meta(out / FOLDER).counts
+
+
+def adopt(config: TokenizerConfig, out: Path) -> None:
+    """Bring in the vocabulary of the files, as it was published."""
+    draft = out / f".{FOLDER}.{os.getpid()}"  # a leading dot: never committed, should this try be killed
+    shutil.rmtree(draft, ignore_errors=True)
+    meta = published.read([Path(_source(file).path) for file in config.files], draft, config.lowercase)
+    save_meta(draft, replace(meta, counts={"vocab": meta.vocab}))
+    os.replace(draft, out / FOLDER)
 
 
 def make(config: TokenizerConfig, out: Path, paths: list[Path]) -> None:
@@ -89,9 +101,7 @@ def make(config: TokenizerConfig, out: Path, paths: list[Path]) -> None:
 
 
 def learn(config: TokenizerConfig, texts: list[str], folder: Path) -> Meta:
-    """A vocabulary of these texts; an imported one is as it was published, and is only measured on them."""
-    if config.kind == published.KIND:
-        return published.read([Path(_source(file).path) for file in config.files], folder, config.lowercase)
+    """A vocabulary of these texts."""
     train = trainer(config.kind, config.min_frequency, config.alphabet, config.coverage, config.specials)
     return train(texts, folder, vocab=config.vocab, lowercase=config.lowercase)
 
