@@ -1,7 +1,7 @@
 """Lists that a user brings: hosts and words of addresses whose documents are not wanted, and words that no text may hold.
 
-One entry a line, `#` begins a comment. A domain stands for everything under it; lines of a hosts file ("0.0.0.0 ads.example") and
-"*.example.com" are read as well. Lists are read once a process, and a million domains take about a second.
+One entry a line, `#` begins a comment. A domain stands for everything under it, and is read as in the lists of `links` (hosts.py). Lists
+are read once a process; a million domains take about a second.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from data_prep.corpus import urls
 from data_prep.corpus.charset import normal
+from data_prep.corpus.hosts import read_list
 from data_prep.corpus.readers import opened
 from data_prep.corpus.takedown import domains_of
 from infra.artifact import SourceFile, digest
@@ -25,8 +25,9 @@ _LANGUAGE = re.compile(r"[a-z]{2}")
 
 @lru_cache(maxsize=8)
 def hosts(files: tuple[SourceFile, ...]) -> frozenset[str]:
-    """The domains of all files in the one spelling that documents have them in."""
-    return frozenset(_domain(entry) for file in files for entry in _entries(file))
+    """The domains of all files in the one spelling that documents have them in. Raises ConfigError on a file that names none."""
+    found = [read_list(_unchanged(file))[0] for file in files]
+    return found[0] if len(found) == 1 else frozenset().union(*found)
 
 
 def blocked(host: str, listed: frozenset[str]) -> bool:
@@ -59,22 +60,19 @@ def language(file: SourceFile) -> str:
     return stem if _LANGUAGE.fullmatch(stem) else ""
 
 
-def _entries(file: SourceFile) -> Iterator[str]:
+def _unchanged(file: SourceFile) -> SourceFile:
     """Raises ArtifactError if the file has changed since the run was planned."""
     path = Path(file.path)
     if not path.is_file() or digest(path) != file.digest:
         raise ArtifactError(f"{path}: is not the list this run was planned with; start the run again to read it anew")
+    return file
+
+
+def _entries(file: SourceFile) -> Iterator[str]:
+    _unchanged(file)
     with opened(file.path) as stream:
         text = normal(stream.read().decode("utf-8-sig", "replace"))  # as the texts are
     for line in text.splitlines():
         entry = line.partition("#")[0].strip() if "#" in line else line.strip()
         if entry:
             yield entry
-
-
-def _domain(entry: str) -> str:
-    name = entry.rsplit(None, 1)[-1].lower().removeprefix("*.").strip(".")  # a hosts file says the address first
-    if name.isascii():
-        return name
-    url = urls.canonical(f"http://{name}/")
-    return urls.authority(url) if url else name

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.corpus.words import Hashes, Ints, Words, spaced
+from data_prep.corpus.words import Hashes, Ints, Words
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def _characters(words: Words, places: Ints, n: int) -> Ints:
 
 def _gaps(words: Words, places: Ints, n: int) -> Ints:
     """Spaces inside the n-grams: none before or behind a character that is a word by itself."""
-    alone = np.fromiter((len(w) == 1 and spaced(w) != w for w in words.vocabulary), np.bool_, len(words.vocabulary))[words.ids]
-    total = np.zeros(len(places), np.int64)
-    for step in range(n - 1):
-        total += ~(alone[places + step] | alone[places + step + 1])
+    total = np.full(len(places), n - 1, np.int64)
+    if words.crowded.any():
+        alone = words.crowded[words.ids]
+        for step in range(n - 1):
+            total -= alone[places + step] | alone[places + step + 1]
     return total
 
 

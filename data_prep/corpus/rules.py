@@ -14,6 +14,7 @@ as in datatrove, whose code made FineWeb: on the same words both decide alike, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ ELLIPSES = c4.ELLIPSES
 TERMINAL = c4.SENTENCE_ENDS | frozenset('"”…')  # C4's marks, those of other scripts, and the ellipsis
 EDGES = "".join(sorted(c4.ENDS)) + ",;:()[]{}<>«»“„‘‚…–—-*_/،؛、，；：（）「」"  # stripped from a word that may be a stop word
 SHORT_LINE = 30  # characters: up to so many in FineWeb's code, fewer in its paper
+_SPOKEN = re.compile(r"[^\W_]")
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my", "ko"})  # a word is short here: no lower limit on its length
 
 
@@ -74,7 +76,7 @@ class Batch:
     @cached_property
     def spoken(self) -> Flags:
         """For each place whether its word holds a letter or a digit."""
-        known = np.fromiter((word.isalnum() or bare(word) != "" for word in self.words.vocabulary), np.bool_, len(self.words.vocabulary))
+        known = np.fromiter((_SPOKEN.search(word) is not None for word in self.words.vocabulary), np.bool_, len(self.words.vocabulary))
         flags: Flags = known[self.words.ids]
         return flags
 

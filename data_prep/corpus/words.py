@@ -65,6 +65,11 @@ class Words:
         return np.fromiter((_LETTER.search(w) is not None for w in self.vocabulary), np.bool_, len(self.vocabulary))
 
     @cached_property
+    def crowded(self) -> Flags:
+        """Whether a word of the vocabulary is a character by itself, of a script without spaces."""
+        return np.fromiter((len(w) == 1 and not w.isascii() and spaced(w) != w for w in self.vocabulary), np.bool_, len(self.vocabulary))
+
+    @cached_property
     def before(self) -> Ints:
         """Characters of all words before each position, and of all words at the end."""
         return np.concatenate(([0], np.cumsum(self.lengths[self.ids])))

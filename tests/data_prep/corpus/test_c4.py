@@ -85,7 +85,6 @@ PIECES = [
     "[edit]",
     ". ",
     "…",
-    "!",
     "{",
     "Lorem Ipsum ",
     "JavaScript ",
