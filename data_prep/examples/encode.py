@@ -149,14 +149,11 @@ def side_of(config: EncodeConfig, key: str) -> str:
 
 def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths) -> pa.Table:
     """The documents side: where each document's sentences stand, and which split it belongs to."""
-    keys = documents["id"].to_pylist()
-    if config.by == "host":
-        keys = [host or key for host, key in zip(documents["host"].to_pylist(), keys, strict=True)]
     ends = np.cumsum(per_document.sentences)
     columns = {
         "id": documents["id"],
         "url": documents["url"],
-        "split": [side_of(config, key) for key in keys],
+        "split": [side_of(config, key) for key in _keys(config, documents)],
         "first": (ends - per_document.sentences).astype(np.uint32),
         "sentences": per_document.sentences.astype(np.uint32),
         "tokens": per_document.tokens.astype(np.uint32),
@@ -166,9 +163,18 @@ def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths) 
     return pa.table(columns, schema=schemas.ENCODED)
 
 
+def _keys(config: EncodeConfig, documents: pa.Table) -> Iterator[str]:
+    """What decides each document's split."""
+    for batch in documents.select(["id", "host"]).to_batches(max_chunksize=shards.BATCH_ROWS):
+        for key, host in zip(batch["id"].to_pylist(), batch["host"].to_pylist(), strict=True):
+            yield host or key if config.by == "host" else key
+
+
 def _languages(documents: pa.Table, per_document: _Lengths) -> pa.Table:
     """The languages side: the sums over the documents of each language, in the order of their names."""
-    names, which = np.unique(np.array([name or "" for name in documents["language"].to_pylist()], dtype=object), return_inverse=True)
+    coded = pc.fill_null(documents["language"], "").combine_chunks().dictionary_encode()
+    names, places = np.unique(np.array(coded.dictionary.to_pylist(), dtype=object), return_inverse=True)
+    which = places[coded.indices.to_numpy()]
     sums = {field: np.zeros(len(names), np.int64) for field in per_document._fields}
     for field, values in per_document._asdict().items():
         np.add.at(sums[field], which, values)
@@ -178,7 +184,7 @@ def _languages(documents: pa.Table, per_document: _Lengths) -> pa.Table:
 
 def _count(side: pa.Table, per_document: _Lengths) -> Counts:
     tokens, size = per_document.tokens, per_document.bytes
-    valid = np.array(side["split"].to_pylist(), dtype=object) == "valid"
+    valid = np.asarray(pc.equal(side["split"], "valid").to_numpy())
     kept = tokens > 0
     return {
         "read": side.num_rows,
