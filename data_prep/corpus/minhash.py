@@ -9,9 +9,11 @@ A long document needs one round instead of one pass a permutation, and a short o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from data_prep.corpus.words import Hashes, Ints, Words, bare, lowered
@@ -67,15 +69,19 @@ def shingles(words: Words, n: int) -> Shingles:
     return Shingles(result, firsts)
 
 
-def exact_keys(words: Words, texts: list[str]) -> Hashes:
+def exact_keys(words: Words, texts: Sequence[str] | pa.Array) -> Hashes:
     """Two numbers a document, xxh3_128 of its words in lower case; of the bare text when there is no word."""
     spelt = words.hashes(lowered)[words.ids]
     keys = np.empty((words.documents, 2), np.uint64)
     for d in range(words.documents):
-        part = spelt[words.starts[d] : words.starts[d + 1]].tobytes() or texts[d].encode()
+        part = spelt[words.starts[d] : words.starts[d + 1]].tobytes() or _text(texts[d]).encode()
         number = xxhash.xxh3_128_intdigest(part)
         keys[d] = number >> 64, number & 0xFFFFFFFFFFFFFFFF
     return keys
+
+
+def _text(value: str | pa.StringScalar) -> str:
+    return value if isinstance(value, str) else value.as_py() or ""
 
 
 def signatures(found: Shingles, slots: int) -> Hashes:

@@ -11,15 +11,11 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given as drawn
-from hypothesis import strategies as st
 
 from data_prep import schemas, shards
-from data_prep.corpus import clusters, html
-from data_prep.corpus.clusters import Rank
+from data_prep.corpus import html
 from data_prep.corpus.dedup import DEDUP, DedupConfig
 from data_prep.corpus.filter import FILTER, FilterConfig
 from infra.compute import LocalCompute
@@ -183,39 +179,6 @@ def test_a_crowd_of_equal_and_nearly_equal_pages_takes_linear_time(given, store,
     documents += [{"url": f"http://e.test/{i}", "text": page} for i in range(1500)]
     made = run(DEDUP, DedupConfig(), {"documents": given([documents])}, store, local)
     assert made.counts["kept"] == 1
-
-
-@drawn(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=20))
-def test_components_are_those_found_one_merge_at_a_time(edges: list[tuple[int, int]]) -> None:
-    edges = [(a, b) for a, b in edges if a != b]
-    nodes, roots = clusters.components(np.array(edges, np.int64).reshape(-1, 2))
-    found: dict[int, set[str]] = defaultdict(set)
-    for node, root in zip(nodes.tolist(), roots.tolist(), strict=True):
-        found[root].add(str(node))
-    assert {frozenset(g) for g in found.values()} == joined({frozenset((str(a), str(b))) for a, b in edges})
-    assert all(min(map(int, group)) == root for root, group in found.items())
-
-
-@drawn(st.lists(st.integers(0, 4), max_size=60))
-def test_pairs_under_keys_are_all_pairs_of_small_crowds_and_connect_large_ones(keys: list[int]) -> None:
-    array = np.array(keys, np.uint64)
-    content = np.arange(len(keys), dtype=np.uint64)[::-1].copy()
-    pairs = {tuple(p) for p in clusters.pairs_under_keys(array, np.arange(len(keys)), content).tolist()}
-    for key in set(keys):
-        members = [i for i, k in enumerate(keys) if k == key]
-        mine = {p for p in pairs if keys[p[0]] == key}
-        if len(members) <= clusters.CROWD:
-            assert mine == set(itertools.combinations(members, 2))
-        else:
-            assert joined({frozenset(map(str, p)) for p in mine}) == {frozenset(map(str, members))}
-            assert len(mine) <= len(members) * (clusters.REACH + 1)
-    assert all(keys[a] == keys[b] for a, b in pairs)
-
-
-def test_ranks_put_missing_karma_last() -> None:
-    order = ("karma",)
-    assert Rank(1, 0, "b").key(order) < Rank(9, None, "a").key(order)
-    assert Rank(1, -5, "b").key(order) < Rank(9, None, "a").key(order)
 
 
 def test_impossible_settings_are_refused() -> None:
