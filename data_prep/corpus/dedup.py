@@ -55,7 +55,7 @@ def resolve(corpus: Corpus, compute: Compute, compare: edges.Compare) -> None:
     edges.connected(corpus, known)
     fates.choose(corpus, compute)
     if known is not None:
-        known = edges.know(corpus, "survivors", known, fates.asked(corpus), compute, compare)
+        known = edges.know(corpus, "likeness", known, fates.asked(corpus), compute, compare)
         for path in sorted(known.glob("*.arrow")):
             if not (corpus.out / "edges" / path.name).exists():
                 link(path, corpus.out / "edges" / path.name)

@@ -16,8 +16,8 @@ from unittest import mock
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, settings
 from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from data_prep import schemas, shards
@@ -92,6 +92,14 @@ def clusters_of(artifact: Artifact) -> set[frozenset[tuple[str, str]]]:
     return {frozenset(group) for group in groups.values() if len({id for id, _, _ in group}) > 1}
 
 
+def proposals(artifact: Artifact) -> dict[frozenset[int], tuple[int, float]]:
+    """By contents, how many bands propose a pair and how alike it is."""
+    content = [row["low"] for row in rows_of(artifact.side("signatures"))]
+    pairs = [row for row in rows_of(artifact.side("edges")) if row["bands"]]
+    assert all(row["bands"] > 0 for row in pairs)
+    return {frozenset((content[row["larger"]], content[row["smaller"]])): (row["bands"], row["jaccard"]) for row in pairs}
+
+
 def check_ledger(artifact: Artifact) -> None:
     parts = shards.total(shards.counts(path) for path in artifact.shards)
     counts = {name: n for name, n in artifact.counts.items() if name != "new"}
@@ -155,7 +163,9 @@ def shuffled_days(ids: st.SearchStrategy[str], most: int) -> st.SearchStrategy[l
 
 @settings(max_examples=25)
 @drawn(shuffled_days(IDS, 6), st.sampled_from(RULES), st.sampled_from((0.3, 1.0)))
-def test_days_leave_what_one_run_leaves_and_what_brute_force_finds(seen: list[tuple[list[Row], int]], survivor: Any, jaccard: float) -> None:
+def test_days_leave_what_one_run_leaves_and_what_brute_force_finds(
+    seen: list[tuple[list[Row], int]], survivor: Any, jaccard: float
+) -> None:
     with days(survivor=survivor, jaccard=jaccard) as grown, days(survivor=survivor, jaccard=jaccard) as once:
         for rows, parts in seen:
             last = grown.add(rows, parts)
@@ -178,6 +188,7 @@ def test_days_leave_what_one_run_leaves_when_crowds_are_cut_short(seen: list[tup
                 last = grown.add(rows, parts)
             assert kept(last) == kept(expected)
             assert clusters_of(last) == clusters_of(expected)
+            assert proposals(last) == proposals(expected)
 
 
 def long_text(*changes: tuple[int, str], size: int = 60) -> str:
@@ -241,7 +252,7 @@ def test_untouched_shards_are_the_same_files_and_touched_ones_are_made_again() -
 
 def test_earlier_texts_are_neither_signed_nor_compared_again() -> None:
     rng = [f"v{n}" for n in range(40)]
-    rows = [document(str(n), " ".join(rng[:35] + [f"own{n}"])) for n in range(6)]
+    rows = [document(str(n), " ".join([*rng[:35], f"own{n}"])) for n in range(6)]
     with days(**STRICT) as corpus:
         corpus.add(rows, 2)
         compared: list[tuple[int, int]] = []
@@ -306,3 +317,79 @@ def test_an_earlier_artifact_alone_is_enough() -> None:
         assert {id for id, _ in kept(grown)} == {"b", "c"}
         os.rename(corpus.made[0].path, corpus.made[0].path.with_name("gone"))
         assert {id for id, _ in kept(corpus.add([document("e", long_text() + " tail and more of it")]))} == {"e", "c"}
+
+
+LINES = st.lists(
+    st.sampled_from(["one two three", "One Two  THREE", "four five six seven", "ab cd", "", "eight nine ten", "x"]), max_size=6
+)
+
+
+def cut_by_hand(rows: list[Row], config: DedupConfig) -> dict[str, list[str]]:
+    """The lines of words that are left in each document, by id, going through the documents from the best to the last."""
+
+    def order(row: Row) -> tuple[Any, ...]:
+        text = signing.hashed(pa.chunked_array([pa.array([row["text"]])])).tolist()
+        return -len(row["text"]), -row["karma"] if row["karma"] is not None else float("inf"), row["id"], text
+
+    stays, seen, found = brute_force(rows, config), set(), {}
+    for row in sorted((r for r in rows if (r["id"], r["text"]) in stays), key=order):
+        left, cut = [], False
+        for line in row["text"].split("\n"):
+            key = tuple(line.lower().split())
+            if len(key) >= config.paragraph_min_words and key in seen:
+                cut = True
+                continue
+            seen.add(key)
+            left.append(line)
+        if not cut or sum(len(line.split()) for line in left) >= config.paragraph_min_words:
+            found[row["id"]] = [line for line in left if line.strip()]
+    return found
+
+
+@settings(max_examples=25)
+@drawn(
+    st.lists(st.lists(st.tuples(st.integers(0, 5), LINES, KARMA), max_size=5), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(8, 64),
+)
+def test_days_cut_the_paragraphs_that_one_run_and_a_walk_through_all_documents_cut(seen: Any, parts: int, partition: int) -> None:
+    drawn_days = []
+    for number, today in enumerate(seen):
+        unique = {f"{number % 2}-{id}": document(f"{number % 2}-{id}", "\n".join(lines), karma) for id, lines, karma in today}
+        drawn_days.append(list(unique.values()))
+    config = {"jaccard": 1.0, "paragraphs": True, "paragraph_min_words": 3}
+    with days(**config) as once, days(**config, partition=partition) as grown:
+        for rows in drawn_days:
+            last = grown.add(rows, parts)
+        all_rows = newest(drawn_days)
+        expected = once.add(all_rows, 2)
+        assert kept(last) == kept(expected)
+        found = {id: [line for line in text.split("\n") if line.strip()] for id, text in kept(last)}
+        assert found == cut_by_hand(all_rows, grown.config)
+        for made in (last, expected):
+            shown = rows_of(made.side("paragraphs"))
+            assert made.counts.get("cut.paragraphs", 0) == len(shown)
+            assert made.counts.get("cut.documents", 0) == len(rows_of(made.side("uncut"))) == len({row["document"] for row in shown})
+        assert shown == [] or {row["kept_in"] for row in shown} <= set(found)
+
+
+def test_cut_paragraphs_are_shown_with_the_document_that_keeps_them() -> None:
+    footer = "all rights reserved by the owners of this fine site"
+    with days(**{**STRICT, "jaccard": 1.0}, paragraphs=True) as corpus:
+        made = corpus.add(
+            [
+                document("a", f"{long_text()}\n\n{footer}\n\nmore words"),
+                document("b", f"first paragraph of b, which is its own\n\n{footer.upper()}\n\nlast paragraph of b"),
+                document("c", f"{footer}\nshort"),
+            ]
+        )
+        assert dict(kept(made)) == {
+            "a": f"{long_text()}\n\n{footer}\n\nmore words",
+            "b": "first paragraph of b, which is its own\n\nlast paragraph of b",
+        }
+        told = [(row["document"], row["text"], row["kept_in"]) for row in rows_of(made.side("paragraphs"))]
+        assert told == [("b", footer.upper(), "a"), ("c", footer, "a")]
+        assert (made.counts["removed.paragraphs"], made.counts["cut.paragraphs"], made.counts["cut.documents"]) == (1, 2, 2)
+        grown = corpus.add([document("a", "the page is another one now, without that line")])
+        assert dict(kept(grown))["b"].splitlines()[2] == footer.upper()  # it came back where it now stands first
+        assert "c" not in dict(kept(grown))
