@@ -18,7 +18,7 @@ import xxhash
 
 from data_prep.corpus.words import Hashes, Ints, Words, bare, lowered
 
-RECALL = 0.99  # of pairs that lie exactly at the threshold: false candidates cost a comparison, lost ones cannot be found again
+RECALL = 0.999  # of pairs that lie exactly at the threshold: false candidates cost a comparison, lost ones cannot be found again
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -45,10 +45,13 @@ class Shingles:
 def mixed(values: Hashes) -> Hashes:
     """Steele, Lea and Flood 2014 (SplitMix): every bit of the answer hangs on every bit of the question."""
     values = values + _STEP
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    result: Hashes = values ^ (values >> np.uint64(31))
-    return result
+    high = values >> np.uint64(30)  # one array more, not one for each step
+    for factor, shift in zip(_MIX, (np.uint64(27), np.uint64(31)), strict=True):
+        values ^= high
+        values *= factor
+        np.right_shift(values, shift, out=high)
+    values ^= high
+    return values
 
 
 def shingles(words: Words, n: int) -> Shingles:
@@ -87,21 +90,25 @@ def _text(value: str | pa.StringScalar) -> str:
 def signatures(found: Shingles, slots: int) -> Hashes:
     """The sketch: two documents agree in a slot with a probability that is their Jaccard similarity."""
     table = np.full(found.documents * slots, _EMPTY, np.uint64)
-    sizes = np.diff(found.starts)
-    open_documents = np.flatnonzero(sizes)
-    hashes, owner = found.hashes, np.repeat(np.arange(found.documents), sizes)
+    hashes, owner = found.hashes, np.repeat(np.arange(found.documents), np.diff(found.starts))
+    filled = np.zeros(found.documents, np.int64)
     for number in range(2 * slots):
         value = mixed(hashes ^ mixed(np.full(1, number, np.uint64)))
         slot = ((value >> _HALF) * np.uint64(slots)) >> _HALF if number < slots else np.full(1, number - slots, np.uint64)
         place = owner * slots + slot.astype(np.int64)
+        if number:  # an earlier round's value is smaller anyhow
+            empty = table[place] == _EMPTY
+            place, value = place[empty], value[empty]
         np.minimum.at(table, place, (np.uint64(number) << _HALF) | (value & _LOW))
-        full = (table.reshape(-1, slots)[open_documents] != _EMPTY).all(axis=1)
-        if full.all():
-            break
-        if full.any():
-            open_documents = open_documents[~full]
-            stay = np.isin(owner, open_documents)
+        if number:  # a short document takes many rounds: none may cost more than its shingles
+            filled += np.bincount(np.unique(place) // slots, minlength=found.documents)
+        else:
+            filled += (table.reshape(-1, slots) != _EMPTY).sum(axis=1)
+        stay = (filled < slots)[owner]
+        if not stay.all():
             hashes, owner = hashes[stay], owner[stay]
+        if not len(owner):
+            break
     return table.reshape(-1, slots)
 
 

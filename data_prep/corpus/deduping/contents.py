@@ -31,9 +31,10 @@ def number(corpus: Corpus, compute: Compute) -> None:
 def local_firsts(corpus: Corpus, shard: int) -> Ints:
     """For each row of a shard the first row of the shard that is equal."""
     high, low = (corpus.column("signatures", shard, name) for name in ("high", "low"))
-    order = np.lexsort((low, high))  # stable: rows ascend among equals
+    first = np.arange(len(high))
+    some = np.sort(outside.crowded(high))  # the others are alone
+    order = some[np.lexsort((low[some], high[some]))]  # stable: rows ascend among equals
     starts = outside.starts_of(high[order], low[order])
-    first = np.empty(len(order), np.int64)
     first[order] = np.repeat(order[starts[:-1]], np.diff(starts))
     return first
 

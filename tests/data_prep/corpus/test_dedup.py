@@ -28,13 +28,14 @@ Groups = set[frozenset[str]]
 
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
     text = re.sub("([\u3040-\u30ff\u4e00-\u9fff])", r" \1 ", text)
+    text = re.sub("[\uac00-\ud7a3]{13,}", lambda run: " " + " ".join(run[0]) + " ", text)  # Korean typed without spaces
     bare = [w for w in (re.sub(r"[\W_]+", "", word.lower()) for word in text.split()) if w]
     return {tuple(bare[i : i + n]) for i in range(len(bare) - n + 1)} or ({tuple(bare)} if bare else set())
 
 
-def brute_force(texts: dict[str, str], threshold: float) -> set[frozenset[str]]:
+def brute_force(texts: dict[str, str], threshold: float, n: int = 5) -> set[frozenset[str]]:
     """Every pair at or above the threshold, by counting common shingles: no hashing, no sketch."""
-    sets = {name: shingles(text) for name, text in texts.items()}
+    sets = {name: shingles(text, n) for name, text in texts.items()}
     holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, found in sets.items():
         for shingle in found:
@@ -97,6 +98,20 @@ def test_near_duplicates_of_a_real_web_site_are_those_of_brute_force(data: Path,
     made = run(DEDUP, DedupConfig(jaccard=0.78), {"documents": given([documents[::2], documents[1::2]])}, store, local)
     assert len(expected) >= 4
     assert groups_of(rows(made.side("clusters"))) == expected
+
+
+@pytest.mark.parametrize(("jaccard", "ngram"), [(0.8, 5), (0.5, 2), (0.5, 1)])
+def test_short_korean_reviews_are_grouped_as_by_brute_force(json_lines, given, rows, store, local, jaccard: float, ngram: int) -> None:
+    reviews = [{"id": row["id"], "text": row["text"] or ""} for row in json_lines("text/ko/naver-movie-reviews.jsonl.gz")[::24]]
+    texts = {row["id"]: row["text"] for row in reviews}
+    expected = brute_force(texts, jaccard, ngram)
+    equal: dict[object, list[str]] = defaultdict(list)
+    for name, text in texts.items():
+        equal[tuple(text.lower().split()) or text].append(name)  # those without a letter have no shingles
+    expected |= {frozenset((first, other)) for first, *others in equal.values() for other in others}
+    made = run(DEDUP, DedupConfig(jaccard=jaccard, ngram=ngram), {"documents": given([reviews[i::3] for i in range(3)])}, store, local)
+    assert groups_of(rows(made.side("clusters"))) == joined(expected)
+    assert made.counts["kept"] == len(reviews) - sum(len(group) - 1 for group in joined(expected))
 
 
 def family(rng: random.Random, number: int) -> list[dict]:
