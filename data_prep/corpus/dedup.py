@@ -24,6 +24,7 @@ from infra.compute import Compute
 from infra.reuse import link
 from infra.stage import Inputs, Stage
 
+VERSION = 2
 __all__ = ["DEDUP", "SURVIVOR_RULES", "DedupConfig", "work"]
 
 
@@ -33,7 +34,7 @@ def work(config: DedupConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
     inputs: documents, and perhaps earlier, an artifact of this stage. Counts: read is all documents there ever were, new those of
     this run. Raises ConfigError when the earlier artifact was made under another config.
     """
-    corpus = opened(config, inputs, out)
+    corpus = opened(config, inputs, out, VERSION)
     compute.map("dedup signatures", partial(signing.sign, corpus), range(corpus.old, len(corpus.names)))
     corpus = counted(corpus)
     contents.number(corpus, compute)
@@ -62,4 +63,4 @@ def resolve(corpus: Corpus, compute: Compute, compare: edges.Compare) -> None:
     fates.decide(corpus, known, compute)
 
 
-DEDUP = Stage(name="dedup", version=2, work=work)
+DEDUP = Stage(name="dedup", version=VERSION, work=work)

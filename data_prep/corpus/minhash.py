@@ -101,7 +101,9 @@ def signatures(found: Shingles, slots: int) -> Hashes:
             place, value = place[empty], value[empty]
         np.minimum.at(table, place, (np.uint64(number) << _HALF) | (value & _LOW))
         if number:  # a short document takes many rounds: none may cost more than its shingles
-            filled += np.bincount(np.unique(place) // slots, minlength=found.documents)
+            place.sort()
+            first = np.diff(place, prepend=-1) > 0
+            filled += np.bincount(place[first] // slots, minlength=found.documents)
         else:
             filled += (table.reshape(-1, slots) != _EMPTY).sum(axis=1)
         stay = (filled < slots)[owner]

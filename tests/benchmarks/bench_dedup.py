@@ -1,12 +1,14 @@
 """Deduplication against its peers, and beyond memory.
 
     python tests/benchmarks/bench_dedup.py --data FOLDER --peer-python VENV/bin/python
+    python tests/benchmarks/bench_dedup.py --growth --data FOLDER
     python tests/benchmarks/bench_dedup.py --soak 100000000 --folder FOLDER
 
 The first prints documents a second of process CPU time on one core, every engine in turn and the best of several rounds, all from
-text to signature with 112 slots and 5-word shingles. The peers live in a virtual environment of their own: `datatrove[processing]
-==0.10.1`, spacy, datasketch, rensa. The second makes that many signatures up, with clusters that are known, and runs every step from
-equal documents to the fate of each; a comparison of texts is answered with 1. It needs some 320 bytes of disk a document.
+text to signature with 112 slots and 5-word shingles. The peers live in a virtual environment of their own:
+`datatrove[processing]==0.10.1`, spacy, datasketch, rensa. The second deduplicates real short texts in one run, and again with the
+last 1% as a second day. The third makes that many signatures up, with clusters that are known, and runs every step from equal
+documents to the fate of each; a comparison of texts is answered with 1. It needs some 320 bytes of disk a document.
 """
 
 from __future__ import annotations
@@ -178,6 +180,47 @@ def compare(options: argparse.Namespace) -> None:
         print(f"| {name} | {speed:,.0f} | {rate['textmill'] / speed:.2f}x | {rate['textmill, the whole stage'] / speed:.2f}x |")
 
 
+def grow(folder: Path) -> None:
+    """The CPU time of one run on all Korean reviews (in 16 shards), and of a day with 1% of them after the others."""
+    import tempfile
+
+    import pyarrow as pa
+
+    from data_prep import schemas, shards
+    from data_prep.corpus.dedup import DEDUP, DedupConfig
+    from infra.compute import LocalCompute
+    from infra.stage import Stage, run
+    from infra.store import Store
+
+    with gzip.open(folder / "text/ko/naver-movie-reviews.jsonl.gz", "rt") as file:
+        rows = [{**dict.fromkeys(schemas.DOCUMENTS.names, ""), **json.loads(line), "karma": None} for line in file]
+    new = len(rows) // 100
+    with tempfile.TemporaryDirectory() as root:
+        store = Store(root)
+
+        def given(name: str, part: list[dict[str, Any]], number: int) -> Any:
+            def fill(_config: object, _inputs: object, out: Path, _compute: object) -> dict[str, int]:
+                for n in range(number):
+                    shards.write(pa.Table.from_pylist(part[n::number], schema=schemas.DOCUMENTS), out / shards.name(n))
+                return {"read": len(part), "kept": len(part)}
+
+            return run(Stage(name, 1, fill), None, {}, store, LocalCompute())
+
+        everything, most, last = given("all", rows, 16), given("most", rows[:-new], 16), given("last", rows[-new:], 1)
+        found = {}
+        for name, inputs in (
+            ("one run", {"documents": everything}),
+            ("first day", {"documents": most}),
+            ("second day", {"documents": last}),
+        ):
+            earlier = {"earlier": found["first day"]} if name == "second day" else {}
+            started = time.process_time()
+            found[name] = run(DEDUP, DedupConfig(), {**inputs, **earlier}, store, LocalCompute())
+            print(f"{name}: {time.process_time() - started:.2f} s CPU, {found[name].counts}", flush=True)
+        if found["one run"].counts["kept"] != found["second day"].counts["kept"]:
+            sys.exit("two days did not give the corpus of one run")
+
+
 def made_up(folder: Path, number: int, size: int, count: int) -> Any:
     """Write the signatures of one shard: 10% of the documents in near clusters, 5% in equal ones, the rest alone. The classes drawn."""
     import numpy as np
@@ -292,6 +335,7 @@ def main() -> None:
     parser.add_argument("--peer-python", help="interpreter of the virtual environment that holds the peers")
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--serve", choices=("ours", "peers"), help=argparse.SUPPRESS)
+    parser.add_argument("--growth", action="store_true", help="a day's 1%% after the others")
     parser.add_argument("--soak", type=int, help="how many signatures to make up")
     parser.add_argument("--folder", default="soak", help="where to, deleted afterwards; must not exist")
     parser.add_argument("--partition", type=int, default=1 << 21)
@@ -307,7 +351,9 @@ def main() -> None:
         parser.error("no test data: give --data or set TEXTMILL_TEST_DATA")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, for Arrow's threads too
-    if options.serve:
+    if options.growth:
+        grow(Path(options.data))
+    elif options.serve:
         serve(documents(Path(options.data), options.documents), OURS if options.serve == "ours" else PEERS)
     else:
         compare(options)

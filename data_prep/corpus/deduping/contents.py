@@ -52,7 +52,7 @@ def _entries(corpus: Corpus) -> Iterator[Hashes]:
             rows = np.flatnonzero(corpus.column("contents", shard, "content") == corpus.numbers(shard))
             rows = rows[sieve.may_hold(high[rows])] if sieve else rows
         else:
-            rows = np.unique(local_firsts(corpus, shard))
+            rows = np.flatnonzero(local_firsts(corpus, shard) == np.arange(len(high)))
         yield outside.rows_of(high[rows], corpus.column("signatures", shard, "low")[rows], rows + corpus.firsts[shard])
 
 

@@ -87,12 +87,12 @@ class Corpus:
         return result
 
 
-def opened(config: DedupConfig, inputs: Inputs, out: Path) -> Corpus:
-    """The corpus before its new shards are signed. Raises ConfigError when the earlier artifact does not fit the config."""
+def opened(config: DedupConfig, inputs: Inputs, out: Path, version: int) -> Corpus:
+    """The corpus before its new shards are signed. Raises ConfigError when the earlier artifact is of another config or version."""
     earlier = inputs.get("earlier")
     names = [path.name for path in earlier.shards] if earlier else []
     if earlier:
-        _check(config, earlier)
+        _check(config, earlier, version)
         for side in ("signatures", "contents", "paragraph_keys"):
             for path in earlier.side(side):
                 if not (out / side / path.name).exists():
@@ -108,7 +108,7 @@ def counted(corpus: Corpus) -> Corpus:
     return replace(corpus, firsts=np.cumsum([0, *rows], dtype=np.int64))
 
 
-def _check(config: DedupConfig, earlier: Artifact) -> None:
+def _check(config: DedupConfig, earlier: Artifact, version: int) -> None:
     told, asked = earlier.config, plain(config)
     for name in sorted(told.keys() | asked.keys()):
         if told.get(name) != asked.get(name):
@@ -116,10 +116,9 @@ def _check(config: DedupConfig, earlier: Artifact) -> None:
                 f"dedup: the earlier corpus {earlier.fingerprint} was made with {name} {told.get(name)}, now it is {asked.get(name)}; "
                 "a corpus grows under one setting: go back to the earlier one, or deduplicate all documents in one run"
             )
-    names = [path.name for path in earlier.shards]
-    if names != [shards.name(number) for number in range(len(names))] or len(earlier.side("fates")) != len(names):
+    if earlier.manifest["version"] != version or len(earlier.side("fates")) != len(earlier.shards):
         raise ConfigError(
-            f"dedup: the earlier corpus {earlier.fingerprint} was made by an older textmill that kept no signatures; "
+            f"dedup: the earlier corpus {earlier.fingerprint} was made by another version of textmill, whose signatures do not fit; "
             "deduplicate all documents in one run"
         )
 

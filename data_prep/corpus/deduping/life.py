@@ -138,7 +138,9 @@ def _write_flags(corpus: Corpus) -> None:
         made[corpus.firsts[shard] : corpus.firsts[shard + 1]] = _before(corpus, shard, "alive") * np.uint8(WAS | IS)
     made[_died(corpus)] &= np.uint8(WAS)
     for shard in range(corpus.old, len(corpus.names)):
-        made[np.unique(corpus.column("contents", shard, "content"))] |= np.uint8(IS)
+        content, numbers = corpus.column("contents", shard, "content"), corpus.numbers(shard)
+        made[corpus.firsts[shard] : corpus.firsts[shard + 1]] |= (content == numbers) * np.uint8(IS)
+        made[content[content != numbers]] |= np.uint8(IS)
     if isinstance(made, np.memmap):
         made.flush()
     draft.rename(corpus.scratch / "flags")

@@ -104,6 +104,8 @@ def _band(corpus: Corpus, flags: Bytes, band: int, shard: int, *, changed: bool 
     """The keys and the rows of the contents that were or are alive, or of those that changed."""
     state = np.asarray(flags[corpus.firsts[shard] : corpus.firsts[shard + 1]])
     takes_part = (state == life.WAS) | (state == life.IS) if changed else state > 0
+    if not takes_part.any():  # most earlier shards, when one asks what changed
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     rows = np.flatnonzero(takes_part & corpus.column("signatures", shard, "some").astype(np.bool_))
     return corpus.column("signatures", shard, f"band{band}")[rows], rows
 

@@ -297,12 +297,12 @@ def test_another_config_is_refused_before_any_work() -> None:
         assert run(DEDUP, how, {"documents": corpus.given([], 1), "earlier": made}, corpus.store, LocalCompute()).counts["kept"] == 1
 
 
-def test_an_artifact_without_signatures_is_refused() -> None:
+def test_an_artifact_of_another_version_is_refused() -> None:
     with days() as corpus:
         made = corpus.add([document("a", "x y z")])
         manifest = made.path / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"fates/', '"other/'))
-        with pytest.raises(ConfigError, match="older textmill"):
+        manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+        with pytest.raises(ConfigError, match="another version of textmill"):
             corpus.made = [Artifact(made.stage, made.fingerprint, made.path)]
             corpus.add([])
 

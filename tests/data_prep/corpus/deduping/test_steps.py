@@ -314,7 +314,7 @@ def test_texts_are_found_again_wherever_they_lie(given: Any, tmp_path: Path) -> 
     first = run(DEDUP, config, {"documents": given([rows[:7], rows[7:]])}, store, LocalCompute())
     second = run(DEDUP, config, {"documents": given([[{**rows[1], "text": "new"}]]), "earlier": first}, store, LocalCompute())
     assert all(second.counts[f"removed.{rule}"] for rule in ("exact", "near", "superseded", "paragraphs"))
-    where = places.opened(config, {"documents": given([[]]), "earlier": second}, tmp_path / "out")
+    where = places.opened(config, {"documents": given([[]]), "earlier": second}, tmp_path / "out", DEDUP.version)
     signing.sign(where, 3)
     where = places.counted(where)
     expected = [row["text"] for row in (*rows[:7], *rows[7:], {"text": "new"})]
