@@ -24,12 +24,13 @@ from data_prep import shards
 from data_prep.corpus import clusters, words
 from data_prep.corpus.dedup import DEDUP, DedupConfig
 from data_prep.corpus.deduping import corpus as places
-from data_prep.corpus.deduping import life, outside, pairs, paragraphs, signing
+from data_prep.corpus.deduping import edges, fates, life, outside, pairs, paragraphs, signing
 from infra.artifact import Artifact
 from infra.compute import LocalCompute
 from infra.errors import StageFailed
 from infra.stage import run
 from infra.store import Store
+from tests.benchmarks import bench_dedup
 
 EDGE_KEYS = [0, 1, 2**62 - 1, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1]
 
@@ -183,20 +184,31 @@ def corpus(families: int) -> list[dict[str, Any]]:
 GROWN = {"paragraphs": True, "permutations": 24, "ngram": 3}
 
 
-def test_partitions_of_a_few_rows_give_the_bytes_of_one_in_memory(articles: Any, given: Any, content: Any, tmp_path: Path) -> None:
+def test_partitions_of_a_few_rows_give_the_bytes_of_one_in_memory(articles: Any, given: Any, content: Any) -> None:
     documents = articles[0][:300]
     parts = given([documents[:150], documents[150:200]]), given([documents[200:], documents[:20]])
 
     def days(root: str, partition: int) -> list[dict[str, bytes]]:
-        config, store, made = DedupConfig(jaccard=0.5, paragraphs=True, partition=partition), Store(tmp_path / root), []
+        config, store, made = DedupConfig(jaccard=0.5, paragraphs=True, partition=partition), Store(folder / root), []
         for part in parts:
             inputs = {"documents": part, **({"earlier": made[-1]} if made else {})}
             made.append(run(DEDUP, config, inputs, store, LocalCompute()))
         return [content(artifact) for artifact in made]
 
-    whole = days("whole", 1 << 21)
-    assert days("small", 40) == whole
+    with mock_folder() as folder, mock.patch("os.fsync"):
+        whole = days("whole", 1 << 21)
+        assert days("small", 40) == whole
     assert any(name.startswith("edges/") for name in whole[0])
+
+
+def test_made_up_signatures_fall_into_the_clusters_they_were_made_with(capsys: Any) -> None:
+    """The benchmark's soak in small: partitions and blocks of a fraction of all."""
+    blocks = [mock.patch.object(module, "BLOCK", 5000) for module in (places, edges, fates)]
+    with mock_folder() as folder, mock.patch.object(bench_dedup, "SHARD", 5000), mock.patch("os.fsync"), contextlib.ExitStack() as small:
+        for block in blocks:
+            small.enter_context(block)
+        bench_dedup.soak(30_000, folder / "soak", 4000)  # exits with an error if they do not
+    assert "kept 27," in capsys.readouterr().out
 
 
 class Broken(Exception):
