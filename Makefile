@@ -43,7 +43,7 @@ check: $(STAMP)
 
 .venv-bench/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet "datatrove[processing]>=0.10,<0.11" "spacy>=3.8,<4" "datasketch>=1.6,<3" "scrapy>=2.13,<3"
+	.venv-bench/bin/python -m pip install --quiet "datatrove[processing]>=0.10,<0.11" "spacy>=3.8,<4" "datasketch>=1.6,<3" "scrapy>=2.13,<3" "rensa>=0.5,<1"
 	touch $@
 
 bench: $(STAMP) .venv-bench/.installed
