@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 from data_prep.tokenizer import published
 from data_prep.tokenizer.catalog import load
 from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig
-from infra.artifact import Artifact
 from infra.compute import LocalCompute
 from infra.errors import ArtifactError, ConfigError
 from infra.stage import run
