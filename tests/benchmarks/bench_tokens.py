@@ -41,7 +41,7 @@ TEXTS = {
 }
 KINDS = ("byte_bpe", "bpe_eow", "wordpiece", "sentencepiece_bpe", "sentencepiece_unigram")
 PART = 2_000_000  # letters of a call, as the stage makes them
-MOST = 4_000_000  # bytes of each text
+MOST = 8_000_000  # bytes of each text
 TRAINED_ON = 60_000_000  # bytes
 
 
