@@ -32,7 +32,7 @@ AMPLE = 200  # characters of main text with which a page is not empty, whatever 
 # Of resiliparse's main text: what prose.py finds outside of these is doubted. From 0.5 to 0.7 and from 1.0 to 1.2 the F1 and the
 # snippets hardly changed, the time did.
 LESS, MORE = 0.6, 1.1
-DUMP = 2.0  # the same of trafilatura's: beyond it, it found nothing and gave the whole page with its menus
+DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and gave the whole page with its menus
 _CONTROLS = bytes((*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 _TO_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 _BLANK = re.compile(r"[^\S\n]*\n[^\S\n]*(?:\n\s*)?")
@@ -75,7 +75,7 @@ def extract(markup: str, engine: str = "best", least: int = 1, meanwhile: Callab
         if not quick.text:
             raise
         return quick
-    return Found(title, clean(slow) if slow and len(slow) <= DUMP * len(main) else quick.text)
+    return Found(title, clean(slow) if slow and len(slow) <= DUMP * len(main) + AMPLE else quick.text)
 
 
 def clean(text: str) -> str:
