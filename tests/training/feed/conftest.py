@@ -96,7 +96,7 @@ def _write_shard(toy: Toy, out: object, name: str, corpus: list[list[int]], voca
         first += len(lengths)
     shards.write(pa.Table.from_pylist(side, schema=schemas.ENCODED), out / "documents" / name, tokenizer=mark)  # type: ignore[operator]
     table = pa.table({"document": rows, "tokens": tokens}, schema=schemas.sentences(vocab))
-    shards.write(table, out / name, {"read": len(corpus)}, mark)  # type: ignore[operator]
+    shards.write(table, out / name, {"read": len(corpus)}, tokenizer=mark)  # type: ignore[operator]
 
 
 @pytest.fixture
