@@ -45,7 +45,6 @@ from training.cost import training_flops
 from training.engine.optim import OptimConfig, lr_at, make
 from training.families.catalog import FAMILIES, family
 from training.families.family import Family
-from training.feed.batch import Batch
 from training.feed.loader import Feed, FeedConfig, open_feed
 from training.objectives.tower import Tower
 
@@ -141,11 +140,14 @@ def books(data: Path, chapter: int) -> Iterator[str]:
 
 
 def halves(texts: Iterable[str]) -> Iterator[str]:
-    """Each sentence a document of its own, cut in the middle into two paragraphs: what comes first is plain from either half."""
+    """Each sentence a document of its own, cut in the middle into two paragraphs: what comes first is plain from either half.
+
+    No longer than fits a row whole: a part that is cut off might be the full stop.
+    """
     for text in texts:
         for sentence in re.split(r"(?<=[.!?])\s+", text):
             words = sentence.split()
-            if 8 <= len(words) <= 40:
+            if 8 <= len(words) <= 24:
                 yield " ".join(words[: len(words) // 2]) + "\n\n" + " ".join(words[len(words) // 2 :])
 
 
@@ -348,38 +350,83 @@ def snippets(limit: int) -> tuple[list[str], np.ndarray]:
     return [line for line, _ in rows[:limit]], np.array([label for _, label in rows[:limit]])
 
 
+def tagged(name: str, limit: int) -> list[tuple[list[str], list[str]]]:
+    """Sentences of the web as words and their universal parts of speech (UD English EWT)."""
+    found: list[tuple[list[str], list[str]]] = [([], [])]
+    with gzip.open(data() / "finetune" / "tagging" / "ud-ewt" / f"{name}.conllu.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            columns = line.split("\t")
+            if columns[0].isdigit():
+                found[-1][0].append(columns[1].lower())
+                found[-1][1].append(columns[3])
+            elif not line.strip() and found[-1][0]:
+                found.append(([], []))
+                if len(found) > limit:
+                    break
+    return [row for row in found if row[0]]
+
+
 @torch.no_grad()
-def states(tower: Tower, text: Text, lines: list[str]) -> np.ndarray:
-    """The hidden state at the last token of each line."""
-    ids = load_tokenizer(text.tokenizer(family("gpt2"))).encode_batch(lines)
-    found = []
-    for start in range(0, len(ids), 64):
-        rows = [row[-text.scale.length :] or [0] for row in ids[start : start + 64]]
-        longest = max(map(len, rows))
-        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=text.scale.device)
-        last = torch.tensor([len(row) - 1 for row in rows], device=text.scale.device)
-        hidden = tower.eval().hidden(Batch(tokens)).last_BLD
-        found.append(hidden[torch.arange(len(rows), device=hidden.device), last].float().cpu().numpy())
-    return np.concatenate(found)
+def states(tower: Tower, rows: list[list[int]], scale: Scale) -> Iterator[np.ndarray]:
+    """The last hidden states [length, width] of each row of ids."""
+    for start in range(0, len(rows), 64):
+        some = rows[start : start + 64]
+        longest = max(map(len, some))
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in some], device=scale.device)
+        keep = torch.arange(longest, device=scale.device) < torch.tensor([len(row) for row in some], device=scale.device)[:, None]
+        hidden = tower.eval().backbone(tokens, None, keep).last_BLD.float().cpu().numpy()
+        yield from (states_LD[: len(row)] for states_LD, row in zip(hidden, some, strict=True))
+
+
+def linear(x: np.ndarray, y: np.ndarray, x_new: np.ndarray, y_new: np.ndarray, penalty: float = 1.0) -> float:
+    """Share of right answers of a ridge regression onto the classes."""
+    names, classes = np.unique(y, return_inverse=True)
+    middle, spread = x.mean(0), x.std(0) + 1e-6
+    a, b = (np.c_[(part - middle) / spread, np.ones(len(part))] for part in (x, x_new))
+    weights = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ np.eye(len(names))[classes])
+    return float((names[(b @ weights).argmax(1)] == y_new).mean())
+
+
+def speech(tower: Tower, text: Text, found: Family, few: bool) -> float:
+    """Parts of speech of words, each from the state at its last piece."""
+    engine, both = load_tokenizer(text.tokenizer(found)), []
+    for name, limit in (("train", 40 if few else 1500), ("dev", 20 if few else 800)):
+        rows, ends, tags = [], [], []
+        for words, parts in tagged(name, limit):
+            pieces = engine.encode_batch([f" {word}" for word in words])
+            at = np.cumsum([len(ids) for ids in pieces])
+            inside = at <= text.scale.length
+            rows.append([number for ids in pieces for number in ids][: text.scale.length])
+            ends.append(at[inside] - 1)
+            tags += np.array(parts)[inside].tolist()
+        vectors = [x[end] for x, end in zip(states(tower, rows, text.scale), ends, strict=True)]
+        both += [np.concatenate(vectors), np.array(tags)]
+    return linear(*both)
+
+
+def polarity(tower: Tower, text: Text, found: Family, few: bool, mean: bool = False) -> float:
+    """Praise or blame of a sentence, from the state at its last piece or the mean of all."""
+    lines, labels = snippets(200 if few else 10_662)
+    ids = load_tokenizer(text.tokenizer(found)).encode_batch(lines)
+    rows = [row[-text.scale.length :] or [0] for row in ids]
+    x, part = np.stack([s.mean(0) if mean else s[-1] for s in states(tower, rows, text.scale)]), len(rows) * 9 // 10
+    return linear(x[:part], labels[:part], x[part:], labels[part:])
 
 
 def probe(root: Path, scale: Scale) -> Table:
-    """A linear probe of frozen states tells praise from blame better after pretraining than before."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    table, found, right = Table(), family("gpt2"), {}
-    text = Text(root / "reviews", capped(reviews(data()), scale.words), scale)
-    lines, labels = snippets(10_662 if scale.words > 20_000 else 200)
-    tower, part = build(found, text), len(lines) * 9 // 10
+    """A linear probe of frozen states knows parts of speech, and with more training praise from blame, better than before it."""
+    table, found = Table(), family("gpt2")
+    text, few = Text(root / "reviews", capped(reviews(data()), scale.words), scale), scale.words <= 20_000
+    tower = build(found, text)
     for kind in ("random weights", "pretrained"):
         if kind == "pretrained":
             study(tower, text.feed(found), scale)
-        x = StandardScaler().fit_transform(states(tower, text, lines))
-        judge = LogisticRegression(max_iter=500, C=0.1).fit(x[:part], labels[:part])
-        right[kind] = float(judge.score(x[part:], labels[part:]))
-        table.rows.append({"weights": kind, "right": right[kind]})
-    table.gate("pretraining is worth 4 points", right["pretrained"] > right["random weights"] + 0.04)
+        row = {"parts of speech": speech(tower, text, found, few), "polarity": polarity(tower, text, found, few)}
+        table.rows.append({"weights": kind, **row})
+    before, after = table.rows
+    table.gate("pretraining is worth 4 points in parts of speech", after["parts of speech"] > before["parts of speech"] + 0.04)
+    if scale.report:
+        table.gate("and 4 points in polarity", after["polarity"] > before["polarity"] + 0.04)
     return table
 
 
@@ -397,11 +444,11 @@ def sharing(root: Path, scale: Scale) -> Table:
 
 
 def electra(root: Path, scale: Scale) -> Table:
-    """Replaced tokens against masked ones at equal arithmetic (Clark et al. 2020, figure 2), by a probe of mean states: no gate."""
+    """Replaced tokens against masked ones at equal arithmetic (Clark et al. 2020, figure 2), by linear probes: no gate."""
     table, replaced = Table(), family("electra")
     masked = replace(family("bert"), objective="mlm", heads=("mlm",), examples="blocks", masking=replaced.masking)
     text = Text(root / "reviews", capped(reviews(data()), scale.words), scale)
-    lines, labels = snippets(10_662 if scale.words > 20_000 else 200)
+    few = scale.words <= 20_000
     towers = {
         "replaced": (replaced, build(replaced, text)),
         "masked": (masked, build(masked, text, embedding_width=scale.width // 2, share="none")),
@@ -412,27 +459,10 @@ def electra(root: Path, scale: Scale) -> Table:
         losses = study(tower, text.feed(found), scale, steps) if steps else {}
         row = {"trained on": kind, "steps": steps, "operations": f"{steps * scale.batch * scale.length * price.get(kind, 0):.1e}"}
         told = {"masked loss": losses.get("mlm", ""), "doubt": losses.get("rtd", "")}
-        table.rows.append(row | told | {"probe right": probed(tower, text, found, lines, labels)})
+        table.rows.append(
+            row | told | {"polarity": polarity(tower, text, found, few, mean=True), "parts of speech": speech(tower, text, found, few)}
+        )
     return table
-
-
-@torch.no_grad()
-def probed(tower: Tower, text: Text, found: Family, lines: list[str], labels: np.ndarray) -> float:
-    """A linear probe of the mean state of each line."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    ids, vectors = load_tokenizer(text.tokenizer(found)).encode_batch(lines), []
-    for start in range(0, len(ids), 64):
-        rows = [row[: text.scale.length] or [0] for row in ids[start : start + 64]]
-        longest = max(map(len, rows))
-        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=text.scale.device)
-        keep = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=text.scale.device)
-        hidden = tower.eval().backbone(tokens, None, keep).last_BLD.float() * keep[:, :, None]
-        vectors.append((hidden.sum(1) / keep.sum(1, keepdim=True)).cpu().numpy())
-    part, x = len(lines) * 9 // 10, StandardScaler().fit_transform(np.concatenate(vectors))
-    judge = LogisticRegression(max_iter=500, C=0.1).fit(x[:part], labels[:part])
-    return float(judge.score(x[part:], labels[part:]))
 
 
 GPU = Scale(words=5_000_000, vocab=8192, length=128, batch=128, width=512, layers=6, heads=8, lr=5e-4, steps=4000, device="cuda", held=100)
@@ -440,7 +470,7 @@ PARTS: dict[str, Part] = {
     "families": Part(Scale(), replace(GPU, steps=1500, layers=4, width=256, heads=4, lr=1e-3), families),
     "masking": Part(Scale(length=64, batch=16, steps=1000, lr=3e-3, vocab=1000), replace(GPU, layers=4, width=256), masking),
     "pairs": Part(Scale(words=700_000, width=128, length=64, steps=1000, lr=1e-3, vocab=1000, report=False), GPU, pairs),
-    "probe": Part(Scale(width=128, length=64, steps=500, lr=2e-3, vocab=1000), GPU, probe),
+    "probe": Part(Scale(vocab=1000, report=False), GPU, probe),
     "sharing": Part(Scale(steps=300), replace(GPU, steps=3000), sharing),
     "electra": Part(Scale(width=128, steps=300), replace(GPU, steps=6000), electra),
 }
