@@ -122,10 +122,10 @@ def artifact(texts: Sequence[tuple[str, str]], store: Any, name: str, count: int
                 "text": [text for _, (text, _) in part],
                 "language": [language for _, (_, language) in part],
             }
-            blank = dict.fromkeys(("url", "host", "title", "source"), [""] * len(part)) | {"karma": [None] * len(part)}
-            shards.write(
-                pa.table(rows | blank, schema=None).select(schemas.DOCUMENTS.names).cast(schemas.DOCUMENTS), work.out / shards.name(number)
-            )
+            others = [field for field in schemas.DOCUMENTS if field.name not in rows]
+            blank = {field.name: pa.array([""] * len(part)) if field.type == pa.string() else pa.nulls(len(part)) for field in others}
+            table = pa.table(rows | blank).select(schemas.DOCUMENTS.names).cast(schemas.DOCUMENTS)
+            shards.write(table, work.out / shards.name(number))
     return store.get("documents", name)
 
 
