@@ -22,6 +22,8 @@ def split(text: str, language: str = "") -> list[str]:
 
 def paragraphs(text: str) -> list[str]:
     """A line ends a paragraph, unless the next one starts in lower case without a blank line between: then it was only wrapped."""
+    if "\n" not in text:
+        return [text] if text else []
     found: list[list[str]] = []
     for line in LINE.split(text):
         if found and line[:1].islower() and not found[-1][0].isspace():

@@ -180,13 +180,8 @@ def everything(folder: Path) -> dict[str, list[str]]:
     """All text of text/, whole documents."""
     import bz2
 
-    found = {
-        path.relative_to(folder / "text").as_posix(): read(folder, path.relative_to(folder / "text").as_posix())
-        for path in sorted((folder / "text").rglob("*.jsonl.gz"))
-        if "cc-en" not in path.name
-    }
-    with gzip.open(folder / "text/en/cc-en-head-0091.jsonl.gz", "rt", encoding="utf-8") as file:
-        found["en/cc-en-head-0091.jsonl.gz"] = [json.loads(line)["raw_content"] for line in file]
+    names = [path.relative_to(folder / "text").as_posix() for path in sorted((folder / "text").rglob("*.jsonl.gz"))]
+    found = {name: read(folder, name) for name in names}
     for path in sorted((folder / "text").rglob("*.txt.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found[path.relative_to(folder / "text").as_posix()] = ["".join(lines) for lines in iter(lambda: list(islice(file, 1000)), [])]
