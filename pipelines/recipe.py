@@ -32,7 +32,7 @@ from pipelines.recipe_paths import SITE, expand
 from pipelines.recipe_section import Mirror, Section, mirrored
 from training.evaluate import EvaluateConfig
 from training.finetune import FinetuneConfig
-from training.pretrain import PretrainConfig
+from training.pretrain_config import PretrainConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 

@@ -29,7 +29,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _refusal(recipe: Recipe, model: Model) -> str:
-    from training.pretrain import feed_config, model_of
+    from training.settings import feed_config, model_of
 
     if not model.trained:
         return ""  # its shape is the imported one's
@@ -60,7 +60,7 @@ def _student_refusal(recipe: Recipe, student: Student) -> str:
     from distill.recipes import check_teacher, method
     from distill.student import layer_map
     from pipelines.chain import student_config
-    from training.pretrain import model_of
+    from training.settings import model_of
 
     teacher = recipe.models[student.teacher]
     try:

@@ -52,8 +52,9 @@ def _open(model: Artifact, inputs: Mapping[str, Artifact]) -> tuple[Any, int]:
     """The feed of the training, and how many steps it had. Both stages keep what they need for it in their config."""
     from distill.distill import DISTILL, DistillConfig
     from distill.distill import make_feed as student_feed
-    from training.pretrain import PRETRAIN, PretrainConfig
+    from training.pretrain import PRETRAIN
     from training.pretrain import make_feed as model_feed
+    from training.pretrain_config import PretrainConfig
 
     if model.stage == PRETRAIN.name:
         pretrained = _config(PRETRAIN, PretrainConfig, model)

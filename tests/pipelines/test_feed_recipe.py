@@ -23,7 +23,8 @@ from tests.training.small import Here
 from training.card import read_card
 from training.engine.measure import read
 from training.feed.batch import IGNORE
-from training.pretrain import PRETRAIN, PretrainConfig, make_feed
+from training.pretrain import PRETRAIN, make_feed
+from training.pretrain_config import PretrainConfig
 
 RECIPE = """\
 name: fed

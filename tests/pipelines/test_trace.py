@@ -24,7 +24,8 @@ from infra.errors import ArtifactError, ConfigError
 from infra.stage import record, run
 from infra.store import Store
 from pipelines.trace import trace
-from training.pretrain import PRETRAIN, PretrainConfig, make_feed
+from training.pretrain import PRETRAIN, make_feed
+from training.pretrain_config import PretrainConfig
 
 LENGTH, BATCH = 32, 4
 SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe qui ro su te vi wo xa ze".split()  # noqa: SIM905

@@ -24,7 +24,8 @@ from training.evaluation.generate import continue_text
 from training.families.catalog import family, load
 from training.feed.batch import IGNORE
 from training.imported import IMPORT, ImportConfig, adopt, begin, files_of, pieces, same_pieces
-from training.pretrain import PRETRAIN, PretrainConfig, make_feed
+from training.pretrain import PRETRAIN, make_feed
+from training.pretrain_config import PretrainConfig
 
 SHAPE = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH, "ffn": 64, "dropout": 0.0}
 

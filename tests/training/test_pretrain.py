@@ -22,7 +22,9 @@ from tests.training.small import LENGTH, prepared
 from training.card import read_card
 from training.engine.measure import read
 from training.families import catalog
-from training.pretrain import PRETRAIN, PretrainConfig, check, loop_config, make_feed, model_of, optim_config
+from training.pretrain import PRETRAIN, check, make_feed
+from training.pretrain_config import PretrainConfig
+from training.settings import loop_config, model_of, optim_config
 
 SMALL = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH}
 STEPS = 24

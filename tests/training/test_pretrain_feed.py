@@ -19,7 +19,9 @@ from tests.training.small import Here, prepared
 from training.engine import loop
 from training.engine.measure import read
 from training.feed.prefetch import Prefetched
-from training.pretrain import PRETRAIN, PretrainConfig, ahead, check, examples_name, feed_config, make_feed
+from training.pretrain import PRETRAIN, ahead, check, examples_name, make_feed
+from training.pretrain_config import PretrainConfig
+from training.settings import feed_config
 
 PARTS = ({"share": 0.6, "length": 16}, {"share": 0.4, "length": 32})
 SMALL = {"width": 16, "heads": 2, "layers": 1, "positions": 32}

@@ -18,7 +18,8 @@ from pipelines.plan_model import plan_model
 from tests.training.small import LENGTH, Here, prepared
 from training.families import catalog
 from training.families.family import Family
-from training.pretrain import PRETRAIN, PretrainConfig
+from training.pretrain import PRETRAIN
+from training.pretrain_config import PretrainConfig
 
 
 def electric_gpt() -> Family:

@@ -22,7 +22,9 @@ from tests.training.small import LENGTH, Here, documents, texts
 from training.card import read_card
 from training.engine.measure import read
 from training.families.catalog import FAMILIES, family, load
-from training.pretrain import PRETRAIN, PretrainConfig, check, feed_config, optim_config
+from training.pretrain import PRETRAIN, check
+from training.pretrain_config import PretrainConfig
+from training.settings import feed_config, optim_config
 
 SMALL = {"width": 32, "heads": 4, "layers": 2, "positions": LENGTH}
 NARROW = {"albert": {"embedding_width": 16}, "electra": {"embedding_width": 16}}

@@ -13,7 +13,8 @@ from training.families.electra import generator_of
 from training.families.family import Preset
 from training.families.gpt import GPT3_SHAPES
 from training.families.tinybert import tiny_of
-from training.pretrain import PretrainConfig, feed_config, optim_config
+from training.pretrain_config import PretrainConfig
+from training.settings import feed_config, optim_config
 
 
 def theirs(build, config) -> int:

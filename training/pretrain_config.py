@@ -1,0 +1,99 @@
+"""What a recipe may say about pretraining, and what of it cannot be. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from infra.artifact import how
+from infra.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What stands at None is as the family's paper has it; warm-up is kept as a share of the run.
+
+    overrides: fields of BackboneConfig that differ from the size's, such as {"layers": 3, "dropout": 0.0}; masking: of Masking,
+    such as {"unit": "word"} or {"static_copies": 10}.
+
+    packed: short sequences share a row, so that less is computed for padding; the batches hold the same. curriculum: parts such as
+    ({"share": 0.9, "length": 128}, {"share": 0.1, "length": 512}), each for its share of the steps, the last at `length`; a step's
+    tokens stay the same. mixture: weights of sources by patterns of their files' names, such as {"wiki*": 2, "*": 1}; exhausted: what
+    a source does whose examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other;
+    restart_positions: positions begin anew with each.
+    """
+
+    family: str
+    size: str
+    tokens: int = 1_000_000  # the whole budget, padding included
+    batch_tokens: int = 16_384  # of one step, over all ranks
+    length: int = 128
+    zero: int = 1
+    precision: str = "fp32"
+    lr: float | None = None
+    schedule: str | None = None
+    warmup: float | None = None  # below 1: share of all steps; from 1 on: steps
+    min_ratio: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    mask_rate: float | None = None
+    seed: int = 1
+    overrides: dict[str, int | float | str | bool] = field(default_factory=dict)
+    micro_batch: int = 0  # sequences a rank puts through the model at once; 0: as many as make 8192 tokens
+    log_every: int = 10
+    save_every: int = how(200)
+    valid_every: int = 0  # 0: only at the end
+    valid_batches: int = 8  # 0: all that is held out
+    optimiser: str | None = None  # adamw or lamb
+    masking: dict[str, int | float | str | bool] = field(default_factory=dict)
+    packed: bool = False
+    curriculum: tuple[dict[str, float], ...] = ()
+    mixture: dict[str, float] = field(default_factory=dict)
+    exhausted: str = "repeat"
+    documents_apart: bool = False
+    restart_positions: bool = False
+    feed_workers: int | None = how(None)  # threads that make the next batches; None: 1 beside a GPU, else 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.batch_tokens % self.length:
+            near = max(1, round(self.batch_tokens / self.length)) * self.length
+            raise ConfigError(f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of length {self.length}; {near} would be")
+        if self.tokens < self.batch_tokens:
+            raise ConfigError(f"pretrain.tokens {self.tokens} is less than one step of batch_tokens {self.batch_tokens}; raise it")
+        if self.zero not in (0, 1, 2, 3):
+            raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
+        if self.precision not in ("fp32", "bf16", "auto"):
+            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16 or auto")
+        self._check_curriculum()
+
+    def _check_curriculum(self) -> None:
+        for part in self.curriculum:
+            if set(part) != {"share", "length"} or part["length"] != int(part["length"]) or not (part["share"] > 0 < part["length"]):
+                raise ConfigError(f"pretrain.curriculum: a part is like {{share: 0.9, length: 128}}, not {part}")
+            if self.batch_tokens % int(part["length"]):
+                raise ConfigError(
+                    f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of the curriculum's length {int(part['length'])}"
+                )
+        if self.curriculum and abs(sum(part["share"] for part in self.curriculum) - 1) > 1e-6:
+            raise ConfigError(f"pretrain.curriculum: the shares add up to {sum(part['share'] for part in self.curriculum):g}, not to 1")
+        if self.curriculum and self.lengths[-1] != self.length:
+            raise ConfigError(f"pretrain.length is {self.length}, the curriculum ends at {self.lengths[-1]}; set both alike")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The length of each part of the training; `length` is the last's."""
+        return tuple(int(part["length"]) for part in self.curriculum) or (self.length,)
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step, over all ranks."""
+        return self.batch_tokens // self.length
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.tokens / self.batch_tokens))

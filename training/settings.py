@@ -1,0 +1,122 @@
+"""What a pretraining config means: model, feed, optimiser and loop, each as the family's paper has it but for what the config says.
+
+Nothing here imports torch before it is asked: recipes and plans are made from this file too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import ConfigError
+from training.pretrain_config import PretrainConfig
+
+if TYPE_CHECKING:
+    from training.backbone.config import BackboneConfig
+    from training.engine.loop import LoopConfig
+    from training.engine.optim import OptimConfig
+    from training.families.family import Family
+    from training.feed.loader import FeedConfig
+
+MICRO_TOKENS = 8192  # of a micro-batch nobody has set: with 8192 pieces the logits of a GPT then take 256 MiB
+
+
+def model_of(config: PretrainConfig, vocab: int) -> tuple[Family, BackboneConfig]:
+    """Family and shape. Raises ConfigError for names and sizes that cannot be."""
+    from training.backbone.config import BackboneConfig
+    from training.families import catalog
+
+    family = catalog.family(config.family)
+    check_names("overrides", config.overrides, BackboneConfig)
+    backbone = family.backbone(config.size, vocab)
+    overrides: dict[str, Any] = dict(config.overrides)
+    if "width" in overrides:  # what was worked out from the size's own width is worked out anew
+        overrides = {"ffn": 0, "embedding_width": 0, **overrides}
+    try:
+        return family, replace(backbone, **overrides)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.overrides {config.overrides}: a value has the wrong type ({error})") from error
+
+
+def check_names(section: str, said: Mapping[str, Any], kind: type) -> None:
+    """Raises ConfigError when a dataclass has no field of a given name."""
+    known = [f.name for f in fields(kind)]
+    for name in said:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"pretrain.{section} has no field `{name}`; " + (f"did you mean `{near[0]}`?" if near else f"fields: {', '.join(known)}")
+            )
+
+
+def feed_config(config: PretrainConfig, length: int = 0) -> FeedConfig:
+    """What the feed is told: the family's objective, and its masks where it has any. length 0: the config's."""
+    from training.families import catalog
+    from training.feed.loader import FeedConfig, Masking, Mixing
+
+    family, length = catalog.family(config.family), length or config.length
+    settings = FeedConfig(
+        config.batch_tokens // length,
+        length,
+        config.seed,
+        family.objective,
+        packed=config.packed,
+        apart=config.documents_apart,
+        restart=config.restart_positions,
+        mixing=Mixing(config.mixture, config.exhausted),
+    )
+    if family.examples == "pairs" and config.documents_apart:
+        raise ConfigError(f"pretrain.documents_apart is for blocks; {config.family} reads pairs, which hold their own documents only")
+    check_names("masking", config.masking, Masking)
+    if family.masking is None:
+        if config.masking or config.mask_rate is not None:
+            raise ConfigError(f"{config.family} predicts the next token and masks none; take pretrain.masking and mask_rate out")
+        return settings
+    try:
+        changed: dict[str, Any] = dict(config.masking)
+        rate = family.preset(config.size).mask_rate if config.mask_rate is None and "rate" not in changed else config.mask_rate
+        return replace(settings, masking=replace(family.masking, **changed), mask_rate=rate)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.masking {config.masking}: a value has the wrong type ({error})") from error
+
+
+def optim_config(config: PretrainConfig) -> OptimConfig:
+    """The family's recipe, but for what the config says otherwise."""
+    from training.engine.optim import OptimConfig
+    from training.families import catalog
+
+    preset = catalog.family(config.family).preset(config.size)
+    optimiser = config.optimiser or preset.optimiser
+    if optimiser != preset.optimiser and config.lr is None:
+        raise ConfigError(
+            f"{config.family}/{config.size} was trained with {preset.optimiser}, whose rate does not fit {optimiser}; set pretrain.lr"
+        )
+    said = {name: getattr(config, name) for name in ("lr", "schedule", "min_ratio", "weight_decay", "warmup")}
+    usual = {name: getattr(preset, name) for name in ("lr", "schedule", "min_ratio", "weight_decay")} | {
+        "warmup": preset.warmup / preset.steps
+    }
+    chosen = {name: usual[name] if value is None else value for name, value in said.items()}
+    return OptimConfig(betas=preset.betas, eps=preset.eps, optimiser=optimiser, bias_correction=preset.bias_correction, **chosen)
+
+
+def loop_config(config: PretrainConfig) -> LoopConfig:
+    """What the one loop is told."""
+    from training.engine.loop import LoopConfig
+    from training.families import catalog
+
+    clip = catalog.family(config.family).preset(config.size).clip if config.clip is None else config.clip
+    return LoopConfig(
+        steps=config.steps,
+        micro_batch=config.micro_batch or max(1, MICRO_TOKENS // config.length),
+        zero=config.zero,
+        precision=config.precision,
+        optimiser=optim_config(config),
+        seed=config.seed,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        valid_every=config.valid_every,
+        valid_batches=config.valid_batches,
+        clip=clip,
+    )
