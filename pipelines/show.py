@@ -180,12 +180,16 @@ def _crawl(artifact: Artifact) -> Row:
 
 
 def _clusters(artifact: Artifact) -> Row:
-    """Lists of document ids, the survivor first."""
+    """Lists of document ids, the survivor first; and some of the paragraphs that were cut, with the document that keeps each."""
     members: dict[str, list[tuple[bool, str]]] = {}
     for path in artifact.side("clusters"):
         for row in shards.read(path).select(["cluster", "document", "survivor"]).to_pylist():
             members.setdefault(row["cluster"], []).append((not row["survivor"], row["document"]))
-    return {"clusters": [[document for _, document in sorted(found)] for _, found in sorted(members.items())]}
+    cut = first_rows(artifact.side("paragraphs"), "")
+    return {
+        "clusters": [[document for _, document in sorted(found)] for _, found in sorted(members.items())],
+        "paragraphs": [{key: _short(row[key]) for key in ("text", "url", "kept_in")} for row in cut],
+    }
 
 
 def _languages(artifact: Artifact) -> Row:

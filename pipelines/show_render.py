@@ -41,6 +41,7 @@ def _look(found: Row, console: Console) -> None:
             _rows(console, f"{key.replace('_', ' ')}: {rule}", rows)
     if clusters := found.get("clusters"):
         _rows(console, f"clusters ({len(clusters)})", [{"survivor": ids[0], "others": " ".join(ids[1:])} for ids in clusters])
+    _rows(console, "paragraphs cut", found.get("paragraphs", []))
     _rows(console, "by language", found.get("languages", []))
     if found.get("scores"):
         console.print(Text(json.dumps(found["scores"], indent=1, ensure_ascii=False)))

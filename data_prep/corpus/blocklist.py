@@ -13,9 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data_prep.corpus.charset import normal
-from data_prep.corpus.hosts import read_list
+from data_prep.corpus.hosts import domains_of, read_list
 from data_prep.corpus.readers import opened
-from data_prep.corpus.takedown import domains_of
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -34,13 +35,7 @@ class Hosts:
 
     def __contains__(self, host: str) -> bool:
         """host: a canonical name or address, without a port."""
-        if host in self.alone:
-            return True
-        while host:
-            if host in self.below or host in self.listed:
-                return True
-            host = host.partition(".")[2]
-        return False
+        return host in self.alone or any(name in self.below or name in self.listed for name in domains_of(host))
 
 
 def check_pattern(where: str, pattern: str) -> None:
@@ -99,6 +94,14 @@ def _is_address(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def domains_of(host: str) -> Iterator[str]:
+    """The host, without its port, and every domain it lies in: a.b.c, b.c, c."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and ":" in host else host
+    labels = name.split(".")
+    for start in range(len(labels)):
+        yield ".".join(labels[start:])
 
 
 @lru_cache(maxsize=1 << 16)

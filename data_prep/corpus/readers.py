@@ -10,14 +10,14 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from data_prep.corpus import charset
+from data_prep.corpus import charset, dumps
 from infra.errors import ConfigError
 
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".json"})
@@ -56,12 +56,16 @@ def rows(path: str, kind: str, columns: list[str], separator: str = "") -> Itera
     if kind == "parquet":
         yield from _parquet(path, columns)
         return
-    number = 0
+    number, cut = 0, dumps.is_cut(Path(path))  # zstd alone does not tell of a missing end
     try:
         with opened(path) as stream:
             for row in _json_lines(stream) if kind == "jsonl" else _plain(stream, columns[0], separator):
+                if cut and (kind == "text" or row.reason == "bad_json"):  # a text without its end, or the line that it ends within
+                    break
                 number = row.number
                 yield row
+        if cut:
+            yield Row(number + 1, reason="truncated", line="the file ends within a zstd frame")
     except _BROKEN as error:
         yield Row(number + 1, reason="truncated", line=str(error)[:SHOWN])
 

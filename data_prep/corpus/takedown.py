@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from data_prep import shards
 from data_prep.corpus import urls
+from data_prep.corpus.hosts import domains_of
 from data_prep.corpus.readers import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
@@ -129,14 +130,6 @@ def judge(listed: Listed, table: pa.Table) -> list[tuple[str, str]]:
 def text_hash(text: str) -> str:
     """What `sha256:` entries are compared with."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def domains_of(host: str) -> Iterator[str]:
-    """The host, without its port, and every domain it lies in: a.b.c, b.c, c."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and ":" in host else host
-    labels = name.split(".")
-    for start in range(len(labels)):
-        yield ".".join(labels[start:])
 
 
 def _first(listed: Listed, url: str, host: str, name: str, text: str) -> tuple[str, str]:

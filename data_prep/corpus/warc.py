@@ -12,7 +12,6 @@ import io
 import mmap
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from data_prep.corpus.readers import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
+from infra.reuse import link
 from infra.stage import Inputs, Stage
 
 SET_ASIDE = pa.schema([("url", pa.string()), ("source", pa.string()), ("reason", pa.string())])
@@ -207,7 +207,8 @@ def _bring(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
     if _is_arc(source.path):
         return _from_arc(source, path)
     if _reachable(Path(source.path)):
-        _link(Path(source.path), path)
+        if not path.exists():
+            link(Path(source.path), path)
         return path, []
     return _repacked(source, path)
 
@@ -287,19 +288,6 @@ def _drafted(path: Path) -> Iterator[Any]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
-def _link(source: Path, path: Path) -> None:
-    """A hard link costs no space; another disk, or a folder of another owner, needs a copy."""
-    if path.exists():
-        return
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    draft.unlink(missing_ok=True)
-    try:
-        os.link(source, draft)
-    except OSError:
-        shutil.copyfile(source, draft)
     os.replace(draft, path)
 
 

@@ -97,6 +97,16 @@ def test_every_bad_line_is_kept_aside_with_its_reason_and_its_neighbours_stay(tm
     assert shards.read(made.side("set_aside")[0]).schema.remove_metadata() == SET_ASIDE
 
 
+@pytest.mark.parametrize("name", ["cut.jsonl.zst", "cut.txt.zst"])
+def test_a_zstd_file_without_its_end_is_told_and_its_whole_lines_stay(name: str, tmp_path: Path, rows, store, local) -> None:
+    packed = zstandard.compress(lines(*({"text": f"half {i * i}"} for i in range(200_000))))
+    made = run(DOCUMENTS, DocumentsConfig((saved(tmp_path / name, packed[: len(packed) // 2]),), shards=1), {}, store, local)
+    texts = [row["text"] for row in rows(made.shards)]
+    assert texts == [f"half {i * i}" for i in range(len(texts))]
+    assert (1000 < len(texts) < 200_000) if "jsonl" in name else not texts
+    assert [(row["reason"], row["source"]) for row in rows(made.side("set_aside"))] == [("truncated", f"{name}:{len(texts) + 1}")]
+
+
 def test_parquet_and_plain_text_are_read_too(tmp_path: Path, rows, store, local) -> None:
     pq.write_table(
         pa.table({"body": ["a", None, "c"], "link": ["http://p.test/1", None, "http://p.test/3"], "n": [1, 2, 3]}), tmp_path / "p.parquet"

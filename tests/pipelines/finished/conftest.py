@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data_prep import schemas, shards
+from data_prep.corpus.deduping.writing import CUTS
 from infra.compute import LocalCompute
 from infra.stage import Stage, run
 from infra.store import Store
@@ -95,6 +96,18 @@ def dedup(config, inputs, out, compute):
         for n in (0, 3)
     ]
     shards.write(table(schemas.CLUSTERS, pair), out / "clusters" / shards.name(0))
+    cut = [
+        {
+            "row": 1,
+            "line": 0,
+            "holder": 0,
+            "document": DOCUMENTS[1]["id"],
+            "url": url(1),
+            "text": "All rights.",
+            "kept_in": DOCUMENTS[0]["id"],
+        }
+    ]
+    shards.write(table(CUTS, cut), out / "paragraphs" / shards.name(0))
     return {"read": 4, "kept": 3, "removed.near": 1}
 
 

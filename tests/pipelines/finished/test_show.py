@@ -33,7 +33,10 @@ def test_a_stage_a_label_and_a_fingerprint_name_the_same_artifact(place):
 
 
 def test_dedup_shows_its_clusters_as_lists_of_document_ids(place):
-    assert show(*place, "dedup")["clusters"] == [[f"{0:016x}", f"{3:016x}"]]
+    found = show(*place, "dedup")
+    assert found["clusters"] == [[f"{0:016x}", f"{3:016x}"]]
+    assert found["paragraphs"] == [{"text": "All rights.", "url": "http://site.test/1.html", "kept_in": f"{0:016x}"}]
+    assert "paragraphs cut" in printed(found) and "All rights." in printed(found)
 
 
 def test_filter_shows_what_each_rule_rejected(place):
