@@ -183,8 +183,8 @@ class Engine:
     def save(self, folder: Path, apart: bool = False) -> Callable[[], list[Path]]:
         """Every rank's share of the state, into folder; the caller makes the whole atomic.
 
-        apart: the call copies the state within memory, and what it returns writes the copy, whenever it is called, to the very same
-        bytes. Else everything is written here. What is returned says which files this rank wrote.
+        apart: the call copies the state within memory, and what it returns writes the copy, whenever it is called, as it
+        was. Else everything is written here. What is returned says which files this rank wrote.
         """
         kept: list[tuple[dict[str, Any], Path]] = []
 
