@@ -33,14 +33,23 @@ def trace(workspace: Path, name: str, step: int) -> dict[str, Any]:
     feed, steps = _open(model, inputs)
     if not 0 <= step < steps:
         raise ConfigError(f"{name} took {steps} steps, numbered 0 to {steps - 1}; there is no step {step}")
-    places = feed.trace(step)
+    batch = _batch(model, step)
+    places = feed.trace(batch)
     return {
         "model": f"{model.stage}/{model.fingerprint}",
         "step": step,
         "steps": steps,
-        **feed.about(step),
+        **feed.about(batch),
         "documents": _documents(inputs["sentences"], places),
     }
+
+
+def _batch(model: Artifact, step: int) -> int:
+    """The number of the batch a step trained on: another than the step's where the guard left batches out."""
+    from training.card import CARD, read_card
+    from training.engine.guard import batch_of
+
+    return batch_of(step, read_card(model).get("left_out", ())) if (model.path / CARD).exists() else step
 
 
 def _origin(model: Artifact) -> str:

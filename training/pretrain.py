@@ -171,4 +171,5 @@ def card_of(config: PretrainConfig, tower: Tower, trained: Trained, *, tokenizer
         "valid_loss": trained.valid.loss if trained.valid else None,
         "valid_parts": trained.valid.parts if trained.valid else {},
         "valid_accuracy": trained.valid.accuracy if trained.valid else {},
+        **({"left_out": list(trained.left_out)} if trained.left_out else {}),
     }

@@ -20,6 +20,10 @@ class PretrainConfig:
     tokens stay the same. mixture: weights of sources by patterns of their files' names, such as {"wiki*": 2, "*": 1}; exhausted: what
     a source does whose examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other;
     restart_positions: positions begin anew with each.
+
+    keep: how many of the newest checkpoints stay while training; keep_best: and the one with the best held-out loss; keep_every: and
+    that of every so many steps. A finished stage keeps none. guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
+    stall_seconds: without progress, after which a rank ends itself and the ranks start again; 0: never.
     """
 
     family: str
@@ -52,6 +56,13 @@ class PretrainConfig:
     documents_apart: bool = False
     restart_positions: bool = False
     feed_workers: int | None = how(None)  # threads that make the next batches; None: 1 beside a GPU, else 0
+    keep: int = how(2)
+    keep_best: bool = how(False)
+    keep_every: int = how(0)
+    save_seconds: float = how(60.0)  # and whenever this long has passed since the last checkpoint
+    save_in_background: bool = how(True)  # from a copy of the rank's state in memory, while training goes on
+    stall_seconds: float = how(1800.0)
+    guard: dict[str, int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):

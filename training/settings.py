@@ -15,6 +15,7 @@ from training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
     from training.backbone.config import BackboneConfig
+    from training.engine.guard import GuardConfig
     from training.engine.loop import LoopConfig
     from training.engine.optim import OptimConfig
     from training.families.family import Family
@@ -103,6 +104,7 @@ def optim_config(config: PretrainConfig) -> OptimConfig:
 
 def loop_config(config: PretrainConfig) -> LoopConfig:
     """What the one loop is told."""
+    from training.engine.checkpoint import Keep
     from training.engine.loop import LoopConfig
     from training.families import catalog
 
@@ -119,4 +121,21 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         valid_every=config.valid_every,
         valid_batches=config.valid_batches,
         clip=clip,
+        guard=guard_config(config),
+        keep=Keep(config.keep, config.keep_best, config.keep_every),
+        save_seconds=config.save_seconds,
+        background=config.save_in_background,
+        stall_seconds=config.stall_seconds,
     )
+
+
+def guard_config(config: PretrainConfig) -> GuardConfig:
+    """What watches the training's numbers."""
+    from training.engine.guard import GuardConfig
+
+    check_names("guard", config.guard, GuardConfig)
+    said: dict[str, Any] = dict(config.guard)
+    try:
+        return GuardConfig(**said)
+    except TypeError as error:
+        raise ConfigError(f"pretrain.guard {config.guard}: a value has the wrong type ({error})") from error

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError, Preempted
 from infra.log import event
-from training.engine.checkpoint import Checkpoints, Point
+from training.engine.checkpoint import Checkpoints, Keep, Point
+from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
 from training.engine.rank import Rank, choose_matmul_mode, here, precision_here, reseed
+from training.engine.stall import StallWatch
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
 from training.feed.loader import Feed
@@ -51,11 +53,17 @@ class LoopConfig:
     valid_every: int = 0
     valid_batches: int = 0  # 0: all of them
     clip: float = 1.0
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    keep: Keep = field(default_factory=Keep)
+    background: bool = True  # checkpoints are written while training goes on, from a copy of the rank's state in memory
+    stall_seconds: float = 1800.0  # without a finished micro-batch, after which a rank ends itself; 0: never
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.save_seconds <= 0 or self.stall_seconds < 0:
+            raise ConfigError(f"save_seconds {self.save_seconds} must be above 0, stall_seconds {self.stall_seconds} at least 0")
         ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip)
 
     def engine(self, accumulation: int) -> ZeroConfig:
@@ -72,6 +80,7 @@ class Trained:
     loss: float
     parts: dict[str, float]
     valid: Verdict | None = None
+    left_out: tuple[int, ...] = ()  # batches the guard went back for and left out
 
 
 def train(
@@ -97,8 +106,9 @@ def train(
     if feed.batch_size < place.world:
         raise ConfigError(f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens")
     try:
-        with _asked_to_stop() as stop:
-            return _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported).all()
+        with _asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
+            run = _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported, watch=watch)
+            return run.all()
     except RuntimeError:
         if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see the death before this echo of it
             time.sleep(PEER_GRACE_S)
@@ -125,14 +135,18 @@ class _Run:
         place: Rank,
         stop: threading.Event,
         imported: bool,
+        watch: StallWatch,
     ) -> None:
+        self.watch = watch
         self.feed, self.config, self.place, self.stop, self.stage = feed, config, place, stop, stage
         self.tower, self.imported, self.guessing = tower, imported, guessing(tower)
         self.micros = micros(feed, place.world, config.micro_batch)
         self.engine = Engine(tower, config.engine(self.micros), place, config.micro_batch)
         self.exam = Exam(valid, place, config.micro_batch, self._count, config.valid_batches) if valid and valid.examples else None
-        self.checkpoints = Checkpoints(out / CHECKPOINTS, place)
+        keep = replace(config.keep, anchors=config.guard.every)
+        self.checkpoints = Checkpoints(out / CHECKPOINTS, place, keep, config.background)
         self.point = self.checkpoints.resume(self.engine)
+        self.guard = Guard(config.guard, self.point.watch)
         self.saved = time.monotonic()
         self.journal = Journal(out / METRICS, stage, place, config.steps, self.point.step)
         if self.point.step and place.first:
@@ -141,28 +155,37 @@ class _Run:
     def all(self) -> Trained:
         """Every step that is left; then the last verdict and the weights."""
         loss, parts, verdict = *self.journal.last(), None
-        ahead = self._slice(self.point.step) if self.point.step < self.config.steps else None
+        if self.guard.config.every and not self.point.step:
+            self.checkpoints.save(self.engine, self.point)  # so that there is something to go back to from the first steps
+        ahead = self._slice(self.point.step)
         counts = self._summed(ahead) if ahead else {}
         self.engine.module.train()
         while ahead is not None:
             step, began = self.point.step, time.perf_counter()
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
-            ahead = self._slice(step + 1) if step + 1 < self.config.steps else None
+            ahead = self._slice(step + 1)
             loss, parts, counts, wish = self._agree(told, ahead)
-            norm = self._update(step, loss, lr)
-            self.point = Point(step + 1, self.point.tokens + tokens)
+            try:
+                norm = self._update(step, loss, lr)
+            except Spike as spike:
+                self._go_back(step, spike)
+                ahead = self._slice(self.point.step)
+                counts = self._summed(ahead) if ahead else {}
+                continue
+            self.point = Point(step + 1, self.point.tokens + tokens, self.guard.watch)
             self.journal.passed(tokens, time.perf_counter() - began)
             if step == 0:
                 self._compare_with_guessing(loss)
             verdict = self._tell(step, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
-            self._save(wish)
+            self._save(wish, verdict)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
-        return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict)
+        return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict, self.guard.left_out)
 
-    def _slice(self, step: int) -> Batch:
-        return self.feed.slice(step, self.place.rank, self.place.world)
+    def _slice(self, step: int) -> Batch | None:
+        """This rank's share of a step's batch; None after the last step."""
+        return self.feed.slice(self.guard.batch(step), self.place.rank, self.place.world) if step < self.config.steps else None
 
     def _count(self, batch: Batch) -> dict[str, int]:
         """Predictions by the name of their loss; a tower that knows no better predicts its labels."""
@@ -191,6 +214,7 @@ class _Run:
             self.engine.backward(losses.total)
             for name, value in {"total": losses.total, **losses.parts}.items():
                 told[name] = told.get(name, 0.0) + value.detach().double()
+            self.watch.beat()
         return told
 
     def _agree(self, told: dict[str, Tensor], ahead: Batch | None) -> tuple[float, dict[str, float], dict[str, float], Wish]:
@@ -205,18 +229,50 @@ class _Run:
         return total, dict(zip(list(told)[1:], parts, strict=True)), counts, Wish(stop > 0, save > 0)
 
     def _update(self, step: int, loss: float, lr: float) -> float:
-        """Move the weights, unless something is not finite on any rank: then save what was before and end."""
+        """Move the weights and return the gradient's norm. Raises Spike, on all ranks, when the step must not count."""
+        self._warn(step, self.guard.look("loss", loss))
         try:
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss}")
-            return self.engine.step(lr)
+            norm = self.engine.step(lr)
         except FloatingPointError as error:
-            self.checkpoints.save(self.engine, self.point)
-            documents = ", ".join(f"{shard} row {row}" for shard, row in self.feed.trace(step)[:TRACED])
-            raise PipelineError(
-                f"{self.stage}: {error} at step {step}; the state before it is saved. Lower lr or warm up longer; "
-                f"the step's first documents are {documents}"
-            ) from error
+            raise Spike(str(error), finite=False) from error
+        self._warn(step, self.guard.look("gradient norm", norm, moved=True))
+        self.guard.passed(loss, norm)
+        return norm
+
+    def _warn(self, step: int, said: str) -> None:
+        if said and self.place.first:
+            event("warning", message=f"{self.stage}: {said}, at step {step}; its first documents are {self._documents(step)}")
+
+    def _documents(self, step: int) -> str:
+        return ", ".join(f"{shard} row {row}" for shard, row in self.feed.trace(self.guard.batch(step))[:TRACED])
+
+    def _go_back(self, step: int, spike: Spike) -> None:
+        """To the guard's checkpoint, without the batches before the spike, where the recipe says so; else end with the state saved."""
+        if not self.guard.may_rewind():
+            if not spike.moved:
+                self.checkpoints.save(self.engine, self.point, now=True)
+            self.checkpoints.wait()
+            raise PipelineError(self._why(step, spike)) from spike
+        documents, guard = self._documents(step), self.guard
+        self.engine.discard()
+        anchor = self.checkpoints.back(self.engine, guard.config.target(step), guard.config.every)
+        batches = guard.rewind(anchor.watch, step, anchor.step)
+        self.point = replace(anchor, watch=guard.watch)
+        if self.place.first:
+            self.journal.forget(anchor.step)
+            event(
+                "warning",
+                message=f"{self.stage}: {spike} at step {step}; back to step {anchor.step} ({guard.rewinds} of {guard.config.max_rewinds}) "
+                f"without the batches {batches[0]} to {batches[-1]}; the step's first documents are {documents}",
+            )
+
+    def _why(self, step: int, spike: Spike) -> str:
+        state = "the last checkpoint is from before it" if spike.moved else "the state before it is saved"
+        back = f" after going back {self.guard.rewinds} times" if self.guard.rewinds else ""
+        return (
+            f"{self.stage}: {spike} at step {step}{back}; {state}. Lower lr or warm up longer; "
+            f"the step's first documents are {self._documents(step)}"
+        )
 
     def _compare_with_guessing(self, loss: float) -> None:
         """A model that has learnt nothing must do as badly as guessing: this catches most mistakes of wiring."""
@@ -234,13 +290,17 @@ class _Run:
         due = self.exam and (last or (every and (step + 1) % every == 0))
         verdict = self.exam.take(self.engine) if self.exam and due else None
         if verdict or last or step % self.config.log_every == 0:
-            self.journal.tell(step, verdict, **fields)
+            left_out = {"left_out": self.guard.left_out} if self.guard.left_out else {}
+            self.journal.tell(step, verdict, **fields, **left_out)
         return verdict
 
-    def _save(self, wish: Wish) -> None:
-        last = self.point.step == self.config.steps
-        if last or wish.stop or wish.save or self.point.step % self.config.save_every == 0:
-            self.checkpoints.save(self.engine, self.point)
+    def _save(self, wish: Wish, verdict: Verdict | None) -> None:
+        self.watch.beat()
+        self.checkpoints.check()
+        last, step = self.point.step == self.config.steps, self.point.step
+        every, anchors, best = self.config.save_every, self.guard.config.every, self.config.keep.best and verdict is not None
+        if last or wish.stop or wish.save or best or step % every == 0 or (anchors and step % anchors == 0):
+            self.checkpoints.save(self.engine, self.point, verdict.loss if verdict else None, now=last or wish.stop)
             self.saved = time.monotonic()
         if wish.stop and not last:
             raise Preempted(f"{self.stage}: asked to stop; saved after step {self.point.step} of {self.config.steps}")

@@ -96,7 +96,7 @@ class Journal:
         self.path, self.stage, self.total, self.first = path, stage, total, place.first
         self._tokens, self._seconds = 0, 0.0
         if self.first:
-            self._forget(step)
+            self.forget(step)
 
     def passed(self, tokens: int, seconds: float) -> None:
         """One more step, and how long it took without validation and checkpoints."""
@@ -121,8 +121,8 @@ class Journal:
         lines = read(self.path) if self.first else []
         return (lines[-1]["loss"], lines[-1]["parts"]) if lines else (math.nan, {})
 
-    def _forget(self, step: int) -> None:
-        """Drop what an earlier try told after the checkpoint this one goes on from, and a line it was killed in."""
+    def forget(self, step: int) -> None:
+        """Drop what was told after the checkpoint that is gone on from, and a line a try was killed in."""
         kept = [line for line in read(self.path) if line["step"] < step]
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError, PipelineError
 from training.engine.optim import OptimConfig, make
 from training.engine.rank import Rank
+from training.engine.snapshot import frozen
 from training.feed.batch import Batch
 
 STAGES = (0, 1, 2, 3)
@@ -88,7 +90,7 @@ class Engine:
         engine, *_ = _deepspeed().initialize(
             model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size)
         )
-        self._engine = engine
+        self._engine, self._open = engine, False
 
     @property
     def module(self) -> nn.Module:
@@ -106,11 +108,18 @@ class Engine:
             return self._engine(batch)
 
     def backward(self, loss: Tensor) -> None:
+        self._open = True  # gradients wait for a step
         self._engine.backward(loss)
 
     def pass_on(self) -> None:
         """One micro-batch is through, and it was not the last of its step."""
         self._engine.step()
+
+    def discard(self) -> None:
+        """Let go of a step's gradients by taking it, wherever it leads: only before load(), which overwrites what it moved."""
+        if self._open:
+            self._engine.step()
+            self._open = False
 
     def step(self, lr: float) -> float:
         """The last micro-batch of a step is through: the weights move. Returns the norm of the gradient before clipping.
@@ -122,9 +131,11 @@ class Engine:
         if self.config.stage == 0:
             norm = self._clip()
             self._engine.step()
+            self._open = False
             return norm
         skipped = self._engine.skipped_steps
         self._engine.step()
+        self._open = False
         if self._engine.skipped_steps > skipped:  # DeepSpeed leaves a step out when the gradient is not finite
             raise FloatingPointError("the gradient is not finite")
         return float(self._engine.get_global_grad_norm() or 0.0)
@@ -169,9 +180,27 @@ class Engine:
         with GatheredParameters([parameter]) if self.config.stage == 3 else nullcontext():
             return parameter.detach().float().cpu().clone() if self.place.first else torch.empty(0)
 
-    def save(self, folder: Path) -> None:
-        """Every rank writes its share of the state into folder; the caller makes the whole atomic."""
+    def save(self, folder: Path, apart: bool = False) -> Callable[[], list[Path]]:
+        """Every rank's share of the state, into folder; the caller makes the whole atomic.
+
+        apart: the call copies the state within memory, and what it returns writes the copy, whenever it is called, as it
+        was. Else everything is written here. What is returned says which files this rank wrote.
+        """
+        kept: list[tuple[dict[str, Any], Path]] = []
+
+        def keep(state_dict: dict[str, Any], path: str) -> None:
+            kept.append((frozen(state_dict) if apart else {}, Path(path)))
+            if not apart:
+                torch.save(state_dict, path)
+
+        def write() -> list[Path]:
+            for state, path in kept if apart else ():
+                torch.save(state, path)
+            return [path for _, path in kept]
+
+        self._engine.checkpoint_engine.save = keep
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        return write
 
     def load(self, folder: Path, world: int) -> None:
         """Continue from what `world` ranks saved; for another number of ranks the state is taken apart first."""

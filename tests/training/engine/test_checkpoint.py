@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from infra.log import attach
 from training.engine.checkpoint import Checkpoints, Point, verify
 from training.engine.rank import Rank
+from training.engine.snapshot import frozen
 
 ALONE = Rank(0, 1, torch.device("cpu"))
 
@@ -27,11 +29,17 @@ class Weights:
     def __init__(self, value: float = 0.0, pause_s: float = 0.0) -> None:
         self.value, self.pause_s, self.world = torch.full((64,), value), pause_s, 0
 
-    def save(self, folder: Path) -> None:
-        (folder / "state").mkdir()
-        torch.save(self.value, folder / "state" / "a.pt")
-        time.sleep(self.pause_s)
-        torch.save(self.value, folder / "state" / "b.pt")
+    def save(self, folder: Path, apart: bool) -> Callable[[], list[Path]]:
+        value = frozen({"value": self.value})["value"] if apart else self.value
+
+        def write() -> list[Path]:
+            (folder / "state").mkdir()
+            torch.save(value, folder / "state" / "a.pt")
+            time.sleep(self.pause_s)
+            torch.save(value, folder / "state" / "b.pt")
+            return [folder / "state" / "a.pt", folder / "state" / "b.pt"]
+
+        return write
 
     def load(self, folder: Path, world: int) -> None:
         a, b = (torch.load(folder / "state" / name, weights_only=True) for name in ("a.pt", "b.pt"))
@@ -59,7 +67,8 @@ def test_without_a_checkpoint_training_starts_at_the_start(tmp_path: Path) -> No
 
 def test_the_last_two_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
     saved(tmp_path, 8, 9, 10, 11)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-10", "step-11"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["last-good", "step-10", "step-11"]
+    assert (tmp_path / "last-good").read_text() == "step-11\n"
 
 
 def test_saving_the_same_step_again_leaves_the_whole_one_alone(tmp_path: Path) -> None:

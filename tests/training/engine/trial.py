@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +21,10 @@ from training.engine.measure import METRICS, read
 from training.feed.batch import IGNORE, Batch
 from training.objectives.language import LanguageHead
 from training.objectives.sequence import SequenceHead
-from training.objectives.tower import Tower
+from training.objectives.tower import Losses, Tower
 
 VOCAB, LENGTH, MASK = 48, 12, 3
+POISON = VOCAB - 1
 TIED = ("backbone.embedding.token.weight", "heads.0.scores.weight")
 
 
@@ -53,6 +56,27 @@ def bert(dropout: float = 0.0) -> Tower:
 TOWERS = {"gpt": gpt, "bert": bert}
 
 
+class Poisonable(Tower):
+    """A tower that a poisoned batch makes go wrong: its loss is NaN ("nan"), fifty times too large, with its gradient ("loud"), or
+    right, with a gradient a thousand times too large ("steep")."""
+
+    def __init__(self, tower: Tower, wrong: str) -> None:
+        super().__init__(tower.backbone, tower.heads)
+        self.wrong = wrong
+
+    def forward(self, batch: Batch) -> Losses:
+        losses = super().forward(batch)
+        if not bool((batch.tokens_BL[0] == POISON).all()):
+            return losses
+        total = losses.total
+        spoilt = {"nan": total * math.nan, "loud": total * 50.0, "steep": total + 1000.0 * (total - total.detach())}[self.wrong]
+        return Losses(spoilt, losses.parts)
+
+
+def poisonable(wrong: str, dropout: float = 0.0) -> Tower:
+    return Poisonable(gpt(dropout), wrong)
+
+
 @dataclass
 class Numbers:
     """Batches by arithmetic: batch `step` is a function of the step (or the same each time, to be learnt by heart).
@@ -68,9 +92,22 @@ class Numbers:
     kill_at: int = -1  # rank 1 dies as it asks for this step, once
     fail_at: int = -1
     term_at: int = -1
+    stop_at: int = -1  # the last rank is stopped for good, as by a dead disk
     mark: str = ""
+    left_out: tuple[int, ...] = ()  # batches that do not exist
+    poison_at: int = -1  # the batch whose first row is POISON throughout
+    pace_s: float = 0.0
 
     def whole(self, step: int) -> Batch:
+        number = step
+        for one in sorted(self.left_out):
+            number += one <= number
+        batch = self._whole(number)
+        if number == self.poison_at:
+            batch.tokens_BL[0] = POISON
+        return batch
+
+    def _whole(self, step: int) -> Batch:
         rng = torch.Generator().manual_seed(0 if self.same else step)
         tokens = torch.randint(4, VOCAB, (self.batch_size, LENGTH + 1), generator=rng)
         if self.kind == "gpt":
@@ -91,6 +128,10 @@ class Numbers:
         if step == self.term_at and rank == world - 1 and not Path(self.mark).exists():
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.stop_at and rank == world - 1 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(self.pace_s)
         if step == self.fail_at:
             raise ValueError("as if the disk were gone")
         return self.whole(step).rows(self.batch_size * rank // world, self.batch_size * (rank + 1) // world)
