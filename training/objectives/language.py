@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from training.backbone.transformer import ACTIVATIONS, Backbone, Hidden, initialise
-from training.objectives.tower import Head
+from training.feed.batch import IGNORE
+from training.objectives.tower import Head, over
+from training.objectives.vocabulary import Vocabulary
 
 
 class Transform(nn.Module):
@@ -30,7 +32,7 @@ class LanguageHead(Head):
         c = backbone.config
         self.name, self.weight = name, weight
         self.transform = nn.Identity() if c.causal else Transform(backbone)
-        self.scores = nn.Linear(c.embedding_width, c.vocab, bias=not c.causal, device="meta")
+        self.scores = Vocabulary(c.embedding_width, c.vocab, bias=not c.causal, device="meta")
         self.scores.weight = backbone.embedding.token.weight  # tied: one parameter under two names
         if self.scores.bias is not None:
             self.scores.bias = nn.Parameter(backbone.embedding.token.weight.new_zeros(c.vocab))
@@ -38,3 +40,12 @@ class LanguageHead(Head):
     def logits(self, hidden: Hidden, at_BL: Tensor | None = None) -> Tensor:
         states = hidden.last_BLD if at_BL is None else hidden.last_BLD[at_BL]
         return self.scores(self.transform(states))
+
+    def judge(self, hidden: Hidden, labels: Tensor, denominator: float | None = None) -> tuple[Tensor, Tensor | None]:
+        """As any head's, but the scores of all places never stand in memory at once."""
+        states, labels_N = hidden.last_BLD.flatten(0, -2), labels.flatten()
+        at_N = (labels_N != IGNORE).nonzero().squeeze(1)
+        if len(at_N) < len(labels_N):
+            states, labels_N = states.index_select(0, at_N), labels_N[at_N]
+        loss, right = self.scores(self.transform(states), labels_N, count_hits=not self.training)
+        return loss / over(denominator, len(labels_N)), right

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import ConfigError
+from training.backbone import attention
 from training.backbone.attention import Sight, attend
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import Backbone, count_parameters
@@ -220,3 +221,30 @@ def test_half_precision_takes_the_shorter_way_and_stays_near_full_precision(conf
     rough = backbone.bfloat16()(tokens, None, keep).last_BLD[keep].float()
     assert rough.dtype == torch.float32
     assert ((rough - exact).norm() / exact.norm()).item() < 0.03
+
+
+@pytest.mark.parametrize("config", [GPT, replace(GPT, band=3), BERT], ids=["gpt", "banded", "bert"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_short_way_and_the_fused_kernel_agree_with_their_gradients(
+    config: BackboneConfig, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, tokens = noisy(config), torch.randint(50, (4, 20))
+    keep = None if packed else padding(4, 20)
+    parts = torch.arange(20).div(7, rounding_mode="floor").expand(4, -1) if packed else None
+    seen = []
+    for bound in (1024, 0):
+        monkeypatch.setattr(attention, "SHORT", {torch.float32: bound})
+        backbone.zero_grad()
+        out = backbone(tokens, None, keep, parts_BL=parts).last_BLD
+        (out if keep is None else out[keep]).pow(2).sum().backward()
+        seen.append([out if keep is None else out[keep], *(p.grad for p in backbone.parameters() if p.grad is not None)])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_a_row_that_may_see_nothing_takes_the_way_that_gives_it_nothing() -> None:
+    keep = torch.ones(2, 6, dtype=torch.bool)
+    sight = Sight(BERT, torch.zeros(2, 6, dtype=torch.long), keep)
+    assert not sight.blind
+    keep[1] = False
+    assert Sight(BERT, torch.zeros(2, 6, dtype=torch.long), keep).blind
