@@ -35,13 +35,18 @@ def disturb(model: torch.nn.Module, seed: int) -> None:
             parameter.copy_(noise + 1.0 if is_norm and name.endswith("weight") else noise)
 
 
-def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool, segmented: bool = True) -> Batch:
+LENGTHS = (20, 13, 7, 1)
+
+
+def make_batch(
+    config: BackboneConfig, names: list[str], seed: int, padded: bool, segmented: bool = True, lengths: tuple[int, ...] = LENGTHS
+) -> Batch:
     rng = torch.Generator().manual_seed(seed + 100)
-    rows, length = 4, 20
+    rows, length = len(lengths), 20
     tokens = torch.randint(5, config.vocab, (rows, length), generator=rng)
     keep = None
     if padded:
-        keep = torch.arange(length)[None] < torch.tensor([20, 13, 7, 1])[:, None]
+        keep = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
         tokens = tokens.masked_fill(~keep, 1)
     segments = (torch.arange(length)[None] >= 8).long().expand(rows, -1) if config.segments == 2 and segmented else None
     real = torch.ones(rows, length, dtype=torch.bool) if keep is None else keep
@@ -55,7 +60,7 @@ def make_batch(config: BackboneConfig, names: list[str], seed: int, padded: bool
         labels["mlm"] = torch.randint(5, config.vocab, (rows, length), generator=rng).masked_fill(~chosen, IGNORE)
     for name in ("pair", "class"):
         if name in names:
-            labels[name] = torch.tensor([0, 1, 1, 0])
+            labels[name] = torch.tensor([0, 1, 1, 0] * rows)[:rows]
     return Batch(tokens, segments, keep, labels)
 
 
