@@ -63,12 +63,14 @@ class PretrainConfig:
     save_in_background: bool = how(True)  # from a copy of the rank's state in memory, while training goes on
     stall_seconds: float = how(1800.0)
     guard: dict[str, int | float | str] = field(default_factory=dict)
+    activation_checkpointing: int = how(0)  # every so many-th layer keeps its input alone and is computed again; 1: all, 0: none
+    offload: str = ""  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers"):
+        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers", "activation_checkpointing"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.batch_tokens % self.length:
@@ -80,6 +82,11 @@ class PretrainConfig:
             raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
         if self.precision not in ("fp32", "bf16", "auto"):
             raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16 or auto")
+        if self.offload not in ("", "optimizer", "parameters"):
+            raise ConfigError(f"pretrain.offload is {self.offload!r}; choose optimizer or parameters, or leave it out")
+        if self.zero < {"": 0, "optimizer": 1, "parameters": 3}[self.offload]:
+            least = 3 if self.offload == "parameters" else 1
+            raise ConfigError(f"pretrain.offload of {self.offload} needs zero {least} or more, not {self.zero}")
         self._check_curriculum()
 
     def _check_curriculum(self) -> None:

@@ -126,6 +126,8 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         save_seconds=config.save_seconds,
         background=config.save_in_background,
         stall_seconds=config.stall_seconds,
+        recompute=config.activation_checkpointing,
+        offload=config.offload,
     )
 
 

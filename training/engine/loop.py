@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError, Preempted
 from infra.log import event
+from training.backbone.transformer import recompute
 from training.engine.checkpoint import Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
@@ -57,6 +58,8 @@ class LoopConfig:
     keep: Keep = field(default_factory=Keep)
     background: bool = True  # checkpoints are written while training goes on, from a copy of the rank's state in memory
     stall_seconds: float = 1800.0  # without a finished micro-batch, after which a rank ends itself; 0: never
+    recompute: int = 0  # every so many-th layer keeps its input alone for the backward pass; 0: none
+    offload: str = ""  # as ZeroConfig's
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batch", "log_every", "save_every"):
@@ -64,10 +67,10 @@ class LoopConfig:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
         if self.save_seconds <= 0 or self.stall_seconds < 0:
             raise ConfigError(f"save_seconds {self.save_seconds} must be above 0, stall_seconds {self.stall_seconds} at least 0")
-        ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip)
+        ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip, offload=self.offload)
 
     def engine(self, accumulation: int) -> ZeroConfig:
-        return ZeroConfig(self.zero, precision_here(self.precision), accumulation, self.clip, self.optimiser)
+        return ZeroConfig(self.zero, precision_here(self.precision), accumulation, self.clip, self.optimiser, self.offload)
 
 
 @dataclass
@@ -101,7 +104,7 @@ def train(
     join(place)
     choose_matmul_mode()
     torch.manual_seed(config.seed)
-    tower, feed = make_tower(), make_feed()
+    tower, feed = recompute(make_tower(), config.recompute), make_feed()
     valid = make_valid() if make_valid else None
     if feed.batch_size < place.world:
         raise ConfigError(f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens")

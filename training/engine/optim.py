@@ -16,7 +16,7 @@ from torch import nn
 from infra.errors import ConfigError
 from training.engine.layerwise import Adapted
 
-SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd")
+SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd", "trapezoid", "wsd_sqrt")
 OPTIMISERS = ("adamw", "lamb")
 
 
@@ -33,7 +33,7 @@ class OptimConfig:
     min_ratio: float = 0.1  # the last rate as a share of the highest
     optimiser: str = "adamw"
     bias_correction: bool = True  # False: the first steps are as small as BERT's released optimiser makes them
-    decay: float = 0.1  # wsd: the share of all steps, at the end, in which the rate falls
+    decay: float = 0.1  # wsd, trapezoid, wsd_sqrt: the share of all steps, at the end, in which the rate falls
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -71,17 +71,19 @@ def lr_at(config: OptimConfig, step: int, steps: int) -> float:
 def _left(config: OptimConfig, step: int, steps: int, warmup: int) -> float:
     """What is left of the way from the floor to the peak.
 
-    inverse_sqrt: with the root of the steps done (Vaswani et al. 2017, section 5.3). wsd: the peak is held, then left in a
-    straight line (Hu et al. 2024, MiniCPM, section 4).
+    inverse_sqrt: with the root of the steps done (Vaswani et al. 2017, section 5.3). wsd and trapezoid: the peak is held,
+    then left in a straight line (Hu et al. 2024, MiniCPM, section 4; Hägele et al. 2024, section 3). wsd_sqrt: left with one less the
+    root of what is done of the fall, which ended lower there (section 4, equation 2).
     """
     done = min(1.0, (step - warmup) / (steps - warmup))
     if config.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * done))
     if config.schedule == "inverse_sqrt":
         return math.sqrt(max(1, warmup) / (max(1, warmup) + step - warmup))
-    if config.schedule == "wsd":
+    if config.schedule in ("wsd", "trapezoid", "wsd_sqrt"):
         falls = max(warmup, steps - max(1, round(config.decay * steps)))
-        return min(1.0, (steps - step) / (steps - falls)) if step < steps else 0.0
+        left = min(1.0, (steps - step) / (steps - falls)) if step < steps else 0.0
+        return 1.0 - math.sqrt(1.0 - left) if config.schedule == "wsd_sqrt" else left
     return 1.0 - done
 
 

@@ -37,7 +37,7 @@ class Preset:
     batch: int  # sequences
     length: int
     warmup: int  # steps, linear
-    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd", "trapezoid", "wsd_sqrt"] = "linear"
     min_ratio: float = 0.0  # the last rate as a share of the highest
     optimiser: Literal["adamw", "lamb"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)

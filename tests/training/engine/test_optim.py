@@ -50,8 +50,15 @@ def test_inverse_square_root_halves_in_four_times_the_steps() -> None:
     assert [lr_at(config, step, 10_000) for step in (100, 400, 1600)] == pytest.approx([1.0, 0.5, 0.25])
 
 
-def test_warmup_stable_decay_holds_the_peak_and_falls_at_the_end() -> None:
-    config = OptimConfig(lr=1.0, schedule="wsd", warmup=2, min_ratio=0.0, decay=0.25)
+def test_the_rooted_decay_falls_fast_first_and_slowly_last() -> None:
+    config = OptimConfig(lr=1.0, schedule="wsd_sqrt", warmup=2, min_ratio=0.0, decay=0.25)
+    wanted = [1.0, 1.0, 1.0, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)]
+    assert [lr_at(config, step, 16) for step in (2, 11, 12, 13, 14, 15)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "trapezoid"])
+def test_warmup_stable_decay_holds_the_peak_and_falls_at_the_end(schedule: str) -> None:
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup=2, min_ratio=0.0, decay=0.25)
     assert [lr_at(config, step, 16) for step in (0, 1, 2, 11, 12, 13, 14, 15)] == pytest.approx(
         [1 / 3, 2 / 3, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     )
