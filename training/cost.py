@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from infra.errors import ConfigError
+from training.backbone.attention import SHORT
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import count_parameters
 from training.families.family import Family, Preset
 from training.objectives.tower import Tower
+from training.objectives.vocabulary import BYTES as SCORES
+from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
 STAGES = (0, 1, 2, 3)
@@ -29,8 +32,9 @@ FORMULAS = {
     "ZeRO 1 to 3 hold a float32 copy of a rank's share, 4 P / R. Stage 1 divides the moments by R, 2 the gradients too, 3 the "
     "weights too (and gathers one layer and the embedding at a time). Buffers: one reduce bucket of at most 200 million numbers.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
-    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), and 3 H T attention weights where dropout keeps a CPU from the fused kernel; the "
-    "embedding 3 D; a language head 3 V + 4 E for each predicted token (logits, their logarithms, their gradient), in float32.",
+    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout 3 H T); the "
+    "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, the gradient of its matrix V E in "
+    "float32, and the scores of as many tokens as fit into 64 MiB (a GPU: 512 MiB).",
 }
 
 
@@ -121,8 +125,21 @@ def _heads(tower: Tower, length: int, share: float) -> float:
 
 def activations(family: Family, tower: Tower, setting: Setting) -> int:
     """Bytes kept for the backward pass of one micro-batch."""
-    kept = sum(_kept(part.config, setting, share_predicted(family), part) for part in _parts(family, tower))
-    return round(kept * setting.length * setting.micro_batch)
+    tokens, total = setting.length * setting.micro_batch, 0.0
+    for part in _parts(family, tower):
+        total += _kept(part.config, setting, share_predicted(family), part) * tokens
+        total += _vocabulary(part, setting, share_predicted(family) * tokens)
+    return round(total)
+
+
+def _vocabulary(tower: Tower, setting: Setting, predicted: float) -> float:
+    """The gradient of the vocabulary's matrix, made with the loss, and the scores that stand at once; ELECTRA's generator keeps all."""
+    if not any(isinstance(getattr(head, "scores", None), Vocabulary) for head in tower.heads):
+        return 0.0
+    c = tower.config
+    if c.generator:
+        return 4 * 3 * predicted * c.vocab
+    return 4 * c.vocab * c.embedding_width + min(SCORES["cuda" if setting.gpu else "cpu"], BYTES[setting.precision] * predicted * c.vocab)
 
 
 def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> float:
@@ -130,10 +147,11 @@ def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> fl
     layer = size * (8 * c.width + 2 * c.ffn)
     if c.dropout:
         layer += 2 * c.width * (1 if setting.gpu else size)
-    if c.attention_rate and not setting.gpu:
-        layer += size * 3 * c.heads * setting.length
+    written_out = setting.length <= (SHORT[torch.bfloat16] if size < 4 else SHORT[torch.float32])
+    if not setting.gpu and (c.attention_rate or written_out):
+        layer += size * (3 if c.attention_rate else 1) * c.heads * setting.length
     language = any(head.name in ("next", "mlm") for head in tower.heads)
-    head = 4 * share * (3 * c.vocab + (0 if c.causal else 4 * c.embedding_width)) if language else 0
+    head = 4 * share * (1 if c.causal else 5) * c.embedding_width if language else 0
     return c.layers * layer + size * 3 * c.width + head
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import Backbone
@@ -82,8 +83,10 @@ def test_what_is_frozen_gets_no_gradient_and_nothing_is_made_without_one() -> No
     loss.backward()
     assert scores.weight.grad is None
     assert states.grad is not None
-    with torch.no_grad():
+    scores.requires_grad_(True)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
         assert not scores(states, labels)[0].requires_grad
+    assert counted.get_total_flops() == 2 * 5 * WIDTH * VOCAB, "the scores alone"
 
 
 def test_a_score_that_is_not_finite_makes_a_loss_that_is_not() -> None:
