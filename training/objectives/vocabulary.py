@@ -30,7 +30,8 @@ class Vocabulary(nn.Linear):
             return super().forward(states_NE)
         device = states_NE.device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states_NE.dtype
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if not torch.is_grad_enabled():  # a Function asks its inputs alone whether they want a gradient
             states_NE, weight, bias = states_NE.detach(), weight.detach(), None if bias is None else bias.detach()
         with torch.autocast(device, enabled=False):
