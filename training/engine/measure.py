@@ -121,7 +121,8 @@ class Journal:
                 accuracy=verdict.accuracy,
                 **self._text(verdict),
             )
-        event("progress", stage=self.stage, done=step + 1, total=self.total, unit="steps")
+        same = {name: line[name] for name in ("loss", "tokens_per_s") if name in line}  # who shows only the latest event shows these too
+        event("progress", stage=self.stage, done=step + 1, total=self.total, unit="steps", **same)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
