@@ -80,13 +80,17 @@ def plan(
     length: Annotated[int, typer.Option(help="With --model: tokens of a sequence; its paper's when left out.")] = 0,
     micro_batch: Annotated[int, typer.Option(help="With --model: sequences a rank puts through at once.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,
+    on: Annotated[str, typer.Option(metavar="GPU", help="With --model: time on so many of these as there are ranks, such as H100.")] = "",
+    mfu: Annotated[float, typer.Option(help="With --on: the share of the GPU's rate that training reaches.")] = 0.4,
     as_json: AsJson = False,
 ) -> None:
     """What a run would do, stage by stage, and why; or what a model would cost. Starts nothing."""
     if model:
         from pipelines import plan_model
 
-        told = plan_model.plan_model(model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, gpu=gpu)
+        told = plan_model.plan_model(
+            model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, gpu=gpu, on=on, mfu=mfu
+        )
         return _print_json(told) if as_json else _tell_cost(told)
     if not recipe:
         raise ConfigError("name a recipe (`textmill plan demo`) or a model (`textmill plan --model gpt2/124m`)")

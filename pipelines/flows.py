@@ -279,7 +279,8 @@ def _logical_date(flow_run: Any) -> tuple[str, ...]:
 
 def _words(told: Event, done: int) -> str:
     loss = f", loss {told['loss']:.3f}" if isinstance(told.get("loss"), float) else ""
-    return f"{done:,} of {told['total']:,} {told.get('unit', 'steps')}{loss}"
+    speed = f", {told['tokens_per_s']:,.0f} tokens/s" if told.get("tokens_per_s") else ""
+    return f"{done:,} of {told['total']:,} {told.get('unit', 'steps')}{loss}{speed}"
 
 
 def _cell(value: Any) -> Any:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from training.families.family import Family
 
 
+MFU = 0.4  # of the data sheet's rate, unless measured: Megatron-LM's README tells 41 to 48 % on H100, PaLM (Chowdhery et al. 2022) 46 %
+ROOM = 0.9  # of a GPU's memory; the rest is the driver's, the libraries' and lost between blocks
+
+
 def names() -> list[str]:
     """Every FAMILY/SIZE there is."""
     from training.families.catalog import FAMILIES
@@ -31,18 +35,28 @@ def find(name: str) -> tuple[Family, str]:
 
 
 def plan_model(
-    name: str, *, ranks: int = 1, precision: str = "fp32", length: int = 0, micro_batch: int = 1, gpu: bool = False
+    name: str,
+    *,
+    ranks: int = 1,
+    precision: str = "fp32",
+    length: int = 0,
+    micro_batch: int = 1,
+    gpu: bool = False,
+    on: str = "",
+    mfu: float = MFU,
 ) -> dict[str, Any]:
-    """Sizes in bytes and plain numbers. length 0: as long as the paper's preset, or as the positions reach."""
+    """Sizes in bytes and plain numbers. on: a GPU of training/engine/ceiling.py, of which there are `ranks`; mfu: the share of its rate
+    that training reaches. length 0: as long as the paper's preset, or as the positions reach."""
     from training import cost
 
     family, size = find(name)
     backbone, preset = family.backbone(size), family.preset(size)
-    setting = cost.Setting(length or min(preset.length, backbone.positions), ranks, precision, micro_batch, gpu)
+    setting = cost.Setting(length or min(preset.length, backbone.positions), ranks, precision, micro_batch, gpu or bool(on))
     if setting.length > backbone.positions:
         raise ConfigError(f"length {setting.length} is more than the {backbone.positions} positions of {name}")
     tower = cost.shape_of(family, backbone)
     stages = {f"zero{stage}": cost.memory(family, tower, setting, stage) for stage in cost.STAGES}
+    flops = cost.whole_flops(family, tower, preset)
     return {
         "model": f"{family.name}/{size}",
         "paper": family.paper,
@@ -54,9 +68,23 @@ def plan_model(
         "setting": asdict(setting),
         "memory": {stage: {**asdict(held), "total": held.total} for stage, held in stages.items()},
         "preset": asdict(preset),
-        "training_flops": cost.whole_flops(family, tower, preset),
+        "training_flops": flops,
+        **({"cluster": cluster(on, ranks, precision, mfu, flops, {name: held.total for name, held in stages.items()})} if on else {}),
         "formulas": cost.FORMULAS,
     }
+
+
+def cluster(on: str, ranks: int, precision: str, mfu: float, flops: float, held: dict[str, int]) -> dict[str, Any]:
+    """How long `ranks` GPUs of a kind take for so much arithmetic, and which stages' bytes each of them can hold."""
+    from training.engine.ceiling import gpu_named, rate
+
+    if not 0 < mfu <= 1:
+        raise ConfigError(f"mfu is {mfu}; it is the share of the GPU's rate that is reached, above 0 and at most 1")
+    gpu = gpu_named(on)
+    most = rate(gpu, precision)
+    fits = [name for name, size in held.items() if size <= ROOM * gpu.memory]
+    told = {"gpu": gpu.name, "gpus": ranks, "flops": most, "memory": gpu.memory, "source": gpu.source, "mfu": mfu}
+    return told | {"seconds": flops / (ranks * most * mfu), "fits": fits}
 
 
 def rows(told: dict[str, Any]) -> list[dict[str, str]]:
@@ -78,8 +106,23 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{told['forward_flops_per_token']:,} forward",
         f"as its paper trained it: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} tokens{opening}, "
         f"{told['training_flops']:.2e} operations",
+        *_cluster_lines(told),
         f"memory of each of {setting['ranks']} ranks in {setting['precision']}, "
         f"{setting['micro_batch']} x {setting['length']} tokens at once:",
+    ]
+
+
+def _cluster_lines(told: dict[str, Any]) -> list[str]:
+    if "cluster" not in told:
+        return []
+    found = told["cluster"]
+    hours = found["seconds"] / 3600
+    time = f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"
+    stages = ", ".join(name.removeprefix("zero") for name in found["fits"])
+    fits = f"ZeRO {stages} fit" if stages else "no stage of ZeRO fits"
+    return [
+        f"{found['gpus']} x {found['gpu']}: {time} for that at {found['mfu']:.0%} of {found['flops'] / 1e12:,.0f} Tflop/s "
+        f"({found['source']}); {fits} in {ROOM:.0%} of its {found['memory'] / 1e9:,.0f} GB",
     ]
 
 

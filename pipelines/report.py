@@ -28,7 +28,16 @@ def build(run_dir: Path, store: Store) -> Path:
         loader=PackageLoader("pipelines", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "seconds": seconds, "percent": percent, "size": size, "measure": measure}
-    plots = [{"label": curve["label"], "image": report_plots.loss_curve(curve)} for curve in figures["curves"] if curve["points"]]
+    plots = [
+        {
+            "label": curve["label"],
+            "image": report_plots.loss_curve(curve),
+            "more": report_plots.training_curves(curve),
+            "speed": speeds(curve["points"]),
+        }
+        for curve in figures["curves"]
+        if curve["points"]
+    ]
     shown = {
         **figures,
         "plots": plots,
@@ -99,6 +108,20 @@ def verdicts(figures: Row) -> list[str]:
             far = f"{abs(unigram - valid):.3f} nats {'below' if valid < unigram else 'ABOVE'}"
             told.append(f"{curve['label']}: held-out loss {valid:.3f}, {far} the unigram baseline of {unigram:.3f}.")
     return told
+
+
+def speeds(points: list[Row]) -> str:
+    """What the last told steps reached, in a sentence; empty when nobody measured."""
+    told: Row = next((point["speed"] for point in reversed(points) if point.get("speed")), {})
+    if not told:
+        return ""
+    parts = [f"{told['real_tokens_per_s']:,.0f} tokens a second without padding, {told['computed_tokens_per_s']:,.0f} with it"]
+    if "mfu" in told:
+        parts.append(f"{percent(told['mfu'])} of a ceiling of {told['ceiling_flops']:.3g} flop/s ({told['ceiling']})")
+    parts.append(f"{percent(told['data_wait'])} of the time waits for data")
+    if "communication" in told:
+        parts.append(f"{percent(told['communication'])} for other ranks")
+    return "; ".join([*parts, f"the fullest rank held {size(told['peak_bytes'])}"]) + "."
 
 
 def pivot(scores: list[Row]) -> Row:

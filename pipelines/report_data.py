@@ -184,7 +184,8 @@ def curve(made: Made, run: Run) -> Row:
     points = []
     for line in made.artifact.file("metrics.jsonl").read_text(encoding="utf-8").splitlines():
         point = json.loads(line)
-        kept = ("step", "tokens", "loss", "parts", "lr", "valid_loss", "valid_parts", "tokens_per_s")
+        kept: tuple[str, ...] = ("step", "tokens", "loss", "parts", "lr", "valid_loss", "valid_parts", "tokens_per_s", "norm", "speed")
+        kept += ("valid_perplexity", "valid_bits_per_byte", "valid_accuracy")
         points.append({key: point[key] for key in kept if point.get(key) is not None})
     baseline = report_scores.unigram_of(run, made.label) or unigram(made, run) if made.stage != "finetune" else None
     return {"label": made.label, "stage": made.stage, "unigram": baseline, "points": points}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6B7280"
+COLOURS, STROKES = (BLUE, ORANGE, GREEN, GREY), ("-", "--", "-.", ":")
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -42,6 +44,69 @@ def loss_curve(curve: dict[str, Any], kind: str = "svg", dpi: int = 80) -> str:
             return _uri(figure, kind, dpi)
         finally:
             pyplot.close(figure)
+
+
+def training_curves(curve: dict[str, Any]) -> str:
+    """A data URI: beside the loss, what else was told of a training, one small chart a figure; empty when nothing was."""
+    charts = [(title, drawn) for title, draw in CHARTS if (drawn := draw(curve["points"]))]
+    if not charts:
+        return ""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = -(-len(charts) // 2)
+    with matplotlib.rc_context(STYLE):
+        figure, grid = pyplot.subplots(rows, 2, figsize=(9.6, 2.1 * rows), squeeze=False)
+        try:
+            for axes, (title, lines) in zip(grid.flat, charts, strict=False):
+                for (name, points), colour, stroke in zip(lines.items(), COLOURS, STROKES, strict=False):
+                    axes.plot(*zip(*points, strict=True), color=colour, linestyle=stroke, linewidth=1.3, label=name)
+                axes.set_title(title, loc="left", fontsize=9)
+                axes.set_xlabel("step")
+                axes.margins(x=0.03)
+                if len(lines) > 1:
+                    axes.legend(fontsize=8)
+            for axes in list(grid.flat)[len(charts) :]:
+                axes.set_axis_off()
+            return _uri(figure, "svg", 80)
+        finally:
+            pyplot.close(figure)
+
+
+Lines = dict[str, list[tuple[int, float]]]
+
+
+def _parts(points: list[dict[str, Any]]) -> Lines:
+    names = sorted({name for point in points for name in point.get("parts", {})})
+    if len(names) < 2:
+        return {}
+    return {name: [(p["step"], p["parts"][name]) for p in points if name in p.get("parts", {})] for name in names[: len(COLOURS)]}
+
+
+def _one(*names: str, unit: float = 1.0, inside: str = "") -> Callable[[list[dict[str, Any]]], Lines]:
+    """The lines of these figures, where at least one point tells them."""
+
+    def lines(points: list[dict[str, Any]]) -> Lines:
+        rows = [(p["step"], p.get(inside) or {} if inside else p) for p in points]
+        found = {name.replace("_", " "): [(step, row[name] * unit) for step, row in rows if row.get(name) is not None] for name in names}
+        return {name: line for name, line in found.items() if line}
+
+    return lines
+
+
+CHARTS: tuple[tuple[str, Callable[[list[dict[str, Any]]], Lines]], ...] = (
+    ("parts of the loss (nats)", _parts),
+    ("gradient norm before clipping", _one("norm")),
+    ("learning rate", _one("lr")),
+    ("thousand tokens a second", _one("real_tokens_per_s", "computed_tokens_per_s", unit=1e-3, inside="speed")),
+    ("% of the device's ceiling (MFU)", _one("mfu", unit=100, inside="speed")),
+    ("% of the time that waits", _one("data_wait", "communication", unit=100, inside="speed")),
+    ("peak memory of the fullest rank (GB)", _one("peak_bytes", unit=1e-9, inside="speed")),
+    ("held-out bits per byte", _one("valid_bits_per_byte")),
+    ("held-out perplexity", _one("valid_perplexity")),
+)
 
 
 def _draw(axes: Any, curve: dict[str, Any]) -> None:

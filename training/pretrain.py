@@ -20,12 +20,13 @@ from infra.stage import Inputs, Stage
 from training.card import CARD, MODEL, read_card, write_json
 from training.imported import begin, same_shape, tell_fresh
 from training.pretrain_config import PretrainConfig
-from training.settings import feed_config, loop_config, model_of
+from training.settings import feed_config, loop_config, masked_as, model_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.engine.loop import Trained
+    from training.engine.see import Known
     from training.families.family import Family
     from training.feed.loader import Feed
     from training.feed.order import StepFeed
@@ -43,7 +44,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=2, work=work)
+PRETRAIN = Stage(name="pretrain", version=3, work=work)
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:
@@ -95,10 +96,24 @@ def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -
 
     held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
     valid = partial(make_feed, config, inputs, "valid") if held else None
-    trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain", "init" in inputs)
+    trained = train(
+        partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain", "init" in inputs, known(config, inputs)
+    )
     if trained.weights is None:
         return {}
     return publish(config, inputs, out, trained, trained.weights)
+
+
+def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
+    """Arithmetic of a token, as often masked as the config says, and tokens a byte of the text that is held out."""
+    from training import cost
+    from training.engine.see import Known
+    from training.evaluation.language import tokens_per_byte
+
+    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    family, counts = masked_as(config, family), inputs["sentences"].counts
+    held = tokens_per_byte(inputs["sentences"]) if "mlm" not in family.objective and counts.get("valid_bytes") else 0.0
+    return Known(partial(cost.training_flops, family, cost.shape_of(family, backbone)), held)
 
 
 def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module:

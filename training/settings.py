@@ -83,6 +83,15 @@ def feed_config(config: PretrainConfig, length: int = 0) -> FeedConfig:
         raise ConfigError(f"pretrain.masking {config.masking}: a value has the wrong type ({error})") from error
 
 
+def masked_as(config: PretrainConfig, family: Family) -> Family:
+    """The family with the config's share of masked tokens, for what is counted of it."""
+    settings = feed_config(config)
+    if family.masking is None:
+        return family
+    rate = settings.mask_rate if settings.mask_rate is not None else settings.masking.rate
+    return replace(family, masking=replace(family.masking, rate=rate))
+
+
 def optim_config(config: PretrainConfig) -> OptimConfig:
     """The family's recipe, but for what the config says otherwise."""
     from training.engine.optim import OptimConfig

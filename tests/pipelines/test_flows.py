@@ -121,6 +121,24 @@ def test_a_failed_stage_fails_its_task_once_and_the_run(client: Any, recipe: Pat
     assert run.state.name == "Failed" and states["tokenizer"] == ("Failed", 1) and states["dedup"] == ("Completed", 1)
 
 
+def test_the_progress_of_training_is_told_with_loss_and_speed(tmp_path: Path) -> None:
+    """In the last of a step's events: Prefect's artifact shows that one."""
+    import torch
+
+    from infra.log import attach
+    from pipelines import flows
+    from training.engine.measure import Journal
+    from training.engine.rank import Rank
+
+    told: list[dict[str, Any]] = []
+    detach = attach(told.append)
+    journal = Journal(tmp_path / "metrics.jsonl", "pretrain", Rank(0, 1, torch.device("cpu")), 100, 0)
+    journal.passed(5000, 2.0)
+    journal.tell(49, None, {}, loss=3.25, parts={})
+    detach()
+    assert flows._words(told[-1], told[-1]["done"]) == "50 of 100 steps, loss 3.250, 2,500 tokens/s"
+
+
 def test_a_run_that_was_killed_is_told_as_crashed_by_the_next(client: Any, recipe: Path) -> None:
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Running

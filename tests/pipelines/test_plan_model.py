@@ -86,3 +86,20 @@ def test_names_are_found_in_any_case() -> None:
     assert find("GPT2/1.5B")[1] == "1.5b"
     with pytest.raises(ConfigError):
         find("nothing/like-it")
+
+
+def test_time_on_a_cluster_is_arithmetic_over_rate() -> None:
+    """GPT-3 175B: 3.14e23 operations for 300e9 tokens (Brown et al. 2020, appendix D: 6 P a token); the preset has 260e9 of them."""
+    told = plan_model("gpt3/175b", ranks=1024, precision="bf16", on="A100", mfu=0.5)
+    days = told["cluster"]["seconds"] / 86_400
+    assert days == pytest.approx(3.14e23 * 260 / 300 / (1024 * 312e12 * 0.5) / 86_400, rel=0.05)
+    assert "zero0" not in told["cluster"]["fits"] and "days" in " ".join(lines(told))
+    assert plan_model("gpt3/175b", precision="bf16", on="H100")["cluster"]["fits"] == []
+    small = plan_model("bert/tiny", ranks=2, precision="bf16", on="h200")
+    assert len(small["cluster"]["fits"]) == 4 and "ZeRO 0, 1, 2, 3 fit" in " ".join(lines(small))
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"on": "H300"}, "H200"), ({"on": "V100"}, "choose fp32"), ({"mfu": 1.5}, "at most 1")])
+def test_a_cluster_that_cannot_be_is_refused(changes: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan_model("bert/tiny", precision="bf16", **{"on": "H100", **changes})

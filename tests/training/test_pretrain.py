@@ -59,6 +59,8 @@ def test_the_artifact_holds_model_card_and_curve_and_no_checkpoints(
     assert {"card.json", "metrics.jsonl", "model/config.json", "model/model.safetensors", "model/tokenizer.json"} <= names
     assert not any("checkpoint" in name for name in names)
     card, lines = read_card(artifact), read(artifact.file("metrics.jsonl"))
+    assert all(0 < line["speed"]["mfu"] < 1.5 and line["speed"]["real_tokens_per_s"] > 0 for line in lines)
+    assert ("valid_bits_per_byte" in lines[-1]) == (family == "gpt2"), "a masked model's loss is not that of a code for the text"
     assert [line["step"] for line in lines] == [0, 4, 8, 11, 12, 16, 20, 23]
     assert [line["step"] for line in lines if "valid_loss" in line] == [11, 23]
     assert lines[-1]["valid_loss"] < lines[0]["loss"] - 0.3, "something was learnt"

@@ -27,6 +27,7 @@ from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
 from training.engine.rank import Rank, choose_matmul_mode, here, precision_here, reseed
+from training.engine.see import Known, Meter, Talk
 from training.engine.stall import StallWatch
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
@@ -94,6 +95,7 @@ def train(
     out: Path,
     stage: str,
     imported: bool = False,
+    known: Known | None = None,
 ) -> Trained:
     """Train in this rank, from out's newest checkpoint on; all ranks of a gang call it alike.
 
@@ -101,6 +103,26 @@ def train(
     with the state saved, and PipelineError when a loss or gradient is not finite, with the state before that step saved.
     """
     place = here()
+    talk = Talk(place)
+    with talk.listening():
+        return _train(
+            make_tower, make_feed, make_valid, config, out, stage, imported=imported, place=place, talk=talk, known=known or Known()
+        )
+
+
+def _train(
+    make_tower: Callable[[], nn.Module],
+    make_feed: Callable[[], Feed],
+    make_valid: Callable[[], Feed] | None,
+    config: LoopConfig,
+    out: Path,
+    stage: str,
+    *,
+    imported: bool,
+    place: Rank,
+    talk: Talk,
+    known: Known,
+) -> Trained:
     join(place)
     choose_matmul_mode()
     torch.manual_seed(config.seed)
@@ -111,7 +133,8 @@ def train(
     try:
         with _asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
             run = _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported, watch=watch)
-            return run.all()
+            run.journal.tokens_per_byte = known.tokens_per_byte
+            return run.all(Meter(place, talk, known, precision_here(config.precision)))
     except RuntimeError:
         if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see the death before this echo of it
             time.sleep(PEER_GRACE_S)
@@ -155,7 +178,7 @@ class _Run:
         if self.point.step and place.first:
             event("note", message=f"{stage}: goes on from step {self.point.step}")
 
-    def all(self) -> Trained:
+    def all(self, meter: Meter) -> Trained:
         """Every step that is left; then the last verdict and the weights."""
         loss, parts, verdict = *self.journal.last(), None
         if self.guard.config.every and not self.point.step:
@@ -164,10 +187,11 @@ class _Run:
         counts = self._summed(ahead) if ahead else {}
         self.engine.module.train()
         while ahead is not None:
-            step, began = self.point.step, time.perf_counter()
+            batch, step, began = ahead, self.point.step, time.perf_counter()
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
-            ahead = self._slice(step + 1)
+            with meter.waiting():
+                ahead = self._slice(step + 1)
             loss, parts, counts, wish = self._agree(told, ahead)
             try:
                 norm = self._update(step, loss, lr)
@@ -177,10 +201,11 @@ class _Run:
                 counts = self._summed(ahead) if ahead else {}
                 continue
             self.point = Point(step + 1, self.point.tokens + tokens, self.guard.watch)
-            self.journal.passed(tokens, time.perf_counter() - began)
+            self.journal.passed(tokens, took := time.perf_counter() - began)
+            meter.passed(batch, took)
             if step == 0:
                 self._compare_with_guessing(loss)
-            verdict = self._tell(step, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
+            verdict = self._tell(step, meter, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
             self._save(wish, verdict)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
@@ -288,13 +313,13 @@ class _Run:
             if self.place.first:
                 event("warning", message=f"{said}: the imported weights do worse than guessing")
 
-    def _tell(self, step: int, **fields: object) -> Verdict | None:
+    def _tell(self, step: int, meter: Meter, **fields: object) -> Verdict | None:
         last, every = step + 1 == self.config.steps, self.config.valid_every
         due = self.exam and (last or (every and (step + 1) % every == 0))
         verdict = self.exam.take(self.engine) if self.exam and due else None
         if verdict or last or step % self.config.log_every == 0:
             left_out = {"left_out": self.guard.left_out} if self.guard.left_out else {}
-            self.journal.tell(step, verdict, **fields, **left_out)
+            self.journal.tell(step, verdict, meter.tell(), **fields, **left_out)
         return verdict
 
     def _save(self, wish: Wish, verdict: Verdict | None) -> None:

@@ -95,6 +95,7 @@ class Journal:
     def __init__(self, path: Path, stage: str, place: Rank, total: int, step: int) -> None:
         self.path, self.stage, self.total, self.first = path, stage, total, place.first
         self._tokens, self._seconds = 0, 0.0
+        self.tokens_per_byte = 0.0  # of the held-out text, where bits per byte mean something
         if self.first:
             self.forget(step)
 
@@ -102,19 +103,36 @@ class Journal:
         """One more step, and how long it took without validation and checkpoints."""
         self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
 
-    def tell(self, step: int, verdict: Verdict | None, **fields: Any) -> None:
+    def tell(self, step: int, verdict: Verdict | None, figures: dict[str, Any], **fields: Any) -> None:
         speed = round(self._tokens / self._seconds, 1) if self._seconds else 0.0
         self._tokens, self._seconds = 0, 0.0
         if not self.first:
             return
-        line = {"step": step, **fields, "tokens_per_s": speed}
+        line = {"step": step, **fields, "tokens_per_s": speed, "speed": figures}
         event("train", stage=self.stage, total=self.total, **line)
         if verdict is not None:
-            line |= {"valid_loss": verdict.loss, "valid_parts": verdict.parts, "valid_accuracy": verdict.accuracy}
-            event("eval", stage=self.stage, step=step, loss=verdict.loss, parts=verdict.parts, accuracy=verdict.accuracy)
-        event("progress", stage=self.stage, done=step + 1, total=self.total, unit="steps")
+            line |= {"valid_loss": verdict.loss, "valid_parts": verdict.parts, "valid_accuracy": verdict.accuracy} | self._text(verdict)
+            event(
+                "eval",
+                stage=self.stage,
+                step=step,
+                loss=verdict.loss,
+                parts=verdict.parts,
+                accuracy=verdict.accuracy,
+                **self._text(verdict),
+            )
+        same = {name: line[name] for name in ("loss", "tokens_per_s") if name in line}  # who shows only the latest event shows these too
+        event("progress", stage=self.stage, done=step + 1, total=self.total, unit="steps", **same)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _text(self, verdict: Verdict) -> dict[str, float]:
+        """Of a model of the next token: perplexity, and bits per byte of the held-out text (its own tokens a byte times bits a token)."""
+        nats = verdict.parts.get("next")
+        if nats is None:
+            return {}
+        told = {"valid_perplexity": math.exp(min(nats, 700.0))}
+        return told | ({"valid_bits_per_byte": nats / math.log(2) * self.tokens_per_byte} if self.tokens_per_byte else {})
 
     def last(self) -> tuple[float, dict[str, float]]:
         """Loss and parts of the last step that was told: the last of all when an earlier try got so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import json
 import math
@@ -189,6 +190,29 @@ def test_a_browser_shows_the_page_without_an_error_or_a_request(finished, page):
     assert (errors, dialogs) == ([], [])
     assert {re.match(r"[a-z]+:", each)[0] for each in requests} <= {"file:", "data:"}
     assert [each for each in requests if each.startswith("file:")] == [address]
-    assert len(widths) == 5 and min(widths) > 100
+    assert len(widths) == 10 and min(widths) > 100, "of each training its losses, and what else was told of it"
     assert overflow <= 0
     assert Path(finished / "report.html").stat().st_size < 2_000_000
+
+
+def drawn(points):
+    from pipelines.report_plots import training_curves
+
+    uri = training_curves({"points": points})
+    return base64.b64decode(uri.partition("base64,")[2]).decode() if uri else ""
+
+
+def test_everything_that_was_told_of_a_training_is_drawn_once_it_was_told():
+    """Charts are counted by their axes; matplotlib names each in the SVG."""
+    bare = [{"step": step, "loss": 2.0 - step, "parts": {"next": 2.0 - step}, "lr": 1e-3} for step in range(3)]
+    speed = {"real_tokens_per_s": 900.0, "computed_tokens_per_s": 1000.0, "mfu": 0.5, "ceiling_flops": 1e11, "ceiling": "tried"}
+    speed |= {"data_wait": 0.01, "communication": 0.1, "peak_bytes": 10**9}
+    full = [{**point, "norm": 1.0, "speed": speed, "valid_bits_per_byte": 3.0, "valid_perplexity": 20.0} for point in bare]
+    full = [{**point, "parts": {"mlm": 1.0, "pair": 0.5}} for point in full]
+    assert drawn([{"step": 0}]) == ""
+    assert drawn(bare).count('id="axes_') == 2, "the rate, and the empty place beside it"
+    assert drawn(full).count('id="axes_') == 10, "nine charts, and one empty place"
+    assert drawn(full) == drawn(full)
+    told = report.speeds(full)
+    assert "50.0 % of a ceiling of 1e+11 flop/s (tried)" in told and "1.0 % of the time waits for data" in told
+    assert report.speeds(bare) == ""

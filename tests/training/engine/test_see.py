@@ -1,0 +1,72 @@
+"""What training says of itself: figures that add up, told on any number of ranks, and nothing of them in the weights."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.compute import LocalCompute
+from infra.errors import ConfigError
+from tests.training.engine.trial import LENGTH, Numbers, Trial, run_all, settings
+from training.engine.ceiling import GPUS, gpu_named, probe, rate
+from training.engine.measure import Journal, Verdict
+from training.engine.rank import Rank
+from training.engine.see import Known, Meter, Talk, peak_bytes
+
+ALONE = Rank(0, 1, torch.device("cpu"))
+
+
+def test_two_ranks_tell_rates_waits_talk_and_memory(tmp_path: Path) -> None:
+    trials = [Trial(tmp_path / f"{zero}", settings(steps=6, zero=zero, log_every=2), "bert") for zero in (1, 3)]
+    seen = LocalCompute(2, 0).gang("trial", partial(run_all, trials))[0]
+    assert seen is not None
+    real, computed = (int(Numbers("bert").whole(0).keep_BL.sum()), 10 * LENGTH)  # type: ignore[union-attr]
+    for one in seen:
+        for line in one.lines:
+            told = line["speed"]
+            assert told["real_tokens_per_s"] / told["computed_tokens_per_s"] == pytest.approx(real / computed, rel=0.02)
+            assert 0 <= told["data_wait"] < 1 and 0 < told["communication"] < 1
+            assert told["peak_bytes"] > 50 * 2**20
+            assert "mfu" not in told, "this tower's arithmetic was not told"
+
+
+def test_a_share_of_the_ceiling_is_arithmetic_over_time() -> None:
+    meter = Meter(ALONE, Talk(ALONE), Known(flops=lambda length: 1e6 * length), "fp32")
+    batch = Numbers("bert").whole(0)
+    meter.passed(batch, 0.5)
+    meter.passed(batch, 1.5)
+    told = meter.tell()
+    assert told["mfu"] == pytest.approx(2 * 10 * LENGTH * 1e6 * LENGTH / 2.0 / meter.ceiling.flops, rel=1e-3)
+    assert told["ceiling_flops"] == pytest.approx(probe("cpu", "fp32"), rel=1e-3) and "1024" in told["ceiling"]
+    assert meter.tell() == {}, "each figure is of the steps since the last time"
+
+
+def test_bits_per_byte_are_those_of_the_text(tmp_path: Path) -> None:
+    """256 equally likely tokens of two bytes each are worth 4 bits a byte; a masked model has none."""
+    journal = Journal(tmp_path / "metrics.jsonl", "pretrain", ALONE, 1, 0)
+    journal.tokens_per_byte = 0.5
+    told = journal._text(Verdict(9.0, {"next": math.log(256)}))
+    assert told == {"valid_perplexity": pytest.approx(256), "valid_bits_per_byte": pytest.approx(4)}
+    assert journal._text(Verdict(9.0, {"mlm": 1.0})) == {}
+
+
+def test_memory_is_the_peak_not_what_is_held_now() -> None:
+    before = peak_bytes(torch.device("cpu"))
+    held = torch.ones(64 * 2**20)
+    most = peak_bytes(torch.device("cpu"))
+    assert most > held.nbytes
+    del held
+    slack = 2**21  # the kernel adds up its threads' counts now and then
+    assert peak_bytes(torch.device("cpu")) + slack >= most and most + slack >= before
+
+
+def test_a_gpu_is_known_by_name_or_refused() -> None:
+    assert rate(gpu_named("h100"), "bf16") == 989e12 and all(gpu.fp32 for gpu in GPUS.values())
+    with pytest.raises(ConfigError, match="H200"):
+        gpu_named("H300")
+    with pytest.raises(ConfigError, match="choose fp32"):
+        rate(gpu_named("V100"), "bf16")

@@ -1,0 +1,99 @@
+"""The most that a device can multiply: from its maker's data sheet where it is a known GPU, else by trying."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from infra.errors import ConfigError
+
+PROBE_ROWS = 1024  # of square matrices: large enough that a CPU's kernels reach their rate, 2 Gflop a product
+PROBE_SECONDS = 0.15
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Dense rates in flop/s without sparsity, as on the maker's data sheet; fp32: of matrices in TF32 where the GPU has it.
+
+    bandwidth: bytes a second of the GPU's own memory. bf16 0: the GPU has none.
+    """
+
+    name: str  # as it begins in torch.cuda.get_device_name
+    memory: float
+    bandwidth: float
+    bf16: float
+    fp32: float
+    source: str
+
+
+_NVIDIA = "NVIDIA data sheet"
+GPUS = {  # short name -> figures; sheets print rates with sparsity for Ada and Hopper, which are halved here
+    "B200": Gpu("NVIDIA B200", 180e9, 7.7e12, 2250e12, 1100e12, f"{_NVIDIA}, HGX B200"),
+    "H200": Gpu("NVIDIA H200", 141e9, 4.8e12, 989e12, 494e12, f"{_NVIDIA}, H200 SXM"),
+    "H100": Gpu("NVIDIA H100 80GB HBM3", 80e9, 3.35e12, 989e12, 494e12, f"{_NVIDIA}, H100 SXM"),
+    "H100-PCIE": Gpu("NVIDIA H100 PCIe", 80e9, 2.0e12, 756e12, 378e12, f"{_NVIDIA}, H100 PCIe"),
+    "A100": Gpu("NVIDIA A100-SXM4-80GB", 80e9, 2.039e12, 312e12, 156e12, f"{_NVIDIA}, A100 80GB SXM"),
+    "A100-40GB": Gpu("NVIDIA A100-SXM4-40GB", 40e9, 1.555e12, 312e12, 156e12, f"{_NVIDIA}, A100 40GB SXM"),
+    "L40S": Gpu("NVIDIA L40S", 48e9, 0.864e12, 362e12, 183e12, f"{_NVIDIA}, L40S"),
+    "L4": Gpu("NVIDIA L4", 24e9, 0.3e12, 121e12, 60e12, f"{_NVIDIA}, L4"),
+    "A10": Gpu("NVIDIA A10", 24e9, 0.6e12, 125e12, 62.5e12, f"{_NVIDIA}, A10"),
+    "V100": Gpu("Tesla V100-SXM2-32GB", 32e9, 0.9e12, 0.0, 15.7e12, f"{_NVIDIA}, V100 SXM2"),
+}
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """flop/s of one rank, and where the figure is from."""
+
+    flops: float
+    source: str
+
+
+def gpu_named(name: str) -> Gpu:
+    """Raises ConfigError for a GPU that is not in the table."""
+    found = GPUS.get(name.upper())
+    if found is None:
+        raise ConfigError(f"no GPU `{name}` is known; known are {', '.join(GPUS)}")
+    return found
+
+
+def rate(gpu: Gpu, precision: str) -> float:
+    """Raises ConfigError where the GPU does not multiply in this precision."""
+    found: float = {"fp32": gpu.fp32, "bf16": gpu.bf16}[precision]
+    if not found:
+        raise ConfigError(f"{gpu.name} does not multiply in {precision}; choose fp32")
+    return found
+
+
+def ceiling(device: torch.device, precision: str) -> Ceiling:
+    """Of one rank on this device. Ranks that share a CPU each get what they reach while the others try too."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for gpu in GPUS.values():
+            if name == gpu.name and rate_or_none(gpu, precision):
+                return Ceiling(rate(gpu, precision), gpu.source)
+    return Ceiling(probe(device.type, precision), f"products of {PROBE_ROWS} x {PROBE_ROWS} matrices in {precision}, tried at start")
+
+
+def rate_or_none(gpu: Gpu, precision: str) -> float:
+    """0 where the GPU does not multiply in this precision."""
+    return {"fp32": gpu.fp32, "bf16": gpu.bf16}[precision]
+
+
+@lru_cache
+def probe(device: str, precision: str, seconds: float = PROBE_SECONDS) -> float:
+    """The best flop/s of a product of square matrices within `seconds`; no random number is drawn."""
+    a = torch.full((PROBE_ROWS, PROBE_ROWS), 0.5, dtype=DTYPES[precision], device=device)
+    a @ a
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or not best:
+        began = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * PROBE_ROWS**3 / (time.perf_counter() - began))
+    return best
