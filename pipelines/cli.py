@@ -42,11 +42,12 @@ def run(
     until: Annotated[str, typer.Option(metavar="STAGE", help="Stop after this stage, such as dedup.")] = "",
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="A running Ray cluster; without it one is started here.")] = "",
     plain: Annotated[bool, typer.Option("--plain", help="No Prefect, no Ray: everything in this process.")] = False,
+    profile: Annotated[str, typer.Option(metavar="N:M", help="Steps N to M-1 of every pretraining are profiled by torch.")] = "",
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
     from pipelines.runner import Order, plainly, prepare
 
-    prepared = prepare(Order(recipe, workspace, tuple(settings or ()), until, ray, plain))
+    prepared = prepare(Order(recipe, workspace, tuple(settings or ()), until, ray, plain, profile))
     console = _console()
     from pipelines.console import watching
 

@@ -249,8 +249,8 @@ class Loaded:
     place: Callable[[recipe_yaml.Path], str]  # the file and line of a key
 
 
-def load(name: str, settings: tuple[str, ...] = ()) -> Loaded:
-    """Raises ConfigError with one line for each thing that is wrong."""
+def load(name: str, settings: tuple[str, ...] = (), profile: str = "") -> Loaded:
+    """profile: steps of every pretraining, as pretrain.profile says them. Raises ConfigError with one line for each thing that is wrong."""
     path, builtin = find(name)
     try:
         source = path.read_text(encoding="utf-8")
@@ -260,9 +260,18 @@ def load(name: str, settings: tuple[str, ...] = ()) -> Loaded:
     for text in settings:
         key, value = recipe_yaml.setting(text)
         document.put(key, value, f"--set {text}")
+    if profile:
+        _profile(document, profile)
     _absolute_paths(document.value, path.parent)
     recipe = recipe_checks.validated(Recipe, document)
     return Loaded(recipe, source, resolved(recipe), builtin, document.place)
+
+
+def _profile(document: recipe_yaml.Document, window: str) -> None:
+    models = document.value.get("models")
+    for name, model in models.items() if isinstance(models, dict) else ():
+        if isinstance(model, dict) and ("pretrain" in model or not model.get("init")):
+            document.put(("models", name, "pretrain", "profile"), window, f"--profile {window}")
 
 
 def find(name: str) -> tuple[Path, bool]:

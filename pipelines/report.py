@@ -34,6 +34,7 @@ def build(run_dir: Path, store: Store) -> Path:
             "image": report_plots.loss_curve(curve),
             "more": report_plots.training_curves(curve),
             "speed": speeds(curve["points"]),
+            "profile": curve["profile"],
         }
         for curve in figures["curves"]
         if curve["points"]

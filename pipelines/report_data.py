@@ -18,6 +18,7 @@ from pipelines.report_runs import Made, Row, Run, read_json
 
 EXAMPLES = 3  # shown of each rule
 LANGUAGES = 20  # of an encoding shown, with the row for all of them
+OPERATORS = 15  # of a profile shown
 SNIPPET = 220  # characters of a text shown
 CORPUS = ("links", "crawl", "warc", "documents", "extract", "gather", "filter", "dedup", "takedown", "decontaminate", "encode")
 
@@ -188,7 +189,9 @@ def curve(made: Made, run: Run) -> Row:
         kept += ("valid_perplexity", "valid_bits_per_byte", "valid_accuracy")
         points.append({key: point[key] for key in kept if point.get(key) is not None})
     baseline = report_scores.unigram_of(run, made.label) or unigram(made, run) if made.stage != "finetune" else None
-    return {"label": made.label, "stage": made.stage, "unigram": baseline, "points": points}
+    told = read_json(made.artifact.path / "profile" / "operators.json") or {}
+    profile = {**told, "operators": told["operators"][:OPERATORS]} if told else {}
+    return {"label": made.label, "stage": made.stage, "unigram": baseline, "points": points, "profile": profile}
 
 
 def unigram(made: Made, run: Run) -> float | None:

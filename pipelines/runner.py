@@ -26,6 +26,7 @@ from pipelines.ending import ending
 from pipelines.growth import Growth
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
+from pipelines.tensorboard import Board
 
 # how one stage that is not done yet is carried out, and what is told when it is done already
 Carry = Callable[[Stage[Any], Any, Inputs, str, str, Artifact | None], Artifact]
@@ -42,6 +43,7 @@ class Order:
     until: str = ""
     ray: str = ""
     plain: bool = False
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Outcome:
 
 def check(order: Order) -> Loaded:
     """The recipe, with everything wrong in it told at once; nothing is written."""
-    loaded = load(order.recipe, order.settings)
+    loaded = load(order.recipe, order.settings, order.profile)
     chain.check_until(order.until)
     if loaded.recipe.models:
         recipe_shapes.check(loaded)
@@ -106,6 +108,9 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
     run, begun = prepared.run, time.monotonic()
     with ExitStack() as stack:
         stack.callback(attach(run.listen))
+        board = Board(run.path)
+        stack.callback(board.close)
+        stack.callback(attach(board.listen))
         compute = stack.enter_context(_compute(prepared))
         do = recorded(run, prepared.store, make_carry(prepared.store, compute))
         try:

@@ -65,6 +65,7 @@ class PretrainConfig:
     guard: dict[str, int | float | str] = field(default_factory=dict)
     activation_checkpointing: int = how(0)  # every so many-th layer keeps its input alone and is computed again; 1: all, 0: none
     offload: str = ""  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
+    profile: str = how("")  # N:M: steps N to M-1 are looked at by torch's profiler
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
@@ -88,6 +89,7 @@ class PretrainConfig:
             least = 3 if self.offload == "parameters" else 1
             raise ConfigError(f"pretrain.offload of {self.offload} needs zero {least} or more, not {self.zero}")
         self._check_curriculum()
+        self.profile_window()
 
     def _check_curriculum(self) -> None:
         for part in self.curriculum:
@@ -115,3 +117,14 @@ class PretrainConfig:
     @property
     def steps(self) -> int:
         return max(1, round(self.tokens / self.batch_tokens))
+
+    def profile_window(self) -> tuple[int, int] | None:
+        """The first step that is profiled, and the first after these; None when none is. Raises ConfigError."""
+        if not self.profile:
+            return None
+        first, colon, end = self.profile.partition(":")
+        if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+            raise ConfigError(f"pretrain.profile is {self.profile!r}; write it as FIRST:END, such as 10:14 for steps 10 to 13")
+        if int(first) >= self.steps:
+            raise ConfigError(f"pretrain.profile begins with step {int(first)}; this training ends with step {self.steps - 1}")
+        return int(first), int(end)

@@ -26,6 +26,7 @@ from training.engine.checkpoint import Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
+from training.engine.profile import Profiler
 from training.engine.rank import Rank, choose_matmul_mode, here, precision_here, reseed
 from training.engine.see import Known, Meter, Talk
 from training.engine.stall import StallWatch
@@ -61,6 +62,7 @@ class LoopConfig:
     stall_seconds: float = 1800.0  # without a finished micro-batch, after which a rank ends itself; 0: never
     recompute: int = 0  # every so many-th layer keeps its input alone for the backward pass; 0: none
     offload: str = ""  # as ZeroConfig's
+    profile: tuple[int, int] | None = None  # the first step that is looked at closely, and the first that is not any more
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batch", "log_every", "save_every"):
@@ -174,6 +176,7 @@ class _Run:
         self.point = self.checkpoints.resume(self.engine)
         self.guard = Guard(config.guard, self.point.watch)
         self.saved = time.monotonic()
+        self.profiler = Profiler(config.profile, out, place, stage)
         self.journal = Journal(out / METRICS, stage, place, config.steps, self.point.step)
         if self.point.step and place.first:
             event("note", message=f"{stage}: goes on from step {self.point.step}")
@@ -187,6 +190,7 @@ class _Run:
         counts = self._summed(ahead) if ahead else {}
         self.engine.module.train()
         while ahead is not None:
+            self.profiler.before(self.point.step)
             batch, step, began = ahead, self.point.step, time.perf_counter()
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
@@ -207,6 +211,7 @@ class _Run:
                 self._compare_with_guessing(loss)
             verdict = self._tell(step, meter, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
             self._save(wish, verdict)
+        self.profiler.close(self.point.step)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
         return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict, self.guard.left_out)
