@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 WORKSPACE ?= workspace
 TORCH ?= torch>=2.8,<2.14
 
-.PHONY: demo test test-fast slow cluster check bench bench-gpu prove-gpu clean help
+.PHONY: demo test test-fast slow cluster soak check bench bench-gpu prove-gpu clean help
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
 	@echo "make cluster  a gang on a running Ray cluster, through Ray Train"
+	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make check  linter, formatter, types"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
 	@echo "make bench  our speed against other tools, as ratios"
@@ -36,6 +37,9 @@ slow: $(STAMP)
 
 cluster: $(STAMP)
 	$(BIN)/python -m pytest -q -m cluster
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.training.engine.soak --blows 20
 
 check: $(STAMP)
 	$(BIN)/ruff check .
