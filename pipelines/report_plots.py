@@ -63,7 +63,9 @@ def training_curves(curve: dict[str, Any]) -> str:
             for axes, (title, lines) in zip(grid.flat, charts, strict=False):
                 for (name, points), colour, stroke in zip(lines.items(), COLOURS, STROKES, strict=False):
                     mark = "o" if len(points) < 4 else ""  # a line of one point is not to be seen
-                    axes.plot(*zip(*points, strict=True), color=colour, linestyle=stroke, linewidth=1.3, marker=mark, markersize=4, label=name)
+                    axes.plot(
+                        *zip(*points, strict=True), color=colour, linestyle=stroke, linewidth=1.3, marker=mark, markersize=4, label=name
+                    )
                 axes.set_title(title, loc="left", fontsize=9)
                 axes.set_xlabel("step")
                 axes.margins(x=0.03)
