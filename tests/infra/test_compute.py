@@ -147,7 +147,7 @@ def test_a_preempted_gang_is_preempted_not_failed() -> None:
 def test_no_rank_outlives_its_gang(tmp_path: Path) -> None:
     with pytest.raises(StageFailed):
         LocalCompute().gang("g", partial(leave_a_pid, tmp_path), ranks=2)
-    pids = [int(p.read_text()) for p in tmp_path.iterdir()]
+    pids = [int(text) for p in tmp_path.iterdir() if (text := p.read_text())]  # the gang may end a rank before its first byte
     assert pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
 

@@ -49,8 +49,8 @@ def test_a_training_stopped_at_any_step_ends_as_if_it_had_not_been(
     journal = loop._Run._save
 
     def stopped(at: int) -> Any:
-        def save(self: Any, wish: Any) -> None:
-            journal(self, replace_stop(wish, self.point.step == at))
+        def save(self: Any, wish: Any, verdict: Any) -> None:
+            journal(self, replace_stop(wish, self.point.step == at), verdict)
 
         return save
 
