@@ -47,7 +47,7 @@ def test_held_memory_is_not_asked_for_again_and_goes_back_afterwards() -> None:
         pytest.skip("the C library is not glibc")
     whole = STEPS * sum(SIZES[:2]) // PAGE
     assert usual > 0.9 * whole, "else this shows nothing"
-    assert kept < 0.05 * whole
+    assert kept < 0.25 * whole, "at most one block once more, where the heap had to grow after all"
     assert within - left > 0.9 * sum(SIZES[:2]), "what is free goes back to the system"
 
 
