@@ -6,7 +6,7 @@ Letters in the formulas: T length, D width, F inner width, E embedding width, V 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,7 +20,10 @@ from training.objectives.vocabulary import BYTES as SCORES
 from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
+LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
+HOLES = 0.15  # of a CPU's heap, measured (tests/benchmarks/bench_plan.py)
 STAGES = (0, 1, 2, 3)
+OFFLOADS = ("", "optimizer", "parameters")
 BYTES = {"fp32": 4, "bf16": 2}
 
 FORMULAS = {
@@ -30,23 +33,34 @@ FORMULAS = {
     "memory": "Rajbhandari et al. 2020 (ZeRO), sections 3.1 and 5, with float32 Adam moments 8 P. fp32: weights 4 P, gradients 4 P. "
     "bf16 under ZeRO 1 to 3: weights 2 P, gradients 2 P; without ZeRO: float32 and a bf16 copy for the products, 6 P. "
     "ZeRO 1 to 3 hold a float32 copy of a rank's share, 4 P / R. Stage 1 divides the moments by R, 2 the gradients too, 3 the "
-    "weights too (and gathers one layer and the embedding at a time). Buffers: one reduce bucket of at most 200 million numbers.",
+    "weights too; it brings together as many as DeepSpeed lets live, 10^9 numbers, so a smaller model stays whole. The total is the most "
+    "that stands at once: weights and optimiser with either the activations and what goes with them (gradients only where micro-batches "
+    "add up, or under ZeRO 3), or the gradients and their float32 copy, 4 P / R, that the update reads. Buffers: one reduce bucket of at "
+    "most 200 million numbers, or the scores of the vocabulary, whichever is more. On a CPU the heap's holes are a part of the rest.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
     "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout 3 H T); the "
-    "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, the gradient of its matrix V E in "
-    "float32, and the scores of as many tokens as fit into 64 MiB (a GPU: 512 MiB).",
+    "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its matrix V E in "
+    "float32. Scores: twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB). A layer that is computed again keeps D, and all of one "
+    "such layer stands while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked for, the weights "
+    "into the host's memory.",
 }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model would be trained. micro_batch: sequences a rank puts through it at once."""
+    """How a model would be trained. micro_batch: sequences a rank puts through it at once; accumulated: several of them make a step.
+
+    recompute: every so many-th layer is computed again for its gradient; offload: as ZeroConfig's.
+    """
 
     length: int
     ranks: int = 1
     precision: str = "fp32"
     micro_batch: int = 1
     gpu: bool = False
+    recompute: int = 0
+    offload: str = ""
+    accumulated: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "ranks", "micro_batch"):
@@ -58,17 +72,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one rank, at the most."""
+    """Bytes on one rank, each part at its most. host: of that, what offload moved from a GPU to the host's memory, not in the total."""
 
     weights: int
     gradients: int
     optimiser: int
     activations: int
     buffers: int
+    update: int = 0  # copies of gradients that are made when the weights move
+    lasting: bool = False  # gradients stand beside activations: micro-batches add up, or ZeRO 3 sets their place aside
+    host: int = 0
+    holes: float = 0.0  # of a CPU's heap, as a share of the rest
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimiser + self.activations + self.buffers
+        """The most that stands at once."""
+        through = self.activations + self.buffers + (self.gradients if self.lasting else 0)
+        return round((self.weights + self.optimiser + max(through, self.gradients + self.update)) * (1 + self.holes))
 
 
 def shape_of(family: Family, backbone: BackboneConfig) -> Tower:
@@ -124,22 +144,27 @@ def _heads(tower: Tower, length: int, share: float) -> float:
 
 
 def activations(family: Family, tower: Tower, setting: Setting) -> int:
-    """Bytes kept for the backward pass of one micro-batch."""
+    """Bytes kept for the backward pass of one micro-batch, the gradient of the vocabulary's matrix among them."""
     tokens, total = setting.length * setting.micro_batch, 0.0
     for part in _parts(family, tower):
         total += _kept(part.config, setting, share_predicted(family), part) * tokens
-        total += _vocabulary(part, setting, share_predicted(family) * tokens)
+        c = part.config
+        if _judges(part):
+            predicted = share_predicted(family) * tokens
+            total += 4 * 3 * predicted * c.vocab if c.generator else 4 * c.vocab * c.embedding_width  # ELECTRA's keeps all scores
     return round(total)
 
 
-def _vocabulary(tower: Tower, setting: Setting, predicted: float) -> float:
-    """The gradient of the vocabulary's matrix, made with the loss, and the scores that stand at once; ELECTRA's generator keeps all."""
-    if not any(isinstance(getattr(head, "scores", None), Vocabulary) for head in tower.heads):
-        return 0.0
-    c = tower.config
-    if c.generator:
-        return 4 * 3 * predicted * c.vocab
-    return 4 * c.vocab * c.embedding_width + min(SCORES["cuda" if setting.gpu else "cpu"], BYTES[setting.precision] * predicted * c.vocab)
+def scores(family: Family, tower: Tower, setting: Setting) -> int:
+    """Bytes of the vocabulary's scores that stand for a moment: those of one part of the tokens, and the last or next part's."""
+    predicted = share_predicted(family) * setting.length * setting.micro_batch
+    most, size = SCORES["cuda" if setting.gpu else "cpu"], BYTES[setting.precision]
+    parts = [part.config for part in _parts(family, tower) if _judges(part) and not part.config.generator]
+    return round(max((2 * min(most, size * predicted * c.vocab) for c in parts), default=0))
+
+
+def _judges(tower: Tower) -> bool:
+    return any(isinstance(getattr(head, "scores", None), Vocabulary) for head in tower.heads)
 
 
 def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> float:
@@ -152,23 +177,47 @@ def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> fl
         layer += size * (3 if c.attention_rate else 1) * c.heads * setting.length
     language = any(head.name in ("next", "mlm") for head in tower.heads)
     head = 4 * share * (1 if c.causal else 5) * c.embedding_width if language else 0
-    return c.layers * layer + size * 3 * c.width + head
+    again = -(-c.layers // setting.recompute) if setting.recompute else 0
+    layers = c.layers * layer if not again else (c.layers - again + 1) * layer + again * size * c.width
+    return layers + size * 3 * c.width + head
 
 
 def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory:
-    """The most that one rank holds under a stage of ZeRO."""
+    """The most that one rank holds under a stage of ZeRO. Raises ConfigError where the stage cannot offload what is asked for."""
     parameters, ranks = count_parameters(tower), setting.ranks
     share, size = -(-parameters // ranks), BYTES[setting.precision]
-    kept = activations(family, tower, setting)
+    if stage < OFFLOADS.index(setting.offload) * 2 - 1:
+        raise ConfigError(f"ZeRO {stage} cannot offload {setting.offload}: take a higher stage, or take offload out")
+    kept, seen, holes = activations(family, tower, setting), scores(family, tower, setting), 0.0 if setting.gpu else HOLES
     if stage == 0:
         weights = 4 * parameters + (size * parameters if size < 4 else 0)
-        return Memory(weights, 4 * parameters, 8 * parameters, kept, 4 * min(parameters, BUCKET) if ranks > 1 else 0)
-    whole = size * (share + _gathered(tower) if stage == 3 else parameters)
-    gradients = size * (parameters if stage == 1 else share)
-    return Memory(whole, gradients, (4 + 8) * share, kept, size * min(parameters, BUCKET))
+        bucket = 4 * parameters if ranks > 1 else 0
+        return Memory(weights, 4 * parameters, 8 * parameters, kept, seen, bucket, setting.accumulated, holes=holes)
+    bucket = size * min(parameters, BUCKET) if ranks > 1 or stage == 3 else 0
+    flat = 4 * share + (size * share if size < 4 else 0)
+    weights, gradients = size * parameters, size * (parameters if stage == 1 else share)
+    buffers = max(seen, bucket)
+    if stage == 3:
+        weights, buffers = size * share, bucket + seen + size * _gathered(tower, ranks)
+    made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3, holes=holes)
+    return _offloaded(made, setting, share)
 
 
-def _gathered(tower: Tower) -> int:
-    """What ZeRO 3 brings together at once: the largest layer, and the embedding that the head uses too."""
+def _offloaded(whole: Memory, setting: Setting, share: int) -> Memory:
+    """What stays on the rank's device. On a CPU nothing goes away, and the float32 gradients have a place of their own."""
+    if not setting.offload:
+        return whole
+    size = BYTES[setting.precision]
+    moved = whole.optimiser + 4 * share + (size * share if setting.offload == "parameters" else 0)
+    if not setting.gpu:
+        return replace(whole, optimiser=whole.optimiser + (4 + size) * share, update=0)
+    weights = whole.weights - (size * share if setting.offload == "parameters" else 0)
+    return replace(whole, weights=weights, optimiser=0, update=0, host=moved)
+
+
+def _gathered(tower: Tower, ranks: int) -> int:
+    """Numbers that ZeRO 3 brings together at once: as many as may live, and never less than the largest layer and the embedding."""
+    if ranks == 1:
+        return 0
     largest = max(count_parameters(block) for block in tower.backbone.blocks)  # type: ignore[arg-type]
-    return largest + count_parameters(tower.backbone.embedding)
+    return max(largest + count_parameters(tower.backbone.embedding), min(count_parameters(tower), LIVE))

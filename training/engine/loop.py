@@ -24,6 +24,7 @@ from infra.log import event
 from training.backbone.transformer import recompute
 from training.engine.checkpoint import Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
+from training.engine.heap import held
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
 from training.engine.profile import Profiler
@@ -106,7 +107,7 @@ def train(
     """
     place = here()
     talk = Talk(place)
-    with talk.listening():
+    with talk.listening(), held():
         return _train(
             make_tower, make_feed, make_valid, config, out, stage, imported=imported, place=place, talk=talk, known=known or Known()
         )

@@ -1,0 +1,138 @@
+"""One training of a made-up batch, as bench_plan.py and bench_gpu.py take it: what is foretold of it and what it takes.
+
+Needs torch, deepspeed and numpy alone, and what the training package itself needs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from training import cost
+from training.backbone.transformer import recompute
+from training.engine.optim import OptimConfig
+from training.engine.rank import here
+from training.engine.zero import Engine, ZeroConfig
+from training.families import catalog
+from training.feed.batch import IGNORE, Batch
+
+STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+LR, CLIP = 1e-4, 1.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """size: fields of the backbone, empty for the family's first size. rows: sequences of a rank's micro-batch; micros: of a step."""
+
+    model: str
+    size: dict[str, Any]
+    length: int
+    rows: int
+    vocab: int = 8192  # 0: the family's own
+    dropout: float = 0.0
+    precision: str = "bf16"
+    stage: int = 1
+    ranks: int = 1
+    micros: int = 1
+    recompute: int = 0
+    offload: str = ""
+    gpu: bool = False
+
+    def shape(self) -> tuple[Any, Any]:
+        """Family and backbone."""
+        family = catalog.family("gpt2" if self.model == "gpt" else self.model)
+        changes: dict[str, Any] = {"ffn": 0, "embedding_width": 0, **self.size} if self.size else {}
+        backbone = family.backbone(next(iter(family.sizes)), self.vocab or None)
+        return family, replace(backbone, positions=self.length, dropout=self.dropout, **changes)
+
+    def setting(self) -> cost.Setting:
+        return cost.Setting(
+            self.length,
+            self.ranks,
+            self.precision,
+            self.rows,
+            self.gpu,
+            recompute=self.recompute,
+            offload=self.offload,
+            accumulated=self.micros > 1,
+        )
+
+    def foretold(self) -> cost.Memory:
+        family, backbone = self.shape()
+        return cost.memory(family, cost.shape_of(family, backbone), self.setting(), self.stage)
+
+    def flops(self) -> float:
+        """Of a step of one rank."""
+        family, backbone = self.shape()
+        return self.rows * self.length * self.micros * cost.training_flops(family, cost.shape_of(family, backbone), self.length)
+
+
+def batch(case: Case) -> Batch:
+    """Random ids under the labels of the family's objective."""
+    rng = torch.Generator().manual_seed(0)
+    family, _ = case.shape()
+    tokens = torch.randint(5, case.shape()[1].vocab, (case.rows, case.length), generator=rng)
+    if family.objective == "next":
+        return Batch(tokens, labels={"next": torch.cat([tokens[:, 1:], torch.full((case.rows, 1), IGNORE)], 1)})
+    chosen = torch.rand(tokens.shape, generator=rng) < family.masking.rate
+    labels = {"mlm": tokens.masked_fill(~chosen, IGNORE)} | ({"pair": torch.zeros(case.rows).long()} if "pair" in family.heads else {})
+    return Batch(tokens, torch.zeros_like(tokens), None, labels)
+
+
+def resident(name: str = "VmRSS") -> int:
+    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def mark(device: torch.device) -> int:
+    """What is held now; from here on the most that is held is counted anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    MARKS.write_text("5")
+    return resident()
+
+
+def most(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+
+
+def tower_of(case: Case, compiled: bool = False) -> Any:
+    family, backbone = case.shape()
+    tower = recompute(family.build(backbone, seed=0), case.recompute)
+    for block in tower.backbone.blocks if compiled else ():
+        block.compile()
+    return tower
+
+
+def engine_of(case: Case, compiled: bool = False) -> Engine:
+    place = here()
+    tower = tower_of(case, compiled).to(place.device)
+    config = ZeroConfig(case.stage, case.precision, case.micros, CLIP, OptimConfig(lr=LR), case.offload)
+    engine = Engine(tower, config, place, case.rows)
+    engine.module.train()
+    return engine
+
+
+def step_of(engine: Engine, case: Case, given: Batch) -> float:
+    """Seconds of one step; all ranks take it together."""
+    sync(engine.place.device)
+    dist.barrier()
+    began = time.perf_counter()
+    for micro in range(case.micros):
+        engine.backward(engine.forward(given).total)
+        if micro + 1 < case.micros:
+            engine.pass_on()
+    engine.step(LR)
+    sync(engine.place.device)
+    return time.perf_counter() - began
+
+
+def sync(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
