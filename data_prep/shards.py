@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,9 @@ BATCH_ROWS = 1 << 16
 class Made:
     """What one shard became: its main table, what was counted, and the tables that go beside it; the tokenizer whose ids they hold."""
 
-    table: pa.Table
+    table: pa.Table | pa.RecordBatchReader
     counts: Counts
-    sides: Mapping[str, pa.Table] = field(default_factory=dict)
+    sides: Mapping[str, pa.Table | pa.RecordBatchReader] = field(default_factory=dict)
     tokenizer: str = ""
 
 
@@ -40,21 +42,82 @@ def read(path: Path) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{path}: not a whole Arrow file ({error}); run `textmill verify`, then run again") from error
+        raise _broken(path, error) from error
 
 
-def write(table: pa.Table, path: Path, counts: Counts | None = None, *, chunk: int = BATCH_ROWS, tokenizer: str = "") -> None:
+def _broken(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path}: not a whole Arrow file ({error}); run `textmill verify`, then run again")
+
+
+@contextmanager
+def passing(path: Path) -> Iterator[tuple[pa.Table, Callable[[], None]]]:
+    """The whole shard, as read gives it, and a call that gives back the memory of all its pages: a walk through a shard of any size
+    that makes this call now and then takes little. What is read again after it comes from the file again.
+    """
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    yield table, partial(mapped.madvise, mmap.MADV_DONTNEED)
+
+
+class Draft:
+    """Rows on their way to a shard: in a file of their own while they are made, read back a batch at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema, gather: bool = False) -> None:
+        """path: a name that begins with a dot, so that it is never committed, should this try be killed. gather: whether the rows of
+        several writes become one batch of BATCH_ROWS; else each write is one, or several if it is larger.
+        """
+        self._path, self._schema, self._gather = path, schema, gather
+        self._waiting: list[pa.Table] = []
+
+    def __enter__(self) -> Draft:
+        self._file = pa.OSFile(str(self._path), "wb")
+        self._writer = pa.ipc.new_file(self._file, self._schema)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush(0)
+        self._writer.close()
+        self._file.close()
+
+    def write(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if not self._gather or sum(part.num_rows for part in self._waiting) >= BATCH_ROWS:
+            self._flush(BATCH_ROWS if self._gather else 0)
+
+    def _flush(self, whole: int) -> None:
+        """Write what waits; whole: only as many rows as are a multiple of this."""
+        if self._waiting:
+            table = pa.concat_tables(self._waiting).combine_chunks()
+            rest = table.num_rows % whole if whole else 0
+            self._writer.write_table(table.slice(0, table.num_rows - rest), max_chunksize=BATCH_ROWS)
+            self._waiting = [table.slice(table.num_rows - rest)] if rest else []
+
+    def read(self) -> pa.RecordBatchReader:
+        """Its batches, once; the file goes."""
+        file = pa.ipc.open_file(pa.OSFile(str(self._path), "rb"))  # not mapped: a mapped page counts as this process's memory
+        self._path.unlink()
+        return pa.RecordBatchReader.from_batches(self._schema, map(file.get_batch, range(file.num_record_batches)))
+
+
+def write(
+    table: pa.Table | pa.RecordBatchReader, path: Path, counts: Counts | None = None, *, chunk: int = BATCH_ROWS, tokenizer: str = ""
+) -> None:
     """Write under a temporary name, flush to the disk, then rename.
 
-    chunk: rows of a batch. tokenizer: the fingerprint of the one whose ids the table holds.
+    chunk: rows of a batch at most. tokenizer: the fingerprint of the one whose ids the table holds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     marks = {COUNTS: json.dumps(counts or {}, sort_keys=True).encode()} | ({TOKENIZER: tokenizer.encode()} if tokenizer else {})
-    marked = table.replace_schema_metadata(marks)
+    batches = table.to_batches(max_chunksize=chunk) if isinstance(table, pa.Table) else table
     with draft.open("wb") as file:
-        with pa.ipc.new_file(file, marked.schema) as writer:
-            writer.write_table(marked, max_chunksize=chunk)
+        with pa.ipc.new_file(file, table.schema.with_metadata(marks)) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)

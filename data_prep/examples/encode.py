@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_prep import schemas, shards
 from data_prep.examples.sentences import split
-from data_prep.shards import Made
+from data_prep.shards import Draft, Made
 from data_prep.tokenizer.base import META, Tokenizer
 from data_prep.tokenizer.catalog import folder_of, load
 from infra.artifact import Counts
@@ -65,22 +65,24 @@ def keep_meta(source: Path, out: Path) -> None:
 def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
     """One shard's sentences, with its documents and its languages beside them.
 
-    The ids go to a file of their own as they are made and are read from there as views: the memory this takes depends on the
-    size of a group, not of the shard.
+    Rows go to drafts as they are made and from there to the shard, and the pages of the documents read are given back: the memory
+    this takes depends on the size of a group, not of the shard.
     """
-    tokenizer, documents = _tokenizer(folder), shards.read(shard)
-    draft = out / f".{shard.name}.{os.getpid()}"  # a leading dot: never committed, should this try be killed
-    with draft.open("wb") as file, pa.ipc.new_file(file, schemas.sentences(tokenizer.vocab)) as writer:
-        parts = [_write_some(tokenizer, rows, first, writer) for first, rows in _groups(documents)]
-    per_document = _Lengths(*(np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*parts, strict=True))) if parts else EMPTY
-    table = shards.read(draft)
-    draft.unlink()  # the views keep it
-    if per_document.tokens.sum() > MOST_TOKENS:
-        raise ArtifactError(f"encode: a shard of {per_document.tokens.sum()} tokens is too large; make smaller document shards")
-    side = describe(config, documents, per_document)
-    return Made(
-        table, _count(side, per_document), {"documents": side, "languages": _languages(documents, per_document)}, tokenizer.fingerprint
-    )
+    tokenizer, languages = _tokenizer(folder), _Languages()
+    sentences = Draft(out / f".{shard.name}.{os.getpid()}", schemas.sentences(tokenizer.vocab))
+    side = Draft(out / f".{shard.name}.{os.getpid()}.side", schemas.ENCODED, gather=True)
+    with shards.passing(shard) as (documents, give_back), sentences, side:
+        counts = _count(describe(config, documents.slice(0, 0), EMPTY, 0), EMPTY)
+        for rows in _groups(documents):
+            made = _write_some(tokenizer, rows, counts["read"], sentences)
+            described = describe(config, rows, made, counts["sentences"])
+            side.write(described)
+            languages.add(rows, made)
+            counts = shards.total([counts, _count(described, made)])
+            give_back()
+    if counts["tokens"] > MOST_TOKENS:
+        raise ArtifactError(f"encode: a shard of {counts['tokens']} tokens is too large; make smaller document shards")
+    return Made(sentences.read(), counts, {"documents": side.read(), "languages": languages.table()}, tokenizer.fingerprint)
 
 
 class _Lengths(NamedTuple):
@@ -103,15 +105,14 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return load(folder)
 
 
-def _groups(documents: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """(number of the first, documents): as many as have TOGETHER bytes of text, or one that has more."""
-    ends = np.cumsum(_sizes(documents))
+def _groups(documents: pa.Table) -> Iterator[pa.Table]:
+    """Documents in order: as many together as have TOGETHER bytes of text, at most a batch, or one that has more."""
     first = 0
-    while first < len(ends):
-        reached = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, reached + TOGETHER, side="right")))
-        yield first, documents.slice(first, last - first)
-        first = last
+    while first < documents.num_rows:
+        ends = np.cumsum(_sizes(documents.slice(first, shards.BATCH_ROWS)))
+        count = max(1, int(np.searchsorted(ends, TOGETHER, side="right")))
+        yield documents.slice(first, count)
+        first += count
 
 
 def _sizes(documents: pa.Table) -> Numbers:
@@ -120,8 +121,11 @@ def _sizes(documents: pa.Table) -> Numbers:
     return np.asarray(lengths.to_numpy(), np.int64)
 
 
-def _write_some(tokenizer: Tokenizer, documents: pa.Table, first: int, writer: pa.RecordBatchWriter) -> _Lengths:
-    """Sentences to the writer; what each document has. A sentence without ids (control characters) is no sentence."""
+def _write_some(tokenizer: Tokenizer, documents: pa.Table, first: int, draft: Draft) -> _Lengths:
+    """Sentences to the draft; what each document has. first: the number of the first document in its shard.
+
+    A sentence without ids (control characters) is no sentence.
+    """
     texts = [text or "" for text in documents["text"].to_pylist()]
     cut = [split(text, language or "") for text, language in zip(texts, documents["language"].to_pylist(), strict=True)]
     owner = np.repeat(np.arange(len(cut)), np.fromiter(map(len, cut), np.int64, len(cut)))
@@ -135,7 +139,7 @@ def _write_some(tokenizer: Tokenizer, documents: pa.Table, first: int, writer: p
         values = pa.array(ids.astype(kind.to_pandas_dtype()), kind)
         lists = pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32)), values)
         table = pa.table([pa.array((owner + first).astype(np.uint32)), lists], schema=schemas.sentences(tokenizer.vocab))
-        writer.write_table(table, max_chunksize=shards.BATCH_ROWS)
+        draft.write(table)
     words = np.fromiter((len(text.split()) for text in texts), np.int64, len(texts))
     letters = np.fromiter(map(len, texts), np.int64, len(texts))
     return _Lengths(np.bincount(owner, minlength=len(cut)), words, letters, _sizes(documents), tokens, strange)
@@ -147,9 +151,9 @@ def side_of(config: EncodeConfig, key: str) -> str:
     return "valid" if drawn < config.valid_share * 2.0**64 else "train"
 
 
-def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths) -> pa.Table:
-    """The documents side: where each document's sentences stand, and which split it belongs to."""
-    ends = np.cumsum(per_document.sentences)
+def describe(config: EncodeConfig, documents: pa.Table, per_document: _Lengths, before: int) -> pa.Table:
+    """The documents side: where each document's sentences stand, and which split it belongs to. before: sentences of earlier ones."""
+    ends = before + np.cumsum(per_document.sentences)
     columns = {
         "id": documents["id"],
         "url": documents["url"],
@@ -170,16 +174,24 @@ def _keys(config: EncodeConfig, documents: pa.Table) -> Iterator[str]:
             yield host or key if config.by == "host" else key
 
 
-def _languages(documents: pa.Table, per_document: _Lengths) -> pa.Table:
+class _Languages:
     """The languages side: the sums over the documents of each language, in the order of their names."""
-    coded = pc.fill_null(documents["language"], "").combine_chunks().dictionary_encode()
-    names, places = np.unique(np.array(coded.dictionary.to_pylist(), dtype=object), return_inverse=True)
-    which = places[coded.indices.to_numpy()]
-    sums = {field: np.zeros(len(names), np.int64) for field in per_document._fields}
-    for field, values in per_document._asdict().items():
-        np.add.at(sums[field], which, values)
-    columns = {"language": names.tolist(), "documents": np.bincount(which, minlength=len(names)), **sums}
-    return pa.table(columns, schema=schemas.LANGUAGES)
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Numbers] = {}  # documents, then the fields of _Lengths
+
+    def add(self, documents: pa.Table, per_document: _Lengths) -> None:
+        coded = pc.fill_null(documents["language"], "").combine_chunks().dictionary_encode()
+        sums = np.zeros((len(coded.dictionary), 1 + len(per_document)), np.int64)
+        np.add.at(sums, coded.indices.to_numpy(), np.stack([np.ones(documents.num_rows, np.int64), *per_document], axis=1))
+        for language, row in zip(coded.dictionary.to_pylist(), sums, strict=True):
+            self._sums[language] = self._sums.get(language, 0) + row
+
+    def table(self) -> pa.Table:
+        names = sorted(self._sums)
+        rows = np.array([self._sums[name] for name in names], np.int64).reshape(len(names), 1 + len(_Lengths._fields))
+        columns = dict(zip(("documents", *_Lengths._fields), rows.T, strict=True))
+        return pa.table({"language": names, **columns}).select(schemas.LANGUAGES.names).cast(schemas.LANGUAGES)
 
 
 def _count(side: pa.Table, per_document: _Lengths) -> Counts:

@@ -10,12 +10,13 @@ from string import punctuation
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
 
 from data_prep.tokenizer import cuts, merging
 from data_prep.tokenizer.base import JSON, META, Meta, check_files, ordered, threads, with_specials
-from data_prep.tokenizer.word_ids import Encoded, WordIds, flattened
+from data_prep.tokenizer.word_ids import Encoded, WordIds, between, concatenated, flattened
 from infra.errors import ArtifactError, ConfigError
 from infra.log import event
 
@@ -70,7 +71,7 @@ class HubTokenizer:
         return self.encode_flat(texts).lists()
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        if sum(map(len, texts)) < FEW:
+        if len(texts) < FEW and sum(map(len, texts)) < FEW:
             return self._by_library(texts)
         if self.kind == BYTES and (normalizer := self._engine.normalizer) is not None:  # lower-cases letter by letter
             texts = [normalizer.normalize_str(text) for text in texts]
@@ -79,15 +80,17 @@ class HubTokenizer:
     def _by_library(self, texts: Sequence[str]) -> Encoded:
         return flattened([e.ids for e in self._engine.encode_batch_fast(list(texts), add_special_tokens=False)])
 
-    def _marked(self, words: list[str]) -> Encoded:
+    def _each(self, words: pa.StringArray) -> Encoded:
+        return self._by_library(words.to_pylist())
+
+    def _marked(self, words: pa.StringArray) -> Encoded:
         """Words by the library, many as one text: a result of its own for each costs more than the encoding."""
-        if any(MARK in word for word in words):
-            return self._by_library(words)
-        texts = ["".join(word + MARK for word in words[at : at + MARKED_WORDS]) for at in range(0, len(words), MARKED_WORDS)]
+        listed = words.to_pylist()
+        texts = [MARK.join(listed[at : at + MARKED_WORDS]) for at in range(0, len(listed), MARKED_WORDS)]
+        if sum(text.count(MARK) for text in texts) + len(texts) != len(listed):  # a word holds the mark itself
+            return self._each(words)
         encoded = self._marking.encode_batch_fast(texts, add_special_tokens=False)
-        ids = np.concatenate([np.array(each.ids, np.uint32) for each in encoded])
-        mark = ids == self.vocab
-        return Encoded(ids[~mark], np.diff(np.flatnonzero(mark), prepend=-1) - 1)
+        return concatenated([between(flattened([each.ids]).ids, self.vocab) for each in encoded])
 
     @cached_property
     def _marking(self) -> tokenizers.Tokenizer:
@@ -106,10 +109,11 @@ class HubTokenizer:
                 event("note", message="this vocabulary's merges have no single order, so its new words are merged by the slower library")
         else:
             cut, merge = cuts.spaced_words, self._marked
-        words = WordIds(cut, merge or self._by_library)
+        words = WordIds(cut, merge or self._each)
         lower = self._engine.normalizer if self.kind == BYTES else None
         texts = [lower.normalize_str(text) for text in HOSTILE] if lower else HOSTILE
-        if words(texts).lists() != self._by_library(HOSTILE).lists():
+        one_by_one = [row for text in texts for row in words([text]).lists()]  # each word is new here, and known below
+        if not one_by_one == words(texts).lists() == self._by_library(HOSTILE).lists():
             raise ArtifactError(
                 f"the {self.kind} tokenizer {self.fingerprint} gives other ids by words than by `tokenizers`: its file is not one that "
                 "textmill wrote, or the library's version is not one it was made for"

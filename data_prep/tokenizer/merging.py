@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import tiktoken
 from tokenizers import models
 
-from data_prep.tokenizer.word_ids import Encoded, flattened
+from data_prep.tokenizer.word_ids import Encoded, between, flattened
 
-WHOLE = r"(?s).+"  # the word as it is
+MARK = "\0"  # between words encoded in one call: a call for each word costs more than the merging
+WORDS = r"[^\x00]+|\x00"
 
 
 def byte_letters() -> dict[str, int]:
@@ -26,19 +28,24 @@ def byte_letters() -> dict[str, int]:
     return {chr(byte): byte for byte in printing} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
-def merger(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], model: models.BPE) -> Callable[[list[str]], Encoded] | None:
+def merger(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], model: models.BPE) -> Callable[[pa.StringArray], Encoded] | None:
     """Words to ids, or None when tiktoken cannot be relied on to give those of the model."""
     ranked = _ranked(ids, merges)
     if ranked is None or any(len(model.tokenize(piece)) != 1 for piece in ranked):
         return None
     letters = byte_letters()
     ranks = {bytes(letters[letter] for letter in piece): rank for rank, piece in enumerate(ranked)}
-    engine = tiktoken.Encoding("words", pat_str=WHOLE, mergeable_ranks=ranks, special_tokens={})
-    of_rank = np.array([ids[piece] for piece in ranked], np.uint32)
+    engine = tiktoken.Encoding("words", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})
+    of_rank, mark = np.array([ids[piece] for piece in ranked], np.uint32), ranks[MARK.encode()]
 
-    def encode(words: list[str]) -> Encoded:
-        found, lengths = flattened([engine.encode_ordinary(word) for word in words])
-        return Encoded(of_rank[found], lengths)
+    def encode(words: pa.StringArray) -> Encoded:
+        listed = words.to_pylist()
+        text = MARK.join(listed)
+        if text.count(MARK) == len(listed) - 1:
+            ranked, lengths = between(flattened([engine.encode_ordinary(text)]).ids, mark)
+        else:  # a word holds the mark itself
+            ranked, lengths = flattened([engine._encode_single_piece(word) for word in listed])
+        return Encoded(of_rank[ranked], lengths)
 
     return encode
 

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads, with_specials
 from data_prep.tokenizer.hub import save_hub
-from data_prep.tokenizer.word_ids import Encoded, flattened
+from data_prep.tokenizer.word_ids import Encoded, concatenated, flattened
 from infra.errors import ArtifactError, ConfigError
 
 MODEL = "spiece.model"
@@ -29,6 +29,7 @@ MODELS = {1: "unigram", 2: "bpe"}  # sentencepiece_model.proto: TrainerSpec.Mode
 THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
 LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
 SPACE = "▁"
+TOGETHER = 512  # texts encoded in one call
 
 
 def train(texts: Sequence[str], folder: Path, vocab: int, model: str, lowercase: bool = False, coverage: float = 0.9995) -> Meta:
@@ -163,7 +164,9 @@ class SentencePieceTokenizer:
         return ids
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        return flattened(self.encode_batch(texts))
+        """Some texts at a time, so that the library's lists are still in the processor's cache when they are read, and never many."""
+        parts = (texts[at : at + TOGETHER] for at in range(0, len(texts), TOGETHER))
+        return concatenated([flattened(self.encode_batch(part)) for part in parts])
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._engine.decode([int(number) for number in ids]))

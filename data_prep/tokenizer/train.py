@@ -7,11 +7,13 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from numpy.typing import NDArray
 
 from data_prep import shards
 from data_prep.tokenizer import byte_bpe, published
@@ -64,13 +66,17 @@ def _source(file: SourceFile | str) -> SourceFile:
 
 
 def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
-    """The stage: trains as one task, wherever compute runs it. A published vocabulary needs no documents, and does not change with them."""
+    """The stage: the workers take the sample, shard by shard, and one of them trains. A published vocabulary needs no documents, and
+    does not change with them.
+    """
     if not (out / FOLDER).exists():
         try:
             if config.kind == published.KIND:
                 compute.map("tokenizer", partial(adopt, config), [out])
             else:
-                compute.map("tokenizer", partial(make, config, out), [inputs["documents"].shards])
+                paths, scratch = inputs["documents"].shards, out / ".sample"
+                counted = sample(paths, config.sample_bytes, scratch, compute)
+                compute.map("tokenizer", partial(make, config, out, counted), [[scratch / path.name for path in paths]])
         except StageFailed as failed:
             for cause in failed.failures.values():
                 if isinstance(cause, ConfigError):  # an impossible size shows only once the letters are counted
@@ -88,11 +94,11 @@ def adopt(config: TokenizerConfig, out: Path) -> None:
     os.replace(draft, out / FOLDER)
 
 
-def make(config: TokenizerConfig, out: Path, paths: list[Path]) -> None:
-    """Train in a draft folder and rename it whole."""
+def make(config: TokenizerConfig, out: Path, counted: Counts, paths: list[Path]) -> None:
+    """Train on the sampled rows in a draft folder and rename it whole."""
     draft = out / f".{FOLDER}.{os.getpid()}"  # a leading dot: never committed, should this try be killed
     shutil.rmtree(draft, ignore_errors=True)
-    texts, counted = sample(paths, config.sample_bytes)
+    texts = sampled(paths)
     if not texts:
         raise ConfigError("tokenizer: there is no text to train on; look at what the filters removed")
     meta = learn(config, texts, draft)
@@ -106,24 +112,60 @@ def learn(config: TokenizerConfig, texts: list[str], folder: Path) -> Meta:
     return train(texts, folder, vocab=config.vocab, lowercase=config.lowercase)
 
 
-def sample(paths: list[Path], limit: int) -> tuple[list[str], Counts]:
-    """Documents in the order of their ids: all, or those with the smallest hashes until `limit` bytes are reached."""
-    tables = [shards.read(path).select(["id", "text"]) for path in paths]
-    hashes = [np.array([_hash(key.as_py()) for key in table["id"]], dtype=np.uint64) for table in tables]
-    sizes = [pc.binary_length(table["text"].cast(pa.binary())).to_numpy().astype(np.int64) for table in tables]
-    bound = _bound(np.concatenate([np.empty(0, np.uint64), *hashes]), np.concatenate([np.empty(0, np.int64), *sizes]), limit)
-    chosen: list[tuple[str, str]] = []
-    for table, hashed in zip(tables, hashes, strict=True):
-        part = table.filter(pa.array(hashed <= bound))
-        chosen += zip(part["id"].to_pylist(), part["text"].to_pylist(), strict=True)
-    texts = [text for _, text in sorted(chosen)]
-    counted = {
-        "documents": sum(len(h) for h in hashes),
-        "bytes": int(sum(s.sum() for s in sizes)),
-        "sampled_documents": len(texts),
-        "sampled_bytes": sum(len(text.encode()) for text in texts),
+def sample(paths: list[Path], limit: int, scratch: Path, compute: Compute) -> Counts:
+    """Write the rows to train on, of each shard under its name in scratch: all documents, or those with the smallest hashes until
+    `limit` bytes are reached.
+    """
+    weighed = compute.map("tokenizer sample", partial(weigh, limit), paths)
+    hashes = np.concatenate([np.empty(0, np.uint64), *(shard.hashes for shard in weighed)])
+    bound = _bound(hashes, np.concatenate([np.empty(0, np.int64), *(shard.sizes for shard in weighed)]), limit)
+    taken = compute.map("tokenizer sample", partial(take, int(bound), scratch), paths)
+    return {
+        "documents": sum(shard.documents for shard in weighed),
+        "bytes": sum(shard.bytes for shard in weighed),
+        **{name: sum(part[name] for part in taken) for name in ("sampled_documents", "sampled_bytes")},
     }
-    return texts, counted
+
+
+class Weighed(NamedTuple):
+    """hashes, sizes: of the documents of a shard that can be of the sample, the smallest hash first. documents, bytes: of all."""
+
+    hashes: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
+    documents: int
+    bytes: int
+
+
+def weigh(limit: int, path: Path) -> Weighed:
+    """What a shard has to offer: no document whose shard has `limit` bytes of smaller hashes can be chosen."""
+    with shards.passing(path) as (table, _):
+        hashes = _hashes(table)
+        sizes = np.asarray(pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy(), np.int64)
+    order = np.argsort(hashes, kind="stable")
+    count = int(np.searchsorted(np.cumsum(sizes[order]), limit)) + 1
+    return Weighed(hashes[order[:count]], sizes[order[:count]], len(hashes), int(sizes.sum()))
+
+
+def take(bound: int, scratch: Path, path: Path) -> Counts:
+    """Write the documents of a shard whose hash is at most the bound."""
+    target = scratch / path.name
+    if not target.exists():
+        with shards.passing(path) as (table, _):
+            chosen = table.select(["id", "text"]).filter(pa.array(_hashes(table) <= np.uint64(bound)))
+        size = pc.sum(pc.binary_length(chosen["text"])).as_py() or 0
+        shards.write(chosen, target, {"sampled_documents": chosen.num_rows, "sampled_bytes": size})
+    return shards.counts(target)
+
+
+def sampled(paths: list[Path]) -> list[str]:
+    """The texts of the sample in the order of their documents' ids, whatever shards they stand in."""
+    tables = [shards.read(path) for path in paths]
+    rows = [row for table in tables for row in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)]
+    return [text for _, text in sorted(rows)]
+
+
+def _hashes(table: pa.Table) -> NDArray[np.uint64]:
+    return np.array([_hash(key) for batch in table.select(["id"]).to_batches() for key in batch["id"].to_pylist()], np.uint64)
 
 
 def _hash(key: str) -> int:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_prep.tokenizer.cuts import Cutter
 
-MOST_WORDS = 1 << 18  # kept: some 50 MB
-MOST_IDS = 1 << 22  # of the words kept: 16 MB
-LONGEST_KEPT = 64  # letters of a word
+MOST_WORDS = 1 << 18  # kept: Arrow's table of them takes 4 ms to make again for each batch
+MOST_BYTES = 1 << 23  # of their text
+MOST_IDS = 1 << 22  # of their ids: 16 MB
 TOGETHER = 1 << 21  # letters of a batch: enough that its words repeat, few enough that its arrays take some 50 MB
 
 
@@ -42,61 +43,73 @@ def flattened(rows: Sequence[list[int]]) -> Encoded:
     return Encoded(ids, np.fromiter(map(len, rows), np.int64, len(rows)))
 
 
+def concatenated(parts: Sequence[Encoded]) -> Encoded:
+    """The texts of all parts, one after another."""
+    return Encoded(
+        np.concatenate([np.empty(0, np.uint32), *(part.ids for part in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)]),
+    )
+
+
+def between(ids: NDArray[np.uint32], mark: int) -> Encoded:
+    """The ids of words, one after another, where each word but the last is followed by this mark."""
+    marks = ids == mark
+    edges = np.concatenate([[-1], np.flatnonzero(marks), [len(ids)]])
+    return Encoded(ids[~marks], edges[1:] - edges[:-1] - 1)
+
+
 class WordIds:
     """cut: texts to words; encode: words, none of them twice, to the ids of each."""
 
-    def __init__(self, cut: Cutter, encode: Callable[[list[str]], Encoded]) -> None:
+    def __init__(self, cut: Cutter, encode: Callable[[pa.StringArray], Encoded]) -> None:
         self._cut, self._encode = cut, encode
         self._forget()
 
     def _forget(self) -> None:
-        self._slots: dict[str, int] = {}  # word -> its number among the words seen
-        self._ids = np.empty(0, np.uint32)
+        self._known = pa.array([], pa.string())  # words seen, none twice
+        self._ids = np.empty(0, np.uint32)  # of the words seen, one after another
         self._ends = np.zeros(1, np.int64)  # where each word's ids end; the first ends nothing
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
-        parts = [self._some(part) for part in batches(texts)]
-        return Encoded(
-            np.concatenate([np.empty(0, np.uint32), *(part.ids for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)]),
-        )
+        return concatenated([self._some(part) for part in batches(texts)])
 
     def _some(self, texts: Sequence[str]) -> Encoded:
         cut = self._cut(texts)
         if not len(cut.words):
             return Encoded(np.empty(0, np.uint32), np.zeros(len(texts), np.int64))
-        coded = cut.words.dictionary_encode()
-        slots = self._slots_of(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
-        firsts, counts = self._ends[slots], self._ends[slots + 1] - self._ends[slots]
-        ends = np.cumsum(counts)
-        ids = self._ids[np.repeat(firsts - (ends - counts), counts) + np.arange(int(ends[-1]))]
-        lengths = np.diff(np.concatenate([[0], ends])[cut.up_to], prepend=0)
-        if len(self._slots) > MOST_WORDS or len(self._ids) > MOST_IDS:
+        # words seen come first and keep their numbers; new ones are numbered as they come
+        coded = pa.chunked_array([self._known, cut.words]).dictionary_encode().chunks[-1]
+        self._learn(coded.dictionary)
+        ids, ends = self._taken(coded.indices)
+        if len(self._known) > MOST_WORDS or self._known.nbytes > MOST_BYTES or len(self._ids) > MOST_IDS:
             self._forget()
-        return Encoded(ids, lengths)
+        reached = np.concatenate([np.zeros(1, np.int64), ends[cut.up_to]])
+        return Encoded(ids, reached[1:] - reached[:-1])
 
-    def _slots_of(self, words: list[str]) -> NDArray[np.int64]:
-        find = self._slots.get
-        slots = np.array([find(word, -1) for word in words], np.int64)
-        new = np.flatnonzero(slots < 0)
+    def _learn(self, words: pa.StringArray) -> None:
+        new = words.slice(len(self._known))
         if len(new):
-            fresh = [words[number] for number in new.tolist()]
-            first = len(self._ends) - 1
-            encoded = self._encode(fresh)
+            encoded = self._encode(new)
             self._ids = np.concatenate([self._ids, encoded.ids])
             self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(encoded.lengths)])
-            slots[new] = np.arange(first, first + len(fresh))
-            self._slots.update((word, first + at) for at, word in enumerate(fresh) if len(word) <= LONGEST_KEPT)
-        return slots
+            self._known = words
+
+    def _taken(self, numbers: pa.Int32Array) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+        """The ids of words seen, and where those of each end, after a 0. Each word's ids are one string of bytes: strings are taken
+        as a whole, which is several times as fast as taking every id."""
+        offsets = pa.py_buffer((4 * self._ends).astype(np.int32))
+        taken = pa.BinaryArray.from_buffers(pa.binary(), len(self._ends) - 1, [None, offsets, pa.py_buffer(self._ids)]).take(numbers)
+        _, offsets, data = taken.buffers()
+        ends = np.frombuffer(offsets, np.int32, len(taken) + 1) >> 2
+        return np.frombuffer(data, np.uint32, int(ends[-1])), ends
 
 
 def batches(texts: Sequence[str], together: int = TOGETHER) -> Iterator[Sequence[str]]:
     """Runs of texts of so many letters, or of one longer text."""
-    first = size = 0
-    for at, text in enumerate(texts):
-        if size and size + len(text) > together:
-            yield texts[first:at]
-            first, size = at, 0
-        size += len(text)
-    if first < len(texts):
-        yield texts[first:]
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    first = 0
+    while first < len(texts):
+        reached = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, reached + together, side="right")))
+        yield texts[first:last]
+        first = last

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from data_prep.tokenizer.catalog import LOADERS, load
-from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig, sample
-from infra.artifact import Artifact
+from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig, sample, sampled
+from infra.artifact import Artifact, Counts
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
 from infra.stage import run
@@ -76,12 +77,37 @@ def test_what_a_killed_try_left_is_not_committed(store: Store, documents: Docume
     assert [f["name"] for f in made.files] == [f"tokenizer/{name}" for name in names]
 
 
-def test_the_sample_is_chosen_by_document_not_by_place(documents: Documents, texts: list[str]) -> None:
+def test_the_sample_is_chosen_by_document_not_by_place(documents: Documents, texts: list[str], tmp_path: Path) -> None:
+    def taken(texts: list[str], count: int, name: str, limit: int) -> tuple[list[str], Counts]:
+        paths, scratch = documents(texts, count, name).shards, tmp_path / name
+        counts = sample(paths, limit, scratch, LocalCompute())
+        assert counts == sample(paths, limit, scratch, LocalCompute())  # a second try takes what the first one wrote
+        return sampled([scratch / path.name for path in paths]), counts
+
     limit = 5000
-    one, counts = sample(documents(texts, 1, "a").shards, limit)
-    two, _ = sample(documents(texts[::-1], 7, "b").shards, limit)
-    assert one == two and limit <= counts["sampled_bytes"] < limit + 400 and counts["sampled_documents"] == len(one) < 60
-    assert set(sample(documents(texts, 1, "a2").shards, 2 * limit)[0]) > set(one)
+    one, counts = taken(texts, 1, "a", limit)
+    two, others = taken(texts[::-1], 7, "b", limit)
+    assert one == two and counts == others and limit <= counts["sampled_bytes"] < limit + 400
+    assert counts["sampled_documents"] == len(one) < 60 and counts["sampled_bytes"] == sum(len(text.encode()) for text in one)
+
+    def hashed(text: str) -> int:
+        return xxhash.xxh3_64_intdigest(b"tokenizer sample " + xxhash.xxh3_64_hexdigest(text.encode()).encode())
+
+    assert sorted(one) == sorted(sorted(texts, key=hashed)[: len(one)])
+    assert set(taken(texts, 1, "a2", 2 * limit)[0]) > set(one)
+    assert sorted(taken(texts, 3, "all", 10**9)[0]) == sorted(texts)
+
+
+def test_two_ray_workers_make_the_bytes_that_one_process_makes(store: Store, documents: Documents, texts: list[str]) -> None:
+    from infra.ray_compute import RayCompute
+
+    source = documents(texts, 5)
+    with RayCompute(cpus=2) as ray:
+        for kind in KINDS:
+            config = TokenizerConfig(kind, 450, sample_bytes=12_000)
+            here = run(TOKENIZER, config, {"documents": source}, Store(store.root / "here"), LocalCompute())
+            there = run(TOKENIZER, config, {"documents": source}, Store(store.root / "there"), ray)
+            assert contents(here) == contents(there) and 12_000 <= here.counts["sampled_bytes"] < 12_400 < here.counts["bytes"]
 
 
 def test_impossible_wishes_are_refused(store: Store, documents: Documents, texts: list[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,25 +51,45 @@ def test_both_ways_are_taken_and_agree(tokenizer: HubTokenizer, texts: list[str]
 
 def test_words_are_forgotten_when_there_are_too_many(tokenizer: HubTokenizer, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tokenizer._by_library(texts).lists()
-    monkeypatch.setattr(word_ids, "MOST_WORDS", 50)
-    assert tokenizer._words(texts).lists() == expected
-    assert not tokenizer._words._slots and len(tokenizer._words._ids) == 0
-    monkeypatch.setattr(word_ids, "MOST_IDS", 10)
-    assert tokenizer._words(texts).lists() == expected
+    for limit in ("MOST_WORDS", "MOST_IDS", "MOST_BYTES"):
+        assert tokenizer._words(texts).lists() == expected and len(tokenizer._words._known) > 50
+        monkeypatch.setattr(word_ids, limit, 50)
+        assert tokenizer._words(texts).lists() == expected
+        assert len(tokenizer._words._known) == len(tokenizer._words._ids) == 0
+        monkeypatch.undo()
 
 
-def test_each_word_is_encoded_once_and_long_ones_are_not_kept() -> None:
+def test_each_word_is_encoded_once_until_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def encode(words: list[str]) -> word_ids.Encoded:
-        asked.extend(words)
-        return flattened([[len(word)] * 2 for word in words])
+    def encode(words: pa.StringArray) -> word_ids.Encoded:
+        asked.extend(words.to_pylist())
+        return flattened([[len(word)] * 2 for word in words.to_pylist()])
 
     known = WordIds(spaced_words, encode)
-    long = "x" * (word_ids.LONGEST_KEPT + 1)
-    assert known(["a bb a", "", f"bb {long}"]).lists() == [[1, 1, 3, 3, 2, 2], [], [2, 2, 66, 66]]
-    known([f"a {long}"])
-    assert asked == ["a", " bb", " a", "bb", f" {long}", f" {long}"]
+    assert known(["a bb a", "", "bb ccc"]).lists() == [[1, 1, 3, 3, 2, 2], [], [2, 2, 4, 4]]
+    assert known(["", "a bb d"]).lists() == [[], [1, 1, 3, 3, 2, 2]] and known([]).lists() == []
+    assert asked == ["a", " bb", " a", "bb", " ccc", " d"]
+    monkeypatch.setattr(word_ids, "MOST_BYTES", 100)
+    assert known(["x" * 101]).lists() == [[101, 101]]
+    assert known(["a bb"]).lists() == [[1, 1, 3, 3]] and asked[-3:] == ["x" * 101, "a", " bb"]
+
+
+@pytest.mark.parametrize("name", ["byte_bpe", "wordpiece"])
+def test_words_that_hold_the_mark_between_words_get_the_library_s_ids(trained: dict[str, Path], texts: list[str], name: str) -> None:
+    """New words go to the library many at once, with a mark between them; it may stand in a text too, and may be all of it."""
+    tokenizer, mark = opened(trained[name]), {"byte_bpe": merging.MARK, "wordpiece": MARK}[name]
+    for text in (f"kalo{mark}miter", mark, mark * 3, f"{mark} ka", f"a\n{mark}", f"x {mark} {mark}y"):
+        assert tokenizer._words([text, "miter son"]).lists() == tokenizer._by_library([text, "miter son"]).lists()
+    many = [*texts, f"qu{mark}ing", *texts[:3]]
+    assert opened(trained[name])._words(many).lists() == tokenizer._by_library(many).lists()
+
+
+def test_a_word_of_a_megabyte_overflows_nothing(trained: dict[str, Path]) -> None:
+    tokenizer = opened(trained["byte_bpe"])
+    for letter in (" ", "a", "가", "!"):
+        text = letter * 300_000
+        assert tokenizer._words([text]).lists() == tokenizer._by_library([text]).lists()
 
 
 @given(st.lists(st.text("x", max_size=9), max_size=30), st.integers(1, 20))
@@ -116,7 +137,7 @@ def test_merges_go_through_tiktoken_only_where_it_must_agree() -> None:
     assert encode is not None
     for word in ("abccab", "ababcc", "cccc", "é"):
         letters = "".join(LETTERS[list(merging.byte_letters().values()).index(byte)] for byte in word.encode())
-        assert encode([word]).lists() == [[token.id for token in model.tokenize(letters)]]
+        assert encode(pa.array([word])).lists() == [[token.id for token in model.tokenize(letters)]]
     for merges in (
         [("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")],  # abc is made in two ways
         [("ab", "c"), ("a", "b")],  # used before it is made
