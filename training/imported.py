@@ -152,13 +152,8 @@ def same_pieces(folder: Path, tokenizer: Artifact | Path) -> None:
     """
     if (folder / META).is_file() and read_meta(folder).fingerprint == tokenizers.meta(tokenizer).fingerprint:
         return
-    with tempfile.TemporaryDirectory() as draft:
-        given = folder
-        if not (folder / META).is_file():
-            given = Path(draft)
-            published.read(vocabulary_of(folder), given, hub_json.lowercase(folder))
-        theirs, ours = tokenizers.load(given), tokenizers.load(tokenizer)
-    a, b = pieces(theirs), pieces(ours)
+    theirs, ours = tokenizer_of(folder), tokenizers.load(tokenizer)
+    a, b = listed(theirs), listed(ours)
     if a != b:
         differing = [i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
         said = f"id {differing[0]} is {a[differing[0]]!r} there and {b[differing[0]]!r} here" if differing else "one is longer"
@@ -180,9 +175,23 @@ class Listed(Protocol):
     pieces: Sequence[str]
 
 
-def pieces(tokenizer: Tokenizer) -> list[str]:
+def listed(tokenizer: Tokenizer) -> list[str]:
     """The pieces of a tokenizer of ours in the order of ids."""
     return list(cast("Listed", tokenizer).pieces)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, of ours or of the library's."""
+    if (folder / META).is_file():
+        return tokenizers.load(folder)
+    with tempfile.TemporaryDirectory() as draft:
+        published.read(vocabulary_of(folder), Path(draft), hub_json.lowercase(folder))
+        return tokenizers.load(Path(draft))
+
+
+def pieces(folder: Path) -> list[str]:
+    """Every piece of a folder's vocabulary in the order of ids."""
+    return listed(tokenizer_of(folder))
 
 
 # ---- what a pretraining starts from --------------------------------------------------------------------------------------

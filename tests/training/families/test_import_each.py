@@ -24,7 +24,7 @@ from tests.training.small import LENGTH, Here, documents, texts
 from training.card import read_card
 from training.engine.measure import read
 from training.families.catalog import FAMILIES, family, load
-from training.imported import IMPORT, ImportConfig, adopt, files_of
+from training.imported import IMPORT, ImportConfig, adopt, files_of, same_pieces
 from training.pretrain import PRETRAIN, make_feed
 from training.pretrain_config import PretrainConfig
 
@@ -71,7 +71,12 @@ EACH: dict[str, tuple[str, Any, Any, Any, str]] = {
         "PreTraining",
     ),
 }
-LINES = ["The cat sees the home.", "A TEACHER likes music,  and the river follows; 12 engines!", "water light water"]
+LINES = [
+    "The cat sees the home.",
+    "A TEACHER likes music,  and the river follows; 12 engines!",
+    "water light water",
+    "Ünïcödé e\u0301 İi ``quoted'' Σίσυφος, 한국어 漢字 a-b_c\n\nx",
+]
 
 
 class World:
@@ -139,6 +144,9 @@ def test_the_one_file_of_a_tokenizer_gives_its_ids(kind: str, world: World) -> N
     assert tokenizers.load(ours).encode_batch(LINES) == theirs(LINES, add_special_tokens=False)["input_ids"]
     meta, first = tokenizers.meta(ours), tokenizers.meta(learnt)
     assert (meta.kind, meta.vocab, meta.specials) == (first.kind, first.vocab, first.specials)
+    if kind == "sentencepiece_unigram":  # transformers' class does other things to letters before than sentencepiece does
+        assert meta.fingerprint != first.fingerprint
+        return
     assert meta.fingerprint == first.fingerprint, "whichever file it came from"
     assert tokenizers.load(ours).encode_batch(LINES) == tokenizers.load(learnt).encode_batch(LINES)
 
@@ -203,11 +211,32 @@ def test_a_file_that_keeps_capitals_is_not_read_as_lower_case(world: World, tmp_
         run(TOKENIZER, TokenizerConfig(kind="import", files=(file,), lowercase=True), {}, world.store, world.local)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "{", "{}", '{"model": 3}', '{"model": {"type": "WordLevel", "vocab": {}}}', '{"model": {"type": "BPE"}}']
-)
-def test_a_file_that_is_no_tokenizer_is_told_in_one_line(content: str, world: World, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(content)
-    file = SourceFile.of(tmp_path / "tokenizer.json")
-    with pytest.raises((ArtifactError, ConfigError, StageFailed), match="cannot be read|can be read"):
-        run(TOKENIZER, TokenizerConfig(kind="import", files=(file,)), {}, world.store, world.local)
+def test_a_recipes_tokenizer_with_other_letters_is_refused(world: World, tmp_path: Path) -> None:
+    """The same pieces by id, but lower case on one side alone: no weights are learnt with those ids."""
+    world.model("bert", tmp_path)
+    tokenizer = tokenizers.load(world.brought_in("wordpiece"))
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in tokenizer.pieces))  # type: ignore[attr-defined]
+    file = SourceFile.of(tmp_path / "vocab.txt")
+    cased, folded = (
+        run(TOKENIZER, TokenizerConfig(kind="import", files=(file,), lowercase=lowercase), {}, world.store, world.local)
+        for lowercase in (False, True)
+    )
+    same_pieces(tmp_path, folded)
+    with pytest.raises(ConfigError, match="not with its letters"):
+        same_pieces(tmp_path, cased)
+    (tmp_path / "tokenizer.json").unlink()  # vocab.txt and the settings beside it still say so
+    same_pieces(tmp_path, folded)
+    with pytest.raises(ConfigError, match="not with its letters"):
+        same_pieces(tmp_path, cased)
+    assert adopt(tmp_path, tmp_path / "ours")["tokenizer"] == "wordpiece"
+    assert tokenizers.load(tmp_path / "ours").encode_batch(LINES) == tokenizer.encode_batch(LINES)
+    (tmp_path / "tokenizer_config.json").unlink()
+    same_pieces(tmp_path, cased)  # nobody says
+
+
+def test_a_file_that_is_no_tokenizer_is_told_by_the_stage(world: World, tmp_path: Path) -> None:
+    for content in ("[]", "{", '{"model": {"type": "WordLevel", "vocab": {}}}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        file = SourceFile.of(tmp_path / "tokenizer.json")
+        with pytest.raises((ArtifactError, ConfigError, StageFailed), match=r"tokenizer\.json"):
+            run(TOKENIZER, TokenizerConfig(kind="import", files=(file,)), {}, world.store, world.local)
