@@ -61,7 +61,7 @@ def opened(path: Path) -> dict[str, Any]:
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
-            raise ValueError("it has no model")
+            raise ValueError("it has no model; pieces alone need their merges beside them, in a .bpe or .txt")
         check_steps(record, path)
         for part in parts(record.get("normalizer")):
             if part.get("type") == "Precompiled":
