@@ -153,7 +153,7 @@ def test_one_word_trains_as_the_paper_did_on_short_sequences_first(made: tuple[S
 
 
 def test_a_family_without_such_a_curriculum_is_refused_with_the_recipe(tmp_path: Path) -> None:
-    told = RECIPE.replace("SHORT", SHORT).replace("documents_apart: true", "curriculum: paper")
+    told = RECIPE.replace("SHORT", SHORT).replace("documents_apart: true, restart_positions: true", "curriculum: paper")
     (tmp_path / "fed.yaml").write_text(told)
     for name in SOURCES:
         (tmp_path / f"{name}.jsonl").write_text("")
