@@ -37,9 +37,9 @@ def _refusal(recipe: Recipe, model: Model) -> str:
     try:
         family, shape = model_of(config, tokenizer.vocab)
         feed_config(config)
+        longest, ranks = max(config.lengths), recipe.resources.ranks
     except ConfigError as error:
         return str(error)
-    longest, ranks = max(config.lengths), recipe.resources.ranks
     if longest > shape.positions:
         return f"pretrain.length {longest} is more than {model.family}/{model.size}'s {shape.positions} positions"
     if (sequences := config.batch_tokens // longest) < ranks:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data_prep.tokenizer import catalog as tokenizers
-from data_prep.tokenizer import published
-from data_prep.tokenizer.base import JSON, META, read_meta
+from data_prep.tokenizer import hub_json, published
+from data_prep.tokenizer.base import JSON, META, Tokenizer, read_meta
+from data_prep.tokenizer.hub import HOSTILE
 from infra.artifact import Artifact, Counts, SourceFile
 from infra.compute import Compute
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ConfigError
 from infra.log import event
 from infra.stage import Inputs, Stage
 from training.card import CARD, export_model, write_json
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from training.objectives.tower import Tower
 
 SETTINGS, WEIGHTS, INDEX, GENERATOR = "config.json", "*.safetensors", "*.safetensors.index.json", "generator"
-VOCABULARIES = (("vocab.txt",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("spiece.model",), ("tokenizer.model",))
+TOLD = hub_json.SETTINGS
+VOCABULARIES = (  # tokenizer.json first: it alone says what is done to a text before
+    (JSON,),
+    ("vocab.txt",),
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def files_of(folder: Path) -> list[Path]:
             f"{pickled[0]} is pickled, and opening it could run code: save the model as safetensors" if pickled else "there are no weights"
         )
         raise ConfigError(f"{folder}: only safetensors are read, and {why}")
-    names = (JSON, META, *(name for files in VOCABULARIES for name in files))
+    names = (META, TOLD, *(name for files in VOCABULARIES for name in files))
     second = [path for path in (folder / GENERATOR / SETTINGS, *sorted((folder / GENERATOR).glob(WEIGHTS))) if path.is_file()]
     return [folder / SETTINGS, *weights, *sorted(folder.glob(INDEX)), *(folder / n for n in names if (folder / n).is_file()), *second]
 
@@ -111,11 +120,9 @@ def adopt(source: Path, folder: Path, lowercase: bool = False) -> dict[str, Any]
     family, vocabulary = catalog.family_of(source), vocabulary_of(source)
     tower = family.load(source)
     with tempfile.TemporaryDirectory() as draft:
-        if (source / META).is_file():
-            tokenizer = source
-        else:
-            tokenizer = Path(draft)
-            published.read(vocabulary, tokenizer, lowercase)
+        tokenizer = source if (source / META).is_file() else Path(draft)
+        if tokenizer != source:
+            published.read(vocabulary, tokenizer, hub_json.lowercase(source, lowercase))
         meta = read_meta(tokenizer)
         if meta.vocab != tower.config.vocab:
             raise ConfigError(f"{source}: the model knows {tower.config.vocab} pieces, its vocabulary has {meta.vocab}")
@@ -139,18 +146,27 @@ def vocabulary_of(folder: Path) -> list[Path]:
 
 
 def same_pieces(folder: Path, tokenizer: Artifact | Path) -> None:
-    """Raises ConfigError unless the folder's vocabulary and the tokenizer's are one, id by id: equal sizes prove nothing."""
+    """Raises ConfigError unless the folder's vocabulary and the tokenizer's are one, id by id: equal sizes prove nothing.
+
+    Nor do equal pieces: where the folder says what is done to a text before, texts full of traps must have the same ids.
+    """
     if (folder / META).is_file() and read_meta(folder).fingerprint == tokenizers.meta(tokenizer).fingerprint:
         return
-    theirs, ours = pieces(folder), listed(tokenizer)
-    if theirs == ours:
-        return
-    differing = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
-    said = f"id {differing[0]} is {theirs[differing[0]]!r} there and {ours[differing[0]]!r} here" if differing else "one is longer"
-    raise ConfigError(
-        f"{folder} was learnt with other pieces than the tokenizer has ({len(theirs)} and {len(ours)}; {said}): give the recipe "
-        "a tokenizer of kind: import with the vocabulary files of the model"
-    )
+    theirs, ours = tokenizer_of(folder), tokenizers.load(tokenizer)
+    a, b = listed(theirs), listed(ours)
+    if a != b:
+        differing = [i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+        said = f"id {differing[0]} is {a[differing[0]]!r} there and {b[differing[0]]!r} here" if differing else "one is longer"
+        raise ConfigError(
+            f"{folder} was learnt with other pieces than the tokenizer has ({len(a)} and {len(b)}; {said}): give the recipe "
+            "a tokenizer of kind: import with the vocabulary files of the model"
+        )
+    for text, x, y in zip(HOSTILE, theirs.encode_batch(HOSTILE), ours.encode_batch(HOSTILE), strict=True):
+        if x != y and hub_json.tells(folder):
+            raise ConfigError(
+                f"{folder} was learnt with the tokenizer's pieces, but not with its letters: {text[:30]!r} has other ids there (lower "
+                f"case or accents differ); give the recipe a tokenizer of kind: import with {vocabulary_of(folder)[0].name} of the model"
+            )
 
 
 class Listed(Protocol):
@@ -159,26 +175,23 @@ class Listed(Protocol):
     pieces: Sequence[str]
 
 
-def listed(tokenizer: Artifact | Path) -> list[str]:
+def listed(tokenizer: Tokenizer) -> list[str]:
     """The pieces of a tokenizer of ours in the order of ids."""
-    return list(cast("Listed", tokenizers.load(tokenizer)).pieces)
+    return list(cast("Listed", tokenizer).pieces)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, of ours or of the library's."""
+    if (folder / META).is_file():
+        return tokenizers.load(folder)
+    with tempfile.TemporaryDirectory() as draft:
+        published.read(vocabulary_of(folder), Path(draft), hub_json.lowercase(folder))
+        return tokenizers.load(Path(draft))
 
 
 def pieces(folder: Path) -> list[str]:
     """Every piece of a folder's vocabulary in the order of ids."""
-    if (folder / META).is_file():
-        return listed(folder)
-    if not (folder / JSON).is_file():
-        with tempfile.TemporaryDirectory() as draft:
-            published.read(vocabulary_of(folder), Path(draft), lowercase=False)
-            return listed(Path(draft))
-    from tokenizers import Tokenizer
-
-    try:
-        ids: Mapping[str, int] = Tokenizer.from_file(str(folder / JSON)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the engine raises nothing narrower
-        raise ArtifactError(f"{folder / JSON}: no tokenizer that can be read ({error})") from error
-    return sorted(ids, key=lambda piece: ids[piece])
+    return listed(tokenizer_of(folder))
 
 
 # ---- what a pretraining starts from --------------------------------------------------------------------------------------

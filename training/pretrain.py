@@ -134,9 +134,9 @@ def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -
         examples = inputs[examples_name(config, length)]
         return open_feed(examples, inputs["sentences"], inputs["tokenizer"], feed_config(config, length), split)
 
-    if split == "valid" or not config.curriculum:
+    if split == "valid" or not config.parts:
         return opened(config.length)
-    firsts = borders([part["share"] for part in config.curriculum], config.steps)
+    firsts = borders([part["share"] for part in config.parts], config.steps)
     return Curriculum([opened(length) for length in config.lengths], firsts[:-1])
 
 

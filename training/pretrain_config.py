@@ -17,9 +17,11 @@ class PretrainConfig:
 
     packed: short sequences share a row, so that less is computed for padding; the batches hold the same. curriculum: parts such as
     ({"share": 0.9, "length": 128}, {"share": 0.1, "length": 512}), each for its share of the steps, the last at `length`; a step's
-    tokens stay the same. mixture: weights of sources by patterns of their files' names, such as {"wiki*": 2, "*": 1}; exhausted: what
-    a source does whose examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other;
-    restart_positions: positions begin anew with each.
+    tokens stay the same. "paper": those of the family's paper, in proportion to `length`.
+
+    mixture: weights of sources by patterns of their files' names, such as {"wiki*": 2, "*": 1}; exhausted: what a source does whose
+    examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other; restart_positions:
+    positions begin anew with each.
 
     keep: how many of the newest checkpoints stay while training; keep_best: and the one with the best held-out loss; keep_every: and
     that of every so many steps. A finished stage keeps none. guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
@@ -50,7 +52,7 @@ class PretrainConfig:
     optimiser: str | None = None  # adamw or lamb
     masking: dict[str, int | float | str | bool] = field(default_factory=dict)
     packed: bool = False
-    curriculum: tuple[dict[str, float], ...] = ()
+    curriculum: tuple[dict[str, float], ...] | str = ()
     mixture: dict[str, float] = field(default_factory=dict)
     exhausted: str = "repeat"
     documents_apart: bool = False
@@ -88,26 +90,41 @@ class PretrainConfig:
         if self.zero < {"": 0, "optimizer": 1, "parameters": 3}[self.offload]:
             least = 3 if self.offload == "parameters" else 1
             raise ConfigError(f"pretrain.offload of {self.offload} needs zero {least} or more, not {self.zero}")
-        self._check_curriculum()
+        self._check_curriculum(self.curriculum)
         self.profile_window()
 
-    def _check_curriculum(self) -> None:
-        for part in self.curriculum:
+    def _check_curriculum(self, parts: tuple[dict[str, float], ...] | str) -> None:
+        if isinstance(parts, str):
+            if parts != "paper":
+                raise ConfigError(f"pretrain.curriculum is {parts!r}; say paper, or parts like {{share: 0.9, length: 128}}")
+            return
+        for part in parts:
             if set(part) != {"share", "length"} or part["length"] != int(part["length"]) or not (part["share"] > 0 < part["length"]):
                 raise ConfigError(f"pretrain.curriculum: a part is like {{share: 0.9, length: 128}}, not {part}")
             if self.batch_tokens % int(part["length"]):
                 raise ConfigError(
                     f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of the curriculum's length {int(part['length'])}"
                 )
-        if self.curriculum and abs(sum(part["share"] for part in self.curriculum) - 1) > 1e-6:
-            raise ConfigError(f"pretrain.curriculum: the shares add up to {sum(part['share'] for part in self.curriculum):g}, not to 1")
-        if self.curriculum and self.lengths[-1] != self.length:
-            raise ConfigError(f"pretrain.length is {self.length}, the curriculum ends at {self.lengths[-1]}; set both alike")
+        if parts and abs(sum(part["share"] for part in parts) - 1) > 1e-6:
+            raise ConfigError(f"pretrain.curriculum: the shares add up to {sum(part['share'] for part in parts):g}, not to 1")
+        if parts and int(parts[-1]["length"]) != self.length:
+            raise ConfigError(f"pretrain.length is {self.length}, the curriculum ends at {int(parts[-1]['length'])}; set both alike")
+
+    @property
+    def parts(self) -> tuple[dict[str, float], ...]:
+        """Those of the curriculum; of the family's paper where it says so. Raises ConfigError where that trained on one length."""
+        if not isinstance(self.curriculum, str):
+            return self.curriculum
+        from training.families import catalog  # and torch with it: only where it is asked for
+
+        found = catalog.family(self.family).curriculum(self.size, self.length)
+        self._check_curriculum(found)
+        return found
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """The length of each part of the training; `length` is the last's."""
-        return tuple(int(part["length"]) for part in self.curriculum) or (self.length,)
+        return tuple(int(part["length"]) for part in self.parts) or (self.length,)
 
     @property
     def batch_size(self) -> int:

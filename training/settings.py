@@ -108,7 +108,8 @@ def optim_config(config: PretrainConfig) -> OptimConfig:
         "warmup": preset.warmup / preset.steps
     }
     chosen = {name: usual[name] if value is None else value for name, value in said.items()}
-    return OptimConfig(betas=preset.betas, eps=preset.eps, optimiser=optimiser, bias_correction=preset.bias_correction, **chosen)
+    kept = {name: getattr(preset, name) for name in ("betas", "eps", "bias_correction", "hold")}
+    return OptimConfig(optimiser=optimiser, **kept, **chosen)
 
 
 def loop_config(config: PretrainConfig) -> LoopConfig:

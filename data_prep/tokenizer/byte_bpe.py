@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from data_prep.tokenizer.base import JSON, Meta, digests, identity, ordered, save_meta
 from data_prep.tokenizer.hub import HubTokenizer, save_hub
+from infra.errors import ConfigError
 
 END = "<|endoftext|>"
 SETS: dict[str, dict[str, str]] = {  # role -> text; ids in the order in which the texts come first
@@ -40,6 +41,14 @@ def train(texts: Sequence[str], folder: Path, vocab: int, lowercase: bool = Fals
     )
     engine.train_from_iterator(texts, trainer, length=len(texts))
     return finish(engine, folder, lowercase, specials)
+
+
+def set_of(ids: Collection[str], path: Path) -> str:
+    """Which specials a published vocabulary has. Raises ConfigError when it has none of them."""
+    for name, texts in SETS.items():
+        if all(text in ids for text in texts.values()):
+            return name
+    raise ConfigError(f"{path}: has neither {END} nor RoBERTa's special tokens")
 
 
 def blank(model: models.BPE, lowercase: bool) -> Tokenizer:

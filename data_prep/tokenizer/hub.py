@@ -20,7 +20,8 @@ from data_prep.tokenizer.word_ids import Encoded, WordIds, between, concatenated
 from infra.errors import ArtifactError, ConfigError
 from infra.log import event
 
-BYTES = "byte_bpe"
+BYTES, SPACED, UNIGRAM = "byte_bpe", "sentencepiece", "Unigram"
+SPACE = "\u2581"  # what sentencepiece writes for a space
 FEW = 4096  # letters: fewer are not worth the tables of the fast way
 MARK = "\U0010fffe"  # between words encoded in one call: a letter that Unicode keeps for use inside programs
 MARKED_WORDS = 256  # in one call
@@ -40,7 +41,7 @@ HOSTILE = (
 
 
 class HubTokenizer:
-    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE, BPE with ends of words, WordPiece."""
+    """A tokenizer of Hugging Face's `tokenizers` library: byte-level BPE, BPE with ends of words, WordPiece, Unigram as it was found."""
 
     def __init__(self, folder: Path, meta: Meta) -> None:
         """Raises ArtifactError when the files are not those that meta describes."""
@@ -48,9 +49,13 @@ class HubTokenizer:
         check_files(folder, meta)
         threads()
         record = json.loads((folder / JSON).read_text(encoding="utf-8"))
-        self._engine = tokenizers.Tokenizer.from_str(json.dumps({**record, "added_tokens": [], "post_processor": None}))
-        self._merges = [(left, right) for left, right in record["model"].get("merges", ())]
-        self.pieces = ordered(self._engine.get_vocab(with_added_tokens=False))
+        model, self.pieces = record["model"], pieces_of(record["model"])
+        if model["type"] == UNIGRAM:  # which finds any piece in a text; a space is in none, for it has become SPACE
+            controls = {token["id"] for token in record["added_tokens"]}
+            hidden = [[f" {i}" if i in controls else piece, score] for i, (piece, score) in enumerate(model["vocab"])]
+            model = {**model, "vocab": hidden}
+        self._engine = tokenizers.Tokenizer.from_str(json.dumps({**record, "model": model, "added_tokens": [], "post_processor": None}))
+        self._merges = [(left, right) for left, right in model.get("merges", ())]
         if len(self.pieces) != self.vocab:
             raise ArtifactError(
                 f"{folder / JSON} holds {len(self.pieces)} pieces, its {META} speaks of {self.vocab}; run again to remake it"
@@ -61,7 +66,9 @@ class HubTokenizer:
         """WordPiece marks what continues a word; byte-level BPE writes a leading space as Ġ, a new line as Ċ."""
         if self.kind == "bpe_eow":
             raise ConfigError("a bpe_eow tokenizer marks where words end, not where they begin: take single tokens, or another kind")
-        if self.kind == "wordpiece":
+        if self.kind.startswith(SPACED):
+            starts = [piece.startswith(SPACE) for piece in self.pieces]
+        elif self.kind == "wordpiece":
             starts = [not piece.startswith("##") for piece in self.pieces]
         else:
             starts = [piece[0] in "ĠĊĉč" or piece[0] in punctuation for piece in self.pieces]
@@ -71,7 +78,7 @@ class HubTokenizer:
         return self.encode_flat(texts).lists()
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        if len(texts) < FEW and sum(map(len, texts)) < FEW:
+        if (len(texts) < FEW and sum(map(len, texts)) < FEW) or self.kind.startswith(SPACED):
             return self._by_library(texts)
         if self.kind == BYTES and (normalizer := self._engine.normalizer) is not None:  # lower-cases letter by letter
             texts = [normalizer.normalize_str(text) for text in texts]
@@ -121,7 +128,15 @@ class HubTokenizer:
         return words
 
     def decode(self, ids: Sequence[int]) -> str:
+        if self.kind.startswith(SPACED):  # by the pieces' own names
+            return str(self._engine.decoder.decode([self.pieces[number] for number in ids]))
         return str(self._engine.decode(list(ids), skip_special_tokens=False))
+
+
+def pieces_of(model: Mapping[str, Any]) -> list[str]:
+    """The pieces of a record's model, by id."""
+    vocabulary = model["vocab"]
+    return [piece for piece, _ in vocabulary] if model["type"] == UNIGRAM else ordered(vocabulary)
 
 
 def save_hub(folder: Path, engine: tokenizers.Tokenizer, names: Mapping[str, str], extra: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Published vocabularies as tokenizers of ours: the files say which kind they are, and every id stays what it was.
 
 A .model is sentencepiece's; a .txt alone is BERT's vocab.txt; a .json (piece -> id) with merges beside it (.bpe, .txt) is
-GPT-2's or RoBERTa's, or GPT-1's where its pieces end in </w>.
+GPT-2's or RoBERTa's, or GPT-1's where its pieces end in </w>; a tokenizer.json alone says all of this itself.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, models
+from tokenizers import models
 
-from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
+from data_prep.tokenizer import bpe_eow, byte_bpe, hub_json, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta, ordered
 from infra.errors import ArtifactError, ConfigError
 
 KIND = "import"
+LARGEST = 64 << 20  # bytes; 256,000 pieces with their merges take half of it
 
 
 def read(files: Sequence[Path], folder: Path, lowercase: bool) -> Meta:
@@ -24,20 +25,24 @@ def read(files: Sequence[Path], folder: Path, lowercase: bool) -> Meta:
     by_suffix = {path.suffix: path for path in files}
     suffixes = sorted(by_suffix)
     try:
+        if large := [path for path in files if path.stat().st_size > LARGEST]:
+            raise ConfigError(f"{large[0]} is larger than {LARGEST >> 20} MiB, which no vocabulary is")
         if suffixes == [".model"] and len(files) == 1:
             return sentencepiece.adopt(files[0].read_bytes(), folder, lowercase)
+        if suffixes == [".json"] and len(files) == 1:
+            return hub_json.read(files[0], folder, lowercase)
         if suffixes == [".txt"] and len(files) == 1:
             return wordpiece.adopt(_lines(files[0]), folder, lowercase)
         if len(files) == 2 and suffixes in ([".bpe", ".json"], [".json", ".txt"]):
             merges = by_suffix.get(".bpe") or by_suffix[".txt"]
             return _merged(by_suffix[".json"], merges, folder, lowercase)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ArtifactError(f"{', '.join(map(str, files))}: not a vocabulary that can be read ({error})") from error
     raise ConfigError(
         f"tokenizer.files {', '.join(path.name for path in files) or '(none)'}: give one .model (sentencepiece), one .txt (BERT), "
-        "or a .json with its merges in a .bpe or .txt (GPT-1, GPT-2, RoBERTa)"
+        "one tokenizer.json, or a .json with its merges in a .bpe or .txt (GPT-1, GPT-2, RoBERTa)"
     )
 
 
@@ -53,12 +58,4 @@ def _merged(vocabulary: Path, merges: Path, folder: Path, lowercase: bool) -> Me
     pieces = ordered(ids)
     if any(piece.endswith(bpe_eow.SUFFIX) and piece != bpe_eow.SUFFIX for piece in pieces):
         return bpe_eow.save(ids, pairs, folder, lowercase=True)  # GPT-1 knows no other
-    engine = byte_bpe.blank(models.BPE(ids, pairs), lowercase)
-    return byte_bpe.finish(engine, folder, lowercase, _set_of(engine, vocabulary))
-
-
-def _set_of(engine: Tokenizer, path: Path) -> str:
-    for name, texts in byte_bpe.SETS.items():
-        if all(engine.token_to_id(text) is not None for text in texts.values()):
-            return name
-    raise ConfigError(f"{path}: has neither {byte_bpe.END} nor RoBERTa's special tokens")
+    return byte_bpe.finish(byte_bpe.blank(models.BPE(ids, pairs), lowercase), folder, lowercase, byte_bpe.set_of(ids, vocabulary))

@@ -14,11 +14,13 @@ import numpy as np
 import sentencepiece as spm
 from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as protobuf
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from data_prep.tokenizer import charsmap
 from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads, with_specials
-from data_prep.tokenizer.hub import save_hub
+from data_prep.tokenizer.hub import SPACE, HubTokenizer, save_hub
 from data_prep.tokenizer.word_ids import Encoded, concatenated, flattened
+from data_prep.tokenizer.wordpiece import around
 from infra.errors import ArtifactError, ConfigError
 
 MODEL = "spiece.model"
@@ -28,7 +30,6 @@ NORMAL = 1  # sentencepiece_model.proto: the type of a piece that text can becom
 MODELS = {1: "unigram", 2: "bpe"}  # sentencepiece_model.proto: TrainerSpec.ModelType
 THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
 LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
-SPACE = "▁"
 TOGETHER = 512  # texts encoded in one call
 
 
@@ -75,9 +76,11 @@ def _lines(texts: Sequence[str]) -> list[str]:
 def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
     """A published model. Its kind and its specials are those that it says itself."""
     try:
-        kind = protobuf.ModelProto.FromString(serialized).trainer_spec.model_type  # type: ignore[attr-defined]
+        proto = protobuf.ModelProto.FromString(serialized)  # type: ignore[attr-defined]
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ValueError(f"no sentencepiece model: {error}") from error
+    kind = proto.trainer_spec.model_type
+    charsmap.check(proto.normalizer_spec.precompiled_charsmap)
     if kind not in MODELS:
         raise ConfigError("this sentencepiece model is of words or characters; BPE and Unigram can be read")
     return _save(serialized, folder, MODELS[kind], lowercase)
@@ -124,11 +127,7 @@ def convert(proto: Any, model: str) -> Tokenizer:
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names.values()])
     if "cls" in names and "sep" in names:
-        engine.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[(names["cls"], ids[names["cls"]]), (names["sep"], ids[names["sep"]])],
-        )
+        engine.post_processor = around(names["cls"], names["sep"], ids)
     return engine
 
 
@@ -172,6 +171,6 @@ class SentencePieceTokenizer:
         return str(self._engine.decode([int(number) for number in ids]))
 
 
-def load(folder: Path, meta: Meta) -> SentencePieceTokenizer:
-    """The tokenizer saved in a folder."""
-    return SentencePieceTokenizer(folder, meta)
+def load(folder: Path, meta: Meta) -> SentencePieceTokenizer | HubTokenizer:
+    """The tokenizer saved in a folder: of the library itself, or of a tokenizer.json that did other things before (hub_json.py)."""
+    return SentencePieceTokenizer(folder, meta) if MODEL in meta.files else HubTokenizer(folder, meta)

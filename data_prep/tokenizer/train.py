@@ -39,7 +39,7 @@ class TokenizerConfig:
     alphabet: int = 1000  # bpe_eow, wordpiece: letters kept at most
     coverage: float = 0.9995  # sentencepiece: share of letters kept
     specials: str = "gpt"  # byte_bpe: "gpt" (one end of text) or "roberta" (<s> <pad> </s> <unk> <mask>)
-    files: tuple[SourceFile | str, ...] = ()  # import: vocab.txt, spiece.model, or encoder.json and vocab.bpe
+    files: tuple[SourceFile | str, ...] = ()  # import: tokenizer.json, vocab.txt, spiece.model, or encoder.json and vocab.bpe
 
     def __post_init__(self) -> None:
         if self.kind not in (*LOADERS, published.KIND):

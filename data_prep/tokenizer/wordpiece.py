@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -87,11 +87,7 @@ def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
     engine.model = models.WordPiece(vocab=vocabulary, unk_token=NAMES["unk"], max_input_chars_per_word=LONGEST_WORD)
     engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in NAMES.values()])
     specials = {role: vocabulary[name] for role, name in NAMES.items()}
-    engine.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(NAMES["cls"], specials["cls"]), (NAMES["sep"], specials["sep"])],
-    )
+    engine.post_processor = around(NAMES["cls"], NAMES["sep"], vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     extra = {"do_lower_case": lowercase, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     save_hub(folder, engine, NAMES, extra)
@@ -100,6 +96,13 @@ def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
     meta = Meta("wordpiece", len(pieces), specials, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta
+
+
+def around(cls: str, sep: str, ids: Mapping[str, int]) -> processors.TemplateProcessing:
+    """What transformers puts around one text and two."""
+    return processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+    )
 
 
 def load(folder: Path, meta: Meta) -> HubTokenizer:

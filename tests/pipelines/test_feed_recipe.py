@@ -13,6 +13,7 @@ import pytest
 from data_prep import shards
 from data_prep.tokenizer.catalog import load as tokenizer_of
 from infra.artifact import Artifact
+from infra.errors import ConfigError
 from infra.store import Store
 from pipelines import chain, recipe_shapes
 from pipelines.recipe import load
@@ -44,6 +45,7 @@ models:
     tokenizer: pieces
     pretrain:
       {SHORT, packed: true, mixture: {"speeches*": 3, "films*": 1}, curriculum: [{share: 0.6, length: 32}, {share: 0.4, length: 64}]}
+  paper: {family: bert, size: tiny, tokenizer: pieces, pretrain: {SHORT, curriculum: paper}}
   roberta: {family: roberta, size: tiny, tokenizer: bytes, blocks: {mode: doc_sentences}, pretrain: {SHORT, packed: true}}
   gpt:
     family: gpt2
@@ -138,6 +140,25 @@ def feed_documents(part: Any, plan: Any) -> list[tuple[str, int]]:
     source = part.source
     return [(source._sentences.names[int(s)], int(d)) for s, d in
             zip(source._sentences.shard_of(plan["row"]), source._owner.at(plan["row"]), strict=True)]  # fmt: skip
+
+
+def test_one_word_trains_as_the_paper_did_on_short_sequences_first(made: tuple[Store, dict[str, Artifact]]) -> None:
+    """Nine steps of ten at a quarter of the length, the tokens of a step the same."""
+    store, artifacts = made
+    config, inputs = fed(store, artifacts["paper"])
+    assert config.parts == ({"share": 0.9, "length": 16}, {"share": 0.1, "length": 64})
+    feed = make_feed(config, inputs, "train")
+    assert [feed.slice(step, 0, 1).tokens_BL.shape for step in (0, 8, 9)] == [(64, 16), (64, 16), (16, 64)]
+    assert read_card(artifacts["paper"])["length"] == 64 and len(read(artifacts["paper"].file("metrics.jsonl"))) == 10
+
+
+def test_a_family_without_such_a_curriculum_is_refused_with_the_recipe(tmp_path: Path) -> None:
+    told = RECIPE.replace("SHORT", SHORT).replace("documents_apart: true, restart_positions: true", "curriculum: paper")
+    (tmp_path / "fed.yaml").write_text(told)
+    for name in SOURCES:
+        (tmp_path / f"{name}.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"models.gpt: gpt2 was trained on sequences of one length"):
+        recipe_shapes.check(load(str(tmp_path / "fed.yaml")))
 
 
 def test_the_curves_and_cards_are_those_of_any_training(made: tuple[Store, dict[str, Artifact]]) -> None:

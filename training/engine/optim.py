@@ -34,6 +34,7 @@ class OptimConfig:
     optimiser: str = "adamw"
     bias_correction: bool = True  # False: the first steps are as small as BERT's released optimiser makes them
     decay: float = 0.1  # wsd, trapezoid, wsd_sqrt: the share of all steps, at the end, in which the rate falls
+    hold: float = 0.0  # linear, cosine: the share of all steps, at the end, that stays at the last rate (GPT-3: 40 of 300 billion tokens)
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -42,6 +43,8 @@ class OptimConfig:
             raise ConfigError(f"optimiser {self.optimiser!r} is none of {', '.join(OPTIMISERS)}")
         if not 0 < self.decay <= 1:
             raise ConfigError(f"decay {self.decay} is a share of all steps: above 0, at most 1")
+        if not 0 <= self.hold < 1:
+            raise ConfigError(f"hold {self.hold} is a share of all steps: at least 0, below 1")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr {self.lr} is not a positive number")
         if self.warmup < 0 or not 0 <= self.min_ratio <= 1:
@@ -75,7 +78,7 @@ def _left(config: OptimConfig, step: int, steps: int, warmup: int) -> float:
     then left in a straight line (Hu et al. 2024, MiniCPM, section 4; Hägele et al. 2024, section 3). wsd_sqrt: left with one less the
     root of what is done of the fall, which ended lower there (section 4, equation 2).
     """
-    done = min(1.0, (step - warmup) / (steps - warmup))
+    done = min(1.0, (step - warmup) / (max(warmup + 1, steps - round(config.hold * steps)) - warmup))
     if config.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * done))
     if config.schedule == "inverse_sqrt":

@@ -46,6 +46,7 @@ class Preset:
     clip: float = 1.0
     bias_correction: bool = True
     mask_rate: float | None = None  # where it is not the family's
+    hold: float = 0.0  # the share of the steps, at the end, that stays at the last rate (GPT-3)
     opening: tuple[float, int] | None = None  # this share of the steps on sequences of this length, before `length` (BERT)
 
     @property
@@ -83,6 +84,22 @@ class Family:
 
     def preset(self, size: str) -> Preset:
         return self.presets.get(size) or self.presets[""]
+
+    def curriculum(self, size: str, length: int) -> tuple[dict[str, float], ...]:
+        """The paper's shorter sequences before those of `length`, as pretrain.curriculum has them; in proportion where that is another.
+
+        Raises ConfigError where the paper trained on one length, or the proportion is not whole.
+        """
+        preset = self.preset(size) if self.preset(size).opening else self.presets[""]
+        if preset.opening is None:
+            raise ConfigError(f"{self.name} was trained on sequences of one length; take pretrain.curriculum out")
+        share, short = preset.opening
+        if length * short % preset.length:
+            raise ConfigError(
+                f"pretrain.length is {length}, and curriculum: paper wants {short / preset.length:g} of it first ({self.name}: {short} "
+                f"of {preset.length}), which is not whole"
+            )
+        return {"share": share, "length": length * short // preset.length}, {"share": round(1 - share, 9), "length": length}
 
     def build(self, backbone: BackboneConfig, seed: int | None = None) -> Tower:
         """A fresh tower with its pretraining heads. With a seed the weights depend on it alone, else on torch's own state."""

@@ -135,13 +135,13 @@ GPT3_SHAPES = {
 
 
 def gpt3_preset(lr: float, millions: float) -> Preset:
-    """Appendix B: 375M tokens of warm-up, cosine to a tenth over 260B; the batch in millions of tokens.
+    """Table 2.1 and appendix B: 300B tokens, 375M of them warm-up, cosine to a tenth over 260B, then flat; millions: tokens of a batch.
 
-    Left out: the batch that grows from 32k tokens over the first 4 to 12 billion, and the 40 billion at the last rate.
+    Left out: the batch that grows from 32k tokens over the first 4 to 12 billion.
     """
     batch = round(millions * 1e6 / 2048)
-    steps, warmup = round(260e9 / (batch * 2048)), round(375e6 / (batch * 2048))
-    return replace(GPT2_PRESET, lr=lr, steps=steps, batch=batch, length=2048, warmup=warmup)
+    steps, warmup = round(300e9 / (batch * 2048)), round(375e6 / (batch * 2048))
+    return replace(GPT2_PRESET, lr=lr, steps=steps, batch=batch, length=2048, warmup=warmup, hold=40 / 300)
 
 
 # Section 2.1: dense and locally banded layers alternate, as in the Sparse Transformer (Child et al. 2019). `overrides: {band: 128}`

@@ -159,5 +159,7 @@ def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, data: Path) ->
         published.read([tmp_path / "spiece.model"], tmp_path / "out", lowercase=False)
     with pytest.raises(ArtifactError, match="not 0..n-1"):
         published.read([tmp_path / "encoder.json", tmp_path / "vocab.bpe"], tmp_path / "out", lowercase=False)
-    with pytest.raises(ConfigError, match="give one .model"):
+    with pytest.raises(ArtifactError, match="pieces alone need their merges"):
         published.read([tmp_path / "encoder.json"], tmp_path / "out", lowercase=False)
+    with pytest.raises(ConfigError, match="give one .model"):
+        published.read([tmp_path / "vocab.bpe"], tmp_path / "out", lowercase=False)

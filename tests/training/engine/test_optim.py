@@ -45,6 +45,15 @@ def test_no_update_is_wasted_and_none_exceeds_the_peak(schedule: str, steps: int
         assert lr_at(config, steps, steps) == pytest.approx(lr if schedule == "constant" else lr * ratio)
 
 
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.55), ("cosine", 0.55)])
+def test_the_last_rate_may_stand_for_a_while(schedule: str, middle: float) -> None:
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup=0, min_ratio=0.1, hold=0.2)
+    assert [lr_at(config, step, 100) for step in (0, 40, 80, 90, 99)] == pytest.approx([1.0, middle, 0.1, 0.1, 0.1])
+    assert lr_at(config, 79, 100) > 0.1
+    with pytest.raises(ConfigError, match="hold 1.0 is a share"):
+        OptimConfig(hold=1.0)
+
+
 def test_inverse_square_root_halves_in_four_times_the_steps() -> None:
     config = OptimConfig(lr=1.0, schedule="inverse_sqrt", warmup=100, min_ratio=0.0)
     assert [lr_at(config, step, 10_000) for step in (100, 400, 1600)] == pytest.approx([1.0, 0.5, 0.25])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
 import transformers as T
 
 from infra.errors import ConfigError
+from training.engine.optim import lr_at
 from training.families.catalog import FAMILIES, family, model
 from training.families.distilbert import half
 from training.families.electra import generator_of
@@ -285,6 +287,49 @@ def test_berts_first_steps_are_on_short_sequences_and_cheaper() -> None:
     assert preset.opening == (0.9, 128) and preset.tokens == pytest.approx(1e6 * 256 * (0.9 * 128 + 0.1 * 512))
     assert whole_flops(found, tower, replace(preset, opening=None)) == pytest.approx(1e6 * 256 * 512 * training_flops(found, tower, 512))
     assert whole_flops(found, tower, preset) < 0.4 * whole_flops(found, tower, replace(preset, opening=None))
+
+
+# Brown et al. 2020, table 2.1: the batch in millions of tokens, the rate; section 2.1: 300 billion tokens for every model
+GPT3 = {
+    "125m": (0.5, 6e-4), "350m": (0.5, 3e-4), "760m": (0.5, 2.5e-4), "1.3b": (1, 2e-4),
+    "2.7b": (1, 1.6e-4), "6.7b": (2, 1.2e-4), "13b": (2, 1e-4), "175b": (3.2, 0.6e-4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", GPT3)
+def test_gpt3_is_trained_as_its_paper_says(size: str) -> None:
+    """Appendix B, in tokens: 375 million of warm-up, a cosine to a tenth until 260 billion, that rate until 300 billion."""
+    batch, rate = GPT3[size]
+    preset, made = family("gpt3").preset(size), optim_config(PretrainConfig(family="gpt3", size=size))
+    step = preset.batch * preset.length
+    assert step == pytest.approx(batch * 1e6, rel=2e-3) and preset.tokens == pytest.approx(300e9, abs=step / 2)
+    assert preset.warmup == pytest.approx(375e6 / step, abs=0.5)
+    assert (made.betas, made.eps, made.weight_decay, preset.clip) == ((0.9, 0.95), 1e-8, 0.1, 1.0)
+
+    def at(tokens: float) -> float:
+        return lr_at(made, round(tokens / step), preset.steps)
+
+    assert at(375e6) == pytest.approx(rate) and at(187.5e6) == pytest.approx(rate / 2, rel=0.02)
+    assert at(260.1e9) == at(299e9) == pytest.approx(rate / 10) and at(255e9) > rate / 10
+    assert at((260e9 + 375e6) / 2) == pytest.approx(0.55 * rate, rel=1e-3)
+
+
+def test_one_word_gives_berts_curriculum() -> None:
+    """Appendix A.2: 128 tokens for nine tenths of the steps, then 512; in proportion where a recipe's sequences are shorter."""
+    said: dict[str, Any] = {"family": "bert", "curriculum": "paper", "batch_tokens": 16_384}
+    paper = PretrainConfig(size="base", length=512, **said)
+    assert paper.parts == ({"share": 0.9, "length": 128}, {"share": 0.1, "length": 512}) and paper.lengths == (128, 512)
+    assert PretrainConfig(size="large", length=512, **said).lengths == (128, 512)
+    assert PretrainConfig(size="tiny", length=128, **said).lengths == (32, 128)
+    for size, changes, words in (
+        ("base", {"length": 126, "batch_tokens": 1260}, "not whole"),
+        ("base", {"length": 512, "batch_tokens": 512 * 3, "family": "gpt2"}, "gpt2 was trained on sequences of one length"),
+    ):
+        config = PretrainConfig(size=size, **{**said, **changes})
+        with pytest.raises(ConfigError, match=words):
+            assert config.lengths
+    with pytest.raises(ConfigError, match="say paper, or parts"):
+        PretrainConfig(size="base", length=512, **{**said, "curriculum": "bert"})
 
 
 @pytest.mark.parametrize("name", SIZES)
