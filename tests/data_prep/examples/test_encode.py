@@ -185,22 +185,21 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's peak from Linux's /proc")
-def test_a_shard_ten_times_as_large_takes_no_more_memory(
-    encoded: Encoded, documents: Callable[..., Artifact], store: Store, tmp_path: Path
-) -> None:
+def test_a_larger_shard_takes_no_more_memory(encoded: Encoded, documents: Callable[..., Artifact], store: Store, tmp_path: Path) -> None:
     """The highest resident set of a process of its own, mapped pages counted. getrusage would tell that of this process, if higher."""
     tokenizer, rng = encoded()[1].path / "tokenizer", random.Random(9)
-    some = [" ".join(f"{word} {rng.randint(0, 999)}." for word in rng.choices(["river", "stone", "사과"], k=20)) for _ in range(400)]
-    peaks = []
-    for times in (30, 300):
+    some = [" ".join(f"{word} {rng.randint(0, 999)}." for word in rng.choices(["river", "stone", "사과"], k=8)) for _ in range(400)]
+    peaks, sizes = [], []
+    for times in (200, 1500):  # a batch of documents, which is what waits to be written, and several
         source = documents(some * times, 1, f"times{times}")
-        size = source.shards[0].stat().st_size
+        sizes.append(source.shards[0].stat().st_size / 1e6)
         out = tmp_path / f"out{times}"
         out.mkdir()
         command = [sys.executable, "-c", ALONE, str(store.root), source.fingerprint, str(tokenizer), str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[3])
         peaks.append(int(done.stdout) / 1024)
-    assert size > 30_000_000 and peaks[1] - peaks[0] < 12, peaks
+    # what allocators keep for later: 24 MB; when the shard's documents were all held, it was 1.7 MB for each MB more
+    assert sizes[1] - sizes[0] > 90 and peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0]), (peaks, sizes)
 
 
 def test_a_shard_without_documents_is_an_empty_shard(documents: Callable[..., Artifact], encoded: Encoded, store: Store) -> None:
