@@ -86,7 +86,7 @@ class Store:
 
     def verify(self, artifact: Artifact) -> None:
         """Hash every file again; raises ArtifactError naming the first that differs."""
-        whole([artifact])
+        _check(artifact, deep=True)
 
     def set_aside(self, artifact: Artifact) -> Path:
         """Move a damaged artifact out of the way without deleting anything."""
@@ -136,10 +136,13 @@ class Store:
 
 def whole(artifacts: Iterable[Artifact]) -> None:
     """Hash every file again, which takes a second or less for a gigabyte that was read lately; raises ArtifactError naming the first
-    that is not what its manifest says. For work that reads by other means than `run` and would not notice a flipped bit.
+    that is not what its manifest says. Work that reads views of files would not notice a flipped bit.
     """
-    for artifact in artifacts:
-        _check(artifact, deep=True)
+    try:
+        for artifact in artifacts:
+            _check(artifact, deep=True)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; run `textmill verify`, then run again") from error
 
 
 def _check(artifact: Artifact, *, deep: bool) -> None:
@@ -151,7 +154,7 @@ def _check(artifact: Artifact, *, deep: bool) -> None:
         if path.stat().st_size != entry["bytes"]:
             raise ArtifactError(f"{where} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}")
         if deep and digest(path) != entry["xxh3"]:
-            raise ArtifactError(f"{where} does not hash to what its manifest says; run `textmill verify`, then run again")
+            raise ArtifactError(f"{where} does not hash to what its manifest says")
 
 
 def _drop_unfinished(folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_flipped_bit_in_its_data_stops_a_training_before_a_rank_starts(
     at = len(good) // 2
     shard.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
     try:
-        with pytest.raises(ArtifactError, match=f"{shard.name} does not hash to what its manifest says"):
+        with pytest.raises(ArtifactError, match=f"{shard.name} does not hash to what its manifest says; run `textmill verify`"):
             run(PRETRAIN, config_of("bert", seed=77), inputs["bert"], store, LocalCompute(ranks=2))
     finally:
         shard.write_bytes(good)
