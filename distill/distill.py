@@ -18,6 +18,7 @@ from infra.artifact import Artifact, Counts, how
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
+from infra.store import whole
 from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class DistillConfig:
 def work(config: DistillConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """Inputs: teacher (a model), examples, sentences, tokenizer."""
     check(config, inputs, compute.ranks)
+    whole(inputs.values())
     return compute.gang("distill", partial(train_rank, config, dict(inputs), out))[0]
 
 

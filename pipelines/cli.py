@@ -190,7 +190,7 @@ def trace(
 
 @app.command()
 def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """Hash every file of every artifact again."""
+    """Hash every file of every artifact again; a damaged one is set aside, so that the next run makes it again."""
     from infra.errors import ArtifactError
     from infra.store import Store
 
@@ -200,11 +200,11 @@ def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
         try:
             store.verify(artifact)
         except ArtifactError as error:
-            damaged.append(str(error))
+            damaged.append(f"{error}; set aside as {store.set_aside(artifact).name}")
     if as_json:
         _print_json({"artifacts": len(artifacts), "damaged": damaged})
     for problem in damaged:
-        typer.echo(f"textmill: {problem}; the next run sets it aside and makes it again", err=True)
+        typer.echo(f"textmill: {problem}; the next run makes it again", err=True)
     if not as_json and not damaged:
         typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
     raise typer.Exit(3 if damaged else 0)

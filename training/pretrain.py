@@ -17,6 +17,7 @@ from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
+from infra.store import whole
 from training.card import CARD, MODEL, read_card, write_json
 from training.imported import begin, same_shape, tell_fresh
 from training.pretrain_config import PretrainConfig
@@ -41,6 +42,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     model to begin from, where there is one.
     """
     check(config, inputs, compute.ranks)
+    whole(inputs.values())
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 

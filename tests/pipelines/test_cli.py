@@ -88,14 +88,16 @@ def test_a_mirror_of_an_unknown_kind_is_refused_before_any_work(recipe: Path, te
     assert not (recipe.parent / "workspace" / "artifacts").exists()
 
 
-def test_a_damaged_file_is_found_and_named(recipe: Path, textmill) -> None:
+def test_a_damaged_file_is_found_and_named_and_made_again(recipe: Path, textmill) -> None:
     assert textmill("run", "small.yaml", "--plain", "--until", "filter").returncode == 0
     shard = next((recipe.parent / "workspace" / "artifacts" / "filter").glob("*/*.arrow"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    good = shard.read_bytes()
+    shard.write_bytes(good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :])  # as long as it was
     told = textmill("verify")
     assert told.returncode == 3 and shard.name in told.stderr and "Traceback" not in told.stderr
+    assert not shard.exists() and textmill("verify").returncode == 0
+    assert textmill("run", "small.yaml", "--plain", "--until", "filter").returncode == 0
+    assert shard.read_bytes() == good
 
 
 def test_a_failed_stage_is_exit_code_3_and_the_status_says_why(recipe: Path, textmill) -> None:

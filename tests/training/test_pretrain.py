@@ -15,7 +15,7 @@ import transformers
 
 from infra.artifact import Artifact, fingerprint
 from infra.compute import LocalCompute
-from infra.errors import ConfigError
+from infra.errors import ArtifactError, ConfigError
 from infra.stage import run
 from infra.store import Store
 from tests.training.small import LENGTH, prepared
@@ -68,6 +68,22 @@ def test_the_artifact_holds_model_card_and_curve_and_no_checkpoints(
     assert card["backbone"]["width"] == 32 and card["family"] == family
     if family == "gpt2":
         assert artifact.counts["tokens"] == STEPS * 8 * LENGTH
+
+
+@pytest.mark.parametrize("name", ["examples", "sentences"])
+def test_a_flipped_bit_in_its_data_stops_a_training_before_a_rank_starts(
+    store: Store, inputs: dict[str, dict[str, Artifact]], name: str
+) -> None:
+    """Of the same length, and Arrow reads it: only its hash tells."""
+    shard = inputs["bert"][name].shards[0]
+    good = shard.read_bytes()
+    at = len(good) // 2
+    shard.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+    try:
+        with pytest.raises(ArtifactError, match=f"{shard.name} does not hash to what its manifest says; run `textmill verify`"):
+            run(PRETRAIN, config_of("bert", seed=77), inputs["bert"], store, LocalCompute(ranks=2))
+    finally:
+        shard.write_bytes(good)
 
 
 def test_transformers_loads_it_and_gives_our_logits(made: tuple[str, Artifact], inputs: dict[str, dict[str, Artifact]]) -> None:

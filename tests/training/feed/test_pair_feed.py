@@ -70,6 +70,20 @@ def test_sop_pairs_are_of_one_document_and_swapped_half_of_the_time(toy: Any) ->
     assert np.mean(labels) == pytest.approx(0.5, abs=4 * 0.5 / len(labels) ** 0.5)
 
 
+@pytest.mark.parametrize("objective", ["mlm+sop", "mlm+nsp"])
+def test_what_truncation_leaves_whole_is_adjacent(make_toy: Any, objective: str) -> None:
+    """The second side begins with the sentence after the first side's last; nothing lies between, nothing is in both."""
+    toy, compared = make_toy(longest=5), 0
+    for part in seen(toy, objective):
+        for (a, b), label in zip(part.rows, part.labels, strict=True):
+            first, second = (b, a) if objective == "mlm+sop" and label else (a, b)
+            whole = [sum(toy.lengths[s] for s in range(side[0], side[-1] + 1)) == len(side) for side in (a, b)]
+            if all(whole) and len(a) + len(b) < LENGTH - 3 and not (label and objective == "mlm+nsp"):
+                assert second[0] == first[-1] + 1
+                compared += 1
+    assert compared > 200
+
+
 def test_truncation_takes_from_the_longer_side_only(make_toy: Any) -> None:
     toy = make_toy(longest=80)
     room, cut = LENGTH - 3, 0
