@@ -70,6 +70,15 @@ def test_sop_pairs_are_of_one_document_and_swapped_half_of_the_time(toy: Any) ->
     assert np.mean(labels) == pytest.approx(0.5, abs=4 * 0.5 / len(labels) ** 0.5)
 
 
+def test_without_a_task_the_second_segment_always_follows_the_first(toy: Any) -> None:
+    """As ELECTRA and DistilBERT read them: both segments are seen, and nothing is asked about them."""
+    for part in seen(toy, "mlm"):
+        assert not part.labels
+        for (a, b), (of_a, of_b) in zip(part.rows, part.documents, strict=True):
+            assert of_a == of_b and len(of_a) == 1
+            assert 0 < b[0] - a[-1] <= 12
+
+
 def test_truncation_takes_from_the_longer_side_only(make_toy: Any) -> None:
     toy = make_toy(longest=80)
     room, cut = LENGTH - 3, 0
