@@ -73,14 +73,19 @@ def _lines(texts: Sequence[str]) -> list[str]:
     return [line[at : at + step] for line in lines for at in range(0, len(line), step)]
 
 
-def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
-    """A published model. Its kind and its specials are those that it says itself."""
+def proven(serialized: bytes) -> Any:
+    """A model from elsewhere, whose tables the library may follow. Raises ValueError."""
     try:
         proto = protobuf.ModelProto.FromString(serialized)  # type: ignore[attr-defined]
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ValueError(f"no sentencepiece model: {error}") from error
-    kind = proto.trainer_spec.model_type
     charsmap.check(proto.normalizer_spec.precompiled_charsmap)
+    return proto
+
+
+def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
+    """A published model. Its kind and its specials are those that it says itself."""
+    kind = proven(serialized).trainer_spec.model_type
     if kind not in MODELS:
         raise ConfigError("this sentencepiece model is of words or characters; BPE and Unigram can be read")
     return _save(serialized, folder, MODELS[kind], lowercase)

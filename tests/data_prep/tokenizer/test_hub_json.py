@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -305,6 +306,30 @@ def test_a_table_that_passes_never_ends_the_library(data: st.DataObject) -> None
     normalizers.Precompiled(bytes(table)).normalize_str(
         "".join(map(chr, (*range(1, 0x3000, 7), *range(0xF900, 0xFFFF, 3), *range(0x1D400, 0x1D800, 5))))
     )
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_model_of_sentencepieces_with_a_broken_table_is_not_followed(name: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    """Nor in a folder that calls it ours."""
+    ours = tmp_path / "ours"
+    shutil.copytree(trained["sentencepiece_unigram"], ours)
+    published.check(ours)
+    proto = protobuf.ModelProto.FromString((ours / "spiece.model").read_bytes())
+    proto.normalizer_spec.precompiled_charsmap = BROKEN[name]
+    (ours / "spiece.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"spiece\.model: not a model that can be read"):
+        published.check(ours)
+    with pytest.raises(ArtifactError, match=r"spiece\.model: not a vocabulary that can be read"):
+        published.read([ours / "spiece.model"], tmp_path / "out", lowercase=False)
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "bpe_eow", "wordpiece", "sentencepiece_bpe", "sentencepiece_unigram"])
+def test_every_kind_that_is_ours_passes_for_one_and_a_broken_one_does_not(kind: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    published.check(trained[kind])
+    record = json.loads((trained[kind] / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**record, "normalizer": {"type": "Prepend", "prepend": "x" * 99}}))
+    with pytest.raises(ConfigError, match="has 'Prepend' as a normalizer"):
+        published.check(tmp_path)
 
 
 def test_the_tables_that_sentencepiece_brings_pass() -> None:
