@@ -88,6 +88,11 @@ def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
     kind = proven(serialized).trainer_spec.model_type
     if kind not in MODELS:
         raise ConfigError("this sentencepiece model is of words or characters; BPE and Unigram can be read")
+    if lowercase and "A" in spm.SentencePieceProcessor(model_proto=serialized).normalize("A"):
+        raise ConfigError(
+            "this sentencepiece model keeps capital letters: what lower-cases text before it is not in its file; take lowercase out, or "
+            "give the tokenizer.json that transformers (5 or later) saves"
+        )
     return _save(serialized, folder, MODELS[kind], lowercase)
 
 
