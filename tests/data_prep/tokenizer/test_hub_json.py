@@ -19,10 +19,11 @@ from sentencepiece import SentencePieceNormalizer
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import normalizers
 
-from data_prep.tokenizer import charsmap, hub_json, published
+from data_prep.tokenizer import charsmap, hub, hub_json, published
 from data_prep.tokenizer.base import Meta, Tokenizer
 from data_prep.tokenizer.catalog import load
 from infra.errors import ArtifactError, ConfigError
+from tests.data_prep.tokenizer.conftest import make_texts
 
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
@@ -108,6 +109,20 @@ def test_ids_are_those_of_transformers_in_every_language(name: str, data: Path, 
         assert again(everywhere[:2])["input_ids"] == theirs(everywhere[:2])["input_ids"]
     controls = {number for role, number in meta.specials.items() if role != "unk"}
     assert not controls & {i for row in ours.encode_batch(["<s></s><pad>[CLS] [SEP][MASK] <|endoftext|>", *everywhere[:20]]) for i in row}
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "bpe_eow", "wordpiece", "sentencepiece_bpe", "sentencepiece_unigram"])
+def test_a_tokenizer_of_ours_that_transformers_saved_again_keeps_its_ids(kind: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    theirs = T.AutoTokenizer.from_pretrained(trained[kind])
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert not (tmp_path / "theirs" / "meta.json").exists()
+    meta = published.read([tmp_path / "theirs" / "tokenizer.json"], tmp_path / "ours", lowercase=False)
+    ours, first = load(tmp_path / "ours"), load(trained[kind])
+    assert (meta.kind, meta.vocab, meta.specials) == (kind, first.vocab, first.specials)
+    texts = [*hub.HOSTILE[:6], *hub.HOSTILE[7:], *make_texts(40)]
+    assert ours.encode_batch(texts) == theirs(texts, add_special_tokens=False)["input_ids"]
+    if not kind.startswith("sentencepiece"):
+        assert meta.fingerprint == first.fingerprint
 
 
 def test_what_was_read_says_where_words_begin_and_gives_text_back(data: Path, tmp_path: Path) -> None:
