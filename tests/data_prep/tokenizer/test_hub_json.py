@@ -20,7 +20,7 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import normalizers
 
 from data_prep.tokenizer import charsmap, hub, hub_json, published
-from data_prep.tokenizer.base import Meta, Tokenizer
+from data_prep.tokenizer.base import Meta
 from data_prep.tokenizer.catalog import load
 from infra.errors import ArtifactError, ConfigError
 from tests.data_prep.tokenizer.conftest import make_texts
@@ -86,8 +86,8 @@ def everywhere(data: Path) -> list[str]:
         with gzip.open(data / "text" / name, "rt", encoding="utf-8") as file:
             return [json.loads(line)["text"][:letters] for line in islice(file, count)]
 
-    english = read("en/movie-reviews.jsonl.gz", 20, 4000) + read("en/state-of-the-union.jsonl.gz", 5, 9000)
-    return english + read("ko/naver-movie-reviews.jsonl.gz", 500, 999) + read("other/udhr.jsonl.gz", 388, 500)
+    english = read("en/movie-reviews.jsonl.gz", 10, 3000) + read("en/state-of-the-union.jsonl.gz", 3, 9000)
+    return english + read("ko/naver-movie-reviews.jsonl.gz", 300, 999) + read("other/udhr.jsonl.gz", 388, 300)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -130,6 +130,8 @@ def test_what_was_read_says_where_words_begin_and_gives_text_back(data: Path, tm
     published.read([tmp_path / "theirs" / "tokenizer.json"], tmp_path / "ours", lowercase=False)
     ours: Any = load(tmp_path / "ours")
     ids = ours.encode_batch(["Die Mühle am Bach"])[0]
+    flat = ours.encode_flat(["eine Mühle", "", "am Bach"])
+    assert flat.lists() == ours.encode_batch(["eine Mühle", "", "am Bach"]) and flat.lists()[1] == []
     assert ours.decode([ours.specials["cls"], *ids]) == "[CLS] Die Mühle am Bach"
     assert [ours.pieces[i].startswith("▁") for i in ids] == ours.word_start[ids].tolist() and ours.word_start[ids].sum() == 4
 
@@ -306,7 +308,7 @@ def test_a_file_larger_than_any_vocabulary_is_not_opened(tmp_path: Path) -> None
         published.read([tmp_path / "tokenizer.json"], tmp_path / "out", lowercase=False)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_table_that_passes_never_ends_the_library(data: st.DataObject) -> None:
     """Bytes of NFKC's own table changed anywhere: refused, or followed without a panic for every letter it might change."""
@@ -390,11 +392,3 @@ def test_settings_beside_a_vocabulary_say_what_it_does_not(tmp_path: Path) -> No
         place.write_text(junk)
         with pytest.raises(ArtifactError, match="cannot be read"):
             hub_json.lowercase(tmp_path)
-
-
-def test_a_tokenizer_is_one_of_ours(data: Path, tmp_path: Path) -> None:
-    albert(data).save_pretrained(tmp_path / "theirs")
-    published.read([tmp_path / "theirs" / "tokenizer.json"], tmp_path / "ours", lowercase=False)
-    ours: Tokenizer = load(tmp_path / "ours")
-    flat = ours.encode_flat(["eine Mühle", "", "am Bach"])
-    assert flat.lists() == ours.encode_batch(["eine Mühle", "", "am Bach"]) and flat.lists()[1] == []
