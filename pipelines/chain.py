@@ -277,12 +277,12 @@ def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
 
 def _cut(chain: _Chain, shared: dict[str, Artifact], model: Model, length: int, sentences: Artifact) -> Artifact:
     """The examples of a length, made once for all models that read the same."""
-    kind, mode = examples_kind(model.family), model.blocks.mode
+    kind, mode = examples_kind(model.family), blocks_mode(model)
     named = "" if kind == "pairs" or mode == STREAM else f" {mode}"
     label = f"{kind} {model.tokenizer} {length}{named}"
     if label not in shared:
         shared[label] = (
-            chain.make(BLOCKS, model.blocks.build(length=length), label, sentences=sentences)
+            chain.make(BLOCKS, model.blocks.build(length=length, mode=mode), label, sentences=sentences)
             if kind == "blocks"
             else chain.make(PAIRS, PairsConfig(length=length, seed=chain.recipe.seed), label, sentences=sentences)
         )
@@ -369,6 +369,13 @@ def framed(family: str) -> int:
 
     found = find(family)
     return 2 if found.examples == "blocks" and found.objective == "mlm" else 0
+
+
+def blocks_mode(model: Model) -> str:
+    """As the recipe says, else as the family's paper cut its text."""
+    from training.families.catalog import family as find
+
+    return str(model.blocks.mode) if "mode" in model.blocks.model_fields_set else find(model.family).blocks
 
 
 def examples_kind(family: str) -> str:

@@ -241,7 +241,7 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="A folder that transformers saved: config.json, safetensors, vocabulary files.")],
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="Its WordPiece vocabulary is of lower-cased text (uncased).")] = False,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Its vocab.txt is lower-cased (uncased); other files say it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a published model one of textmill's: generate and recipes (models.NAME.init) then open FOLDER."""

@@ -146,7 +146,7 @@ else:
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
     Filter = mirrored("Filter", FilterConfig, _Filter, dict.fromkeys(FILTER_LISTS, ()))
     Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
-    Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "gpt2", "size": "tiny", "seed": 0})
+    Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "bert", "size": "tiny", "seed": 0})  # bert: any curriculum
     Blocks = mirrored("Blocks", BlocksConfig, Mirror, {"length": 2})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
     Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})

@@ -121,7 +121,9 @@ def adopt(source: Path, folder: Path, lowercase: bool = False) -> dict[str, Any]
     tower = family.load(source)
     with tempfile.TemporaryDirectory() as draft:
         tokenizer = source if (source / META).is_file() else Path(draft)
-        if tokenizer != source:
+        if tokenizer == source:
+            published.check(source)
+        else:
             published.read(vocabulary, tokenizer, hub_json.lowercase(source, lowercase))
         meta = read_meta(tokenizer)
         if meta.vocab != tower.config.vocab:
@@ -183,6 +185,7 @@ def listed(tokenizer: Tokenizer) -> list[str]:
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer of a folder, of ours or of the library's."""
     if (folder / META).is_file():
+        published.check(folder)
         return tokenizers.load(folder)
     with tempfile.TemporaryDirectory() as draft:
         published.read(vocabulary_of(folder), Path(draft), hub_json.lowercase(folder))

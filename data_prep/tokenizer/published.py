@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import models
 
 from data_prep.tokenizer import bpe_eow, byte_bpe, hub_json, sentencepiece, wordpiece
-from data_prep.tokenizer.base import Meta, ordered
+from data_prep.tokenizer.base import JSON, Meta, ordered
 from infra.errors import ArtifactError, ConfigError
 
 KIND = "import"
@@ -44,6 +44,17 @@ def read(files: Sequence[Path], folder: Path, lowercase: bool) -> Meta:
         f"tokenizer.files {', '.join(path.name for path in files) or '(none)'}: give one .model (sentencepiece), one .txt (BERT), "
         "one tokenizer.json, or a .json with its merges in a .bpe or .txt (GPT-1, GPT-2, RoBERTa)"
     )
+
+
+def check(folder: Path) -> None:
+    """A folder from elsewhere that calls its tokenizer ours: raises ArtifactError unless a library may follow its files."""
+    hub_json.opened(folder / JSON)
+    model = folder / sentencepiece.MODEL
+    try:
+        if model.is_file():
+            sentencepiece.proven(model.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{model}: not a model that can be read ({error})") from error
 
 
 def _lines(path: Path) -> list[str]:

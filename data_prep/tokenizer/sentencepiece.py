@@ -73,16 +73,26 @@ def _lines(texts: Sequence[str]) -> list[str]:
     return [line[at : at + step] for line in lines for at in range(0, len(line), step)]
 
 
-def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
-    """A published model. Its kind and its specials are those that it says itself."""
+def proven(serialized: bytes) -> Any:
+    """A model from elsewhere, whose tables the library may follow. Raises ValueError."""
     try:
         proto = protobuf.ModelProto.FromString(serialized)  # type: ignore[attr-defined]
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ValueError(f"no sentencepiece model: {error}") from error
-    kind = proto.trainer_spec.model_type
     charsmap.check(proto.normalizer_spec.precompiled_charsmap)
+    return proto
+
+
+def adopt(serialized: bytes, folder: Path, lowercase: bool) -> Meta:
+    """A published model. Its kind and its specials are those that it says itself."""
+    kind = proven(serialized).trainer_spec.model_type
     if kind not in MODELS:
         raise ConfigError("this sentencepiece model is of words or characters; BPE and Unigram can be read")
+    if lowercase and "A" in spm.SentencePieceProcessor(model_proto=serialized).normalize("A"):
+        raise ConfigError(
+            "this sentencepiece model keeps capital letters: what lower-cases text before it is not in its file; take lowercase out, or "
+            "give the tokenizer.json that transformers (5 or later) saves"
+        )
     return _save(serialized, folder, MODELS[kind], lowercase)
 
 

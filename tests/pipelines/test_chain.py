@@ -165,5 +165,5 @@ models:
 """
     )
     told = asked(load(str(recipe)).recipe)
-    assert told["masked"][2]["examples"] == "blocks bytes 62"
-    assert told["blocks bytes 62"][1].length == 62 and told["masked"][1].length == 64
+    assert told["masked"][2]["examples"] == (label := "blocks bytes 62 full_sentences")
+    assert told[label][1].length == 62 and told["masked"][1].length == 64

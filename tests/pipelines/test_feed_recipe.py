@@ -161,6 +161,19 @@ def test_a_family_without_such_a_curriculum_is_refused_with_the_recipe(tmp_path:
         recipe_shapes.check(load(str(tmp_path / "fed.yaml")))
 
 
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [("blocks: {mode: doc_sentences},", "doc_sentences"), ("", "full_sentences"), ("blocks: {tail: pad},", "full_sentences")],
+)
+def test_text_is_cut_as_the_familys_paper_did_unless_the_recipe_says_otherwise(said: str, mode: str, tmp_path: Path) -> None:
+    told = RECIPE.replace("SHORT", SHORT).replace("blocks: {mode: doc_sentences},", said)
+    (tmp_path / "fed.yaml").write_text(told)
+    for name in SOURCES:
+        (tmp_path / f"{name}.jsonl").write_text("")
+    models = load(str(tmp_path / "fed.yaml")).recipe.models
+    assert (chain.blocks_mode(models["roberta"]), chain.blocks_mode(models["gpt"])) == (mode, "stream")
+
+
 def test_the_curves_and_cards_are_those_of_any_training(made: tuple[Store, dict[str, Artifact]]) -> None:
     _, artifacts = made
     for name in ("bert", "roberta", "gpt"):

@@ -98,6 +98,29 @@ def test_a_pickled_model_is_refused_before_any_work(recipe: Path, textmill: Text
     assert by_hand.returncode == 2 and "pytorch_model.bin is pickled" in by_hand.stderr
 
 
+def test_a_folder_with_the_one_file_of_transformers_five_is_imported_by_hand(textmill: Textmill, tmp_path: Path) -> None:
+    """Its tokenizer.json says of lower case itself; a broken one is told in a line."""
+    import transformers
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(97 + i) for i in range(26)), *("##" + chr(97 + i) for i in range(9))]
+    config = transformers.BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "theirs")
+    theirs = transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert not (tmp_path / "theirs" / "vocab.txt").exists()
+    done = textmill("import", "theirs", "ours")
+    assert done.returncode == 0, done.stderr
+    assert "40 wordpiece pieces" in done.stdout
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again("Ab Çd")["input_ids"] == theirs("Ab Çd")["input_ids"] == [2, 5, 32, 7, 34, 3]
+    whole = (tmp_path / "theirs" / "tokenizer.json").read_text()
+    for broken, words in ((whole[:500], "not a tokenizer that can be read"), (whole.replace("BertPre", "Punctuation"), "pre_tokenizer")):
+        (tmp_path / "theirs" / "tokenizer.json").write_text(broken)
+        refused = textmill("import", "theirs", "other")
+        assert refused.returncode in (2, 3) and words in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr and "panicked" not in refused.stderr and not (tmp_path / "other").exists()
+
+
 def test_a_model_of_the_library_is_imported_by_hand(textmill: Textmill, tmp_path: Path) -> None:
     import transformers
 

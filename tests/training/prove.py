@@ -452,7 +452,7 @@ def sharing(root: Path, scale: Scale) -> Table:
 def electra(root: Path, scale: Scale) -> Table:
     """Replaced tokens against masked ones at equal arithmetic (Clark et al. 2020, figure 2), by linear probes: no gate."""
     table, replaced = Table(), family("electra")
-    masked = replace(family("bert"), objective="mlm", heads=("mlm",), examples="blocks", masking=replaced.masking)
+    masked = replace(family("bert"), objective="mlm", heads=("mlm",), examples=replaced.examples, masking=replaced.masking)
     text = Text(root / "reviews", capped(reviews(data()), scale.words), scale)
     few = scale.words <= 20_000
     towers = {

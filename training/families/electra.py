@@ -96,7 +96,7 @@ ELECTRA = Electra(
         "medium": electra_size(8, 512, 8, embedding_width=128),
     },
     tokenizer="wordpiece",
-    examples="blocks",
+    examples="pairs",  # build_pretraining_dataset.py: two segments in a row and no task of their own (its tenth with one is left out)
     objective="mlm",
     heads=("mlm", "rtd"),
     layout=Layout(

@@ -70,6 +70,7 @@ class Family:
     layout: Layout
     presets: Mapping[str, Preset]  # by size; "" for every other
     masking: Masking | None = None
+    blocks: Literal["stream", "full_sentences", "doc_sentences"] = "stream"  # how text is cut for those that read blocks
     pool: Pool = "tanh"  # of the head for one class a sequence
     position: int = 0  # which token that head reads
     class_dropout: float = 0.1

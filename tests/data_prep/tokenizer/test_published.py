@@ -14,7 +14,7 @@ import pytest
 import transformers
 from transformers import AutoTokenizer
 
-from data_prep.tokenizer import published
+from data_prep.tokenizer import published, sentencepiece
 from data_prep.tokenizer.base import Tokenizer
 from data_prep.tokenizer.catalog import load
 from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig
@@ -356,6 +356,17 @@ def test_the_stage_imports_without_documents_and_its_key_knows_the_files_content
     assert TOKENIZER.key(elsewhere, {}) == TOKENIZER.key(config, {})
     copy.write_text("other\n")
     assert TOKENIZER.key(TokenizerConfig("import", lowercase=True, files=(str(copy),)), {}) != TOKENIZER.key(config, {})
+
+
+def test_a_sentencepiece_model_that_keeps_capitals_is_not_lower_cased(data: Path, tmp_path: Path) -> None:
+    """ALBERT's published one: its class lower-cases outside of the model."""
+    with pytest.raises(ConfigError, match="keeps capital letters"):
+        published.read([data / "tokenizers" / "albert-de" / "30k-clean.model"], tmp_path, lowercase=True)
+    folding = sentencepiece.train(["the mill by the river turns and turns"] * 20, tmp_path / "cf", 24, "unigram", lowercase=True)
+    again = published.read([tmp_path / "cf" / "spiece.model"], tmp_path / "again", lowercase=True)
+    assert again.fingerprint == folding.fingerprint
+    ours = load(tmp_path / "again")
+    assert ours.encode_batch(["The MILL"]) == ours.encode_batch(["the mill"])
 
 
 def test_files_that_are_no_vocabulary_are_refused(tmp_path: Path, data: Path) -> None:

@@ -112,6 +112,8 @@ def electras(case: str, seed: int, folder: Path, reference: SimpleNamespace):
     found.export(tower, folder)
     doubter = transformers.AutoModelForPreTraining.from_pretrained(folder, attn_implementation="eager").eval()
     guesser = transformers.AutoModelForMaskedLM.from_pretrained(folder / "generator", attn_implementation="eager").eval()
+    for theirs in (doubter, guesser):  # which learn nothing where the generator proposes the padding piece; the released code did
+        theirs.electra.embeddings.word_embeddings.padding_idx = None
     return found, tower, doubter, guesser
 
 

@@ -55,10 +55,11 @@ def test_logits_hidden_states_and_losses_are_the_librarys(
         close(case, "pair", tower.head("pair").logits(hidden), out.sop_logits if "sop_logits" in out else out.seq_relationship_logits)
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
 @pytest.mark.parametrize("case", [c for c in CASES if c not in ("albert-attention", "albert-ffn")])
-def test_gradients_are_the_librarys(case: str, tmp_path: Path, reference: SimpleNamespace) -> None:
-    found, tower, theirs = pair(reference, case, 3, tmp_path)
-    batch = reference.make_batch(tower.config, [h.name for h in tower.heads], 3, padded=True)
+def test_gradients_are_the_librarys(case: str, seed: int, tmp_path: Path, reference: SimpleNamespace) -> None:
+    found, tower, theirs = pair(reference, case, seed, tmp_path)
+    batch = reference.make_batch(tower.config, [h.name for h in tower.heads], seed, padded=True)
     tower(batch).total.backward()
     theirs(**reference.inputs(batch), labels=shifted_back(batch), **paired(case, batch)).loss.backward()
     weights_become_gradients(tower)
@@ -113,11 +114,12 @@ def test_both_electra_towers_are_the_librarys(case: str, seed: int, kind: str, t
     assert told.total.item() == pytest.approx(guesses.loss.item() + 50 * doubts.loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
 @pytest.mark.parametrize("case", ELECTRAS)
-def test_gradients_of_both_electra_towers_are_the_librarys(case: str, tmp_path: Path, reference: SimpleNamespace) -> None:
+def test_gradients_of_both_electra_towers_are_the_librarys(case: str, seed: int, tmp_path: Path, reference: SimpleNamespace) -> None:
     """What only one tower has gets that tower's gradient; the embedding gets both, the doubt's fifty times."""
-    found, tower, doubter, guesser = electras(case, 3, tmp_path, reference)
-    batch = reference.make_batch(tower.config, ["mlm"], 3, padded=True)
+    found, tower, doubter, guesser = electras(case, seed, tmp_path, reference)
+    batch = reference.make_batch(tower.config, ["mlm"], seed, padded=True)
     shown, replaced = doubted(tower, batch)
     guesser(**reference.inputs(batch), labels=batch.labels["mlm"]).loss.backward()
     (50 * doubter(**reference.inputs(shown), labels=replaced.clamp_min(0)).loss).backward()

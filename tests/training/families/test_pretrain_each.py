@@ -22,7 +22,7 @@ from tests.training.small import LENGTH, Here, documents, texts
 from training.card import read_card
 from training.engine.measure import read
 from training.families.catalog import FAMILIES, family, load
-from training.pretrain import PRETRAIN, check
+from training.pretrain import PRETRAIN, check, make_feed
 from training.pretrain_config import PretrainConfig
 from training.settings import feed_config, optim_config
 
@@ -92,6 +92,13 @@ def test_the_generator_lies_beside_the_discriminator_and_holds_the_same_embeddin
     assert whole.generator.embedding.token is whole.backbone.embedding.token
     guess = transformers.AutoModelForMaskedLM.from_pretrained(made.path / "model" / "generator")
     assert guess.config.hidden_size == 8 and guess.config.embedding_size == 16
+
+
+@pytest.mark.parametrize(("name", "segments"), [("bert", 2), ("albert", 2), ("electra", 2), ("roberta", 1), ("gpt2", 1)])
+def test_each_reads_as_many_segments_as_its_paper_trained(name: str, segments: int, data: Data) -> None:
+    feed = make_feed(config_of(name), data(name), "train")
+    seen = [feed.slice(step, 0, 1).segments_BL for step in range(3)]
+    assert {segments} == {1 if part is None else int(part.max()) + 1 for part in seen}
 
 
 def test_each_paper_masks_and_descends_in_its_own_way() -> None:

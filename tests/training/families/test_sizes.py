@@ -289,20 +289,22 @@ def test_berts_first_steps_are_on_short_sequences_and_cheaper() -> None:
     assert whole_flops(found, tower, preset) < 0.4 * whole_flops(found, tower, replace(preset, opening=None))
 
 
-# Brown et al. 2020, table 2.1: the batch in millions of tokens, the rate; section 2.1: 300 billion tokens for every model
+# Brown et al. 2020, table 2.1: the batch in millions of tokens, the rate; table D.1: all arithmetic, as six operations for each
+# parameter and token of 300 billion
 GPT3 = {
-    "125m": (0.5, 6e-4), "350m": (0.5, 3e-4), "760m": (0.5, 2.5e-4), "1.3b": (1, 2e-4),
-    "2.7b": (1, 1.6e-4), "6.7b": (2, 1.2e-4), "13b": (2, 1e-4), "175b": (3.2, 0.6e-4),
+    "125m": (0.5, 6e-4, 2.25e20), "350m": (0.5, 3e-4, 6.41e20), "760m": (0.5, 2.5e-4, 1.37e21), "1.3b": (1, 2e-4, 2.38e21),
+    "2.7b": (1, 1.6e-4, 4.77e21), "6.7b": (2, 1.2e-4, 1.2e22), "13b": (2, 1e-4, 2.31e22), "175b": (3.2, 0.6e-4, 3.14e23),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("size", GPT3)
 def test_gpt3_is_trained_as_its_paper_says(size: str) -> None:
     """Appendix B, in tokens: 375 million of warm-up, a cosine to a tenth until 260 billion, that rate until 300 billion."""
-    batch, rate = GPT3[size]
+    batch, rate, operations = GPT3[size]
     preset, made = family("gpt3").preset(size), optim_config(PretrainConfig(family="gpt3", size=size))
     step = preset.batch * preset.length
     assert step == pytest.approx(batch * 1e6, rel=2e-3) and preset.tokens == pytest.approx(300e9, abs=step / 2)
+    assert 6 * family("gpt3").parameters(family("gpt3").backbone(size)) * preset.tokens == pytest.approx(operations, rel=0.006)
     assert preset.warmup == pytest.approx(375e6 / step, abs=0.5)
     assert (made.betas, made.eps, made.weight_decay, preset.clip) == ((0.9, 0.95), 1e-8, 0.1, 1.0)
 

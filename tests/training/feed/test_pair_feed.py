@@ -84,6 +84,15 @@ def test_what_truncation_leaves_whole_is_adjacent(make_toy: Any, objective: str)
     assert compared > 200
 
 
+def test_without_a_task_the_second_segment_always_follows_the_first(toy: Any) -> None:
+    """As ELECTRA and DistilBERT read them: both segments are seen, and nothing is asked about them."""
+    for part in seen(toy, "mlm"):
+        assert not part.labels
+        for (a, b), (of_a, of_b) in zip(part.rows, part.documents, strict=True):
+            assert of_a == of_b and len(of_a) == 1
+            assert 0 < b[0] - a[-1] <= 12
+
+
 def test_truncation_takes_from_the_longer_side_only(make_toy: Any) -> None:
     toy = make_toy(longest=80)
     room, cut = LENGTH - 3, 0
