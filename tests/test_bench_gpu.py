@@ -11,20 +11,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
-ABSENT = (
-    "ray",
-    "prefect",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "sentencepiece",
-    "tiktoken",
-    "fastapi",
-    "httpx",
-    "lxml",
-    "yaml",
-    "typer",
-)
+ABSENT = ("ray", "prefect", "transformers", "datasets", "tokenizers", "sentencepiece", "tiktoken", "fastapi", "httpx", "lxml", "typer")
 ALONE = f"""
 import runpy, sys
 
