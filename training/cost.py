@@ -68,6 +68,10 @@ class Setting:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.precision not in BYTES:
             raise ConfigError(f"precision {self.precision!r} is none of {', '.join(BYTES)}")
+        if self.offload not in OFFLOADS:
+            raise ConfigError(f"offload {self.offload!r} is none of {', '.join(OFFLOADS[1:])}")
+        if self.recompute < 0:
+            raise ConfigError(f"activation_checkpointing is {self.recompute}; it must be 0 (none) or more")
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
     """The most that one rank holds under a stage of ZeRO. Raises ConfigError where the stage cannot offload what is asked for."""
     parameters, ranks = count_parameters(tower), setting.ranks
     share, size = -(-parameters // ranks), BYTES[setting.precision]
-    if stage < OFFLOADS.index(setting.offload) * 2 - 1:
+    if stage < lowest(setting.offload):
         raise ConfigError(f"ZeRO {stage} cannot offload {setting.offload}: take a higher stage, or take offload out")
     kept, seen, holes = activations(family, tower, setting), scores(family, tower, setting), 0.0 if setting.gpu else HOLES
     if stage == 0:
@@ -201,6 +205,11 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
         weights, buffers = size * share, bucket + seen + size * _gathered(tower, ranks)
     made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3, holes=holes)
     return _offloaded(made, setting, share)
+
+
+def lowest(offload: str) -> int:
+    """The first stage of ZeRO that can offload this."""
+    return max(0, OFFLOADS.index(offload) * 2 - 1)
 
 
 def _offloaded(whole: Memory, setting: Setting, share: int) -> Memory:
