@@ -113,4 +113,4 @@ def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 def line(told: dict[str, dict[str, Any]]) -> str:
     """What the table's times are of."""
     device = next(iter(told.values()))["device"]
-    return f"pretraining on {device['name']}, at {device['share']:.0%} of {device['flops'] / 1e12:,.3g} Tflop/s ({device['source']}):"
+    return f"pretraining on {device['name']}, at {device['share']:.0%} of {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}):"

@@ -21,7 +21,7 @@ def recipe(tmp_path: Path) -> Path:
     pretrain = {"tokens": 1_000_000_000, "batch_tokens": 524_288, "length": 1024, "micro_batch": 8, "precision": "bf16", "lr": 6.0e-4}
     said = {
         "name": "costed",
-        "corpus": {"sources": [{"kind": "files", "paths": [str(text)], "separator": "\n\n"}]},
+        "corpus": {"sources": [{"kind": "documents", "path": str(text), "separator": "\n\n"}]},
         "tokenizers": {"bytes": {"kind": "byte_bpe", "vocab": 50257}},
         "models": {
             "gpt": {"family": "gpt2", "size": "124m", "tokenizer": "bytes", "pretrain": pretrain},
@@ -44,7 +44,7 @@ def test_a_recipe_on_gpus_takes_its_tokens_times_its_arithmetic(recipe: Path) ->
     assert again["memory"]["total"] < one["memory"]["total"] / 1.5 and one["fits"]
     assert one["setting"]["accumulated"], "64 sequences of a rank go through 8 at once"
     assert one["memory"]["lasting"] and one["memory"]["optimiser"] == 12 * -(-124_439_808 // 8)
-    assert "8 x NVIDIA H100" in line(told) and [row["model"] for row in rows(told)] == ["gpt", "again"]
+    assert "8 x NVIDIA H100" in line(told) and {row["model"] for row in rows(told)} == {"gpt", "again"}
 
 
 def test_here_the_rate_is_tried(recipe: Path) -> None:
