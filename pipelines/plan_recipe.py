@@ -63,7 +63,7 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float) -> dict[str, Any]:
 
 def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
     """Of the whole run; a layer that is computed again goes forward once more."""
-    parts = config.curriculum or ({"share": 1.0, "length": config.length},)
+    parts: tuple[dict[str, float], ...] = config.parts or ({"share": 1.0, "length": config.length},)
     whole: float = sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in parts)
     again = -(-layers // config.activation_checkpointing) / layers if config.activation_checkpointing else 0.0
     return whole * (1 + again / 3)
@@ -90,7 +90,7 @@ def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
     choose_matmul_mode()
     found = ceiling(device, precision)
     told = {"name": f"{ranks} ranks on this machine's CPU", "flops": found.flops, "source": found.source}
-    return told | {"memory": 0, "gpu": False, "precision": precision, "share": CPU_SHARE[precision]}
+    return told | {"memory": 0, "gpu": False, "precision": precision, "share": CPU_SHARE.get(precision, min(CPU_SHARE.values()))}
 
 
 def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:

@@ -67,3 +67,11 @@ def test_the_command_shows_it(recipe: Path, tmp_path: Path) -> None:
 
     steps = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).output)
     assert {step["label"] for step in steps if "cost" in step} == {"gpt", "again"}
+
+
+def test_a_curriculums_shorter_part_costs_less_but_memory_is_the_longest_ones(recipe: Path) -> None:
+    parts = "[{share: 0.9, length: 128}, {share: 0.1, length: 1024}]"
+    whole, short = (costs(load(str(recipe), more).recipe, on="H100")["gpt"] for more in ((), (f"models.gpt.pretrain.curriculum={parts}",)))
+    a_token = {length: 6 * (12 * 12 * 768**2 + 50257 * 768) + 12 * 12 * length * 768 for length in (128, 1024)}
+    assert short["seconds"] / whole["seconds"] == pytest.approx((0.9 * a_token[128] + 0.1 * a_token[1024]) / a_token[1024], rel=0.01)
+    assert short["memory"] == whole["memory"]
