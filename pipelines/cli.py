@@ -81,31 +81,37 @@ def plan(
     length: Annotated[int, typer.Option(help="With --model: tokens of a sequence; its paper's when left out.")] = 0,
     micro_batch: Annotated[int, typer.Option(help="With --model: sequences a rank puts through at once.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,
-    on: Annotated[str, typer.Option(metavar="GPU", help="With --model: time on so many of these as there are ranks, such as H100.")] = "",
+    on: Annotated[str, typer.Option(metavar="GPU", help="Time on so many of these as there are ranks, such as H100; else here.")] = "",
     mfu: Annotated[float, typer.Option(help="With --on: the share of the GPU's rate that training reaches.")] = 0.4,
+    activation_checkpointing: Annotated[int, typer.Option(help="With --model: every so many-th layer is computed again.")] = 0,
+    offload: Annotated[str, typer.Option(help="With --model: optimizer or parameters in the host's memory.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """What a run would do, stage by stage, and why; or what a model would cost. Starts nothing."""
+    """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing."""
     if model:
         from pipelines import plan_model
 
-        told = plan_model.plan_model(
-            model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, gpu=gpu, on=on, mfu=mfu
-        )
+        more: dict[str, Any] = {"gpu": gpu, "on": on, "mfu": mfu, "activation_checkpointing": activation_checkpointing, "offload": offload}
+        told = plan_model.plan_model(model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, **more)
         return _print_json(told) if as_json else _tell_cost(told)
     if not recipe:
         raise ConfigError("name a recipe (`textmill plan demo`) or a model (`textmill plan --model gpt2/124m`)")
     from dataclasses import asdict
 
     from pipelines import plan as planning
+    from pipelines import plan_recipe
     from pipelines.console import table
 
     loaded = _checked(_order(recipe, workspace, settings, until))
     steps = planning.plan(loaded.recipe, workspace.absolute(), until)
+    costs = plan_recipe.costs(loaded.recipe, on, mfu) if any(step.stage == "pretrain" for step in steps) else {}
     if as_json:
-        return _print_json([asdict(step) for step in steps])
+        return _print_json([asdict(s) | ({"cost": costs[s.label]} if s.stage == "pretrain" and s.label in costs else {}) for s in steps])
     rows = [{"stage": step.label, "action": step.action, "why": step.why, "fingerprint": step.fingerprint[:6]} for step in steps]
     _console().print(table("", rows, ("stage", "action", "why", "fingerprint")))
+    if costs:
+        typer.echo(plan_recipe.line(costs))
+        _console().print(table("", plan_recipe.rows(costs), tuple(plan_recipe.rows(costs)[0])))
     todo = sum(step.action != "reuse" for step in steps)
     return typer.echo(f"{todo} of {len(steps)} stages to run")
 
@@ -116,7 +122,8 @@ def _tell_cost(told: dict[str, Any]) -> None:
 
     for line in plan_model.lines(told):
         typer.echo(line)
-    _console().print(table("", plan_model.rows(told), ("ZeRO", "weights", "gradients", "optimiser", "activations", "buffers", "total")))
+    rows = plan_model.rows(told)
+    _console().print(table("", rows, tuple(rows[0])))
 
 
 @app.command()

@@ -44,18 +44,31 @@ def plan_model(
     gpu: bool = False,
     on: str = "",
     mfu: float = MFU,
+    activation_checkpointing: int = 0,
+    offload: str = "",
 ) -> dict[str, Any]:
-    """Sizes in bytes and plain numbers. on: a GPU of training/engine/ceiling.py, of which there are `ranks`; mfu: the share of its rate
-    that training reaches. length 0: as long as the paper's preset, or as the positions reach."""
+    """Sizes in bytes and plain numbers; of the stages of ZeRO those that can offload what is asked for.
+
+    on: a GPU of training/engine/ceiling.py, of which there are `ranks`; mfu: the share of its rate that training reaches. length 0: as
+    long as the paper's preset, or as the positions reach. activation_checkpointing and offload: as in a recipe's pretrain.
+    """
     from training import cost
 
     family, size = find(name)
     backbone, preset = family.backbone(size), family.preset(size)
-    setting = cost.Setting(length or min(preset.length, backbone.positions), ranks, precision, micro_batch, gpu or bool(on))
+    setting = cost.Setting(
+        length or min(preset.length, backbone.positions),
+        ranks,
+        precision,
+        micro_batch,
+        gpu or bool(on),
+        recompute=activation_checkpointing,
+        offload=offload,
+    )
     if setting.length > backbone.positions:
         raise ConfigError(f"length {setting.length} is more than the {backbone.positions} positions of {name}")
     tower = cost.shape_of(family, backbone)
-    stages = {f"zero{stage}": cost.memory(family, tower, setting, stage) for stage in cost.STAGES}
+    stages = {f"zero{stage}": cost.memory(family, tower, setting, stage) for stage in cost.STAGES[cost.lowest(offload) :]}
     flops = cost.whole_flops(family, tower, preset)
     return {
         "model": f"{family.name}/{size}",
@@ -87,11 +100,14 @@ def cluster(on: str, ranks: int, precision: str, mfu: float, flops: float, held:
     return told | {"seconds": flops / (ranks * most * mfu), "fits": fits}
 
 
+PARTS = ("weights", "gradients", "optimiser", "activations", "buffers", "total")
+
+
 def rows(told: dict[str, Any]) -> list[dict[str, str]]:
-    """The memory table for people."""
-    return [
-        {"ZeRO": stage.removeprefix("zero"), **{part: gib(held) for part, held in parts.items()}} for stage, parts in told["memory"].items()
-    ]
+    """The memory table for people; the host's column only where something went there."""
+    moved = ("host",) if told["setting"]["offload"] and told["setting"]["gpu"] else ()
+    stages = {stage.removeprefix("zero"): parts for stage, parts in told["memory"].items()}
+    return [{"ZeRO": stage, **{part: gib(parts[part]) for part in (*PARTS, *moved)}} for stage, parts in stages.items()]
 
 
 def lines(told: dict[str, Any]) -> list[str]:
@@ -108,7 +124,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{told['training_flops']:.2e} operations",
         *_cluster_lines(told),
         f"memory of each of {setting['ranks']} ranks in {setting['precision']}, "
-        f"{setting['micro_batch']} x {setting['length']} tokens at once:",
+        f"{setting['micro_batch']} x {setting['length']} tokens at once (total: what stands at the same time):",
     ]
 
 
@@ -116,14 +132,21 @@ def _cluster_lines(told: dict[str, Any]) -> list[str]:
     if "cluster" not in told:
         return []
     found = told["cluster"]
-    hours = found["seconds"] / 3600
-    time = f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"
+    time = span(found["seconds"])
     stages = ", ".join(name.removeprefix("zero") for name in found["fits"])
     fits = f"ZeRO {stages} fit" if stages else "no stage of ZeRO fits"
     return [
         f"{found['gpus']} x {found['gpu']}: {time} for that at {found['mfu']:.0%} of {found['flops'] / 1e12:,.0f} Tflop/s "
         f"({found['source']}); {fits} in {ROOM:.0%} of its {found['memory'] / 1e9:,.0f} GB",
     ]
+
+
+def span(seconds: float) -> str:
+    """3.0 days; below two of them in hours, below two hours in minutes."""
+    hours = seconds / 3600
+    if hours < 2:
+        return f"{hours * 60:,.1f} minutes"
+    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"
 
 
 def gib(size: int) -> str:

@@ -21,7 +21,8 @@ from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
 LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
-HOLES = 0.15  # of a CPU's heap, measured (tests/benchmarks/bench_plan.py)
+HOLES = 0.3  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.15 to 0.5 measured (bench_plan.py)
+GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
 BYTES = {"fp32": 4, "bf16": 2}
@@ -36,7 +37,8 @@ FORMULAS = {
     "weights too; it brings together as many as DeepSpeed lets live, 10^9 numbers, so a smaller model stays whole. The total is the most "
     "that stands at once: weights and optimiser with either the activations and what goes with them (gradients only where micro-batches "
     "add up, or under ZeRO 3), or the gradients and their float32 copy, 4 P / R, that the update reads. Buffers: one reduce bucket of at "
-    "most 200 million numbers, or the scores of the vocabulary, whichever is more. On a CPU the heap's holes are a part of the rest.",
+    "most 200 million numbers, or the scores of the vocabulary, whichever is more. "
+    "On a CPU 0.3 of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
     "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout 3 H T); the "
     "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its matrix V E in "
@@ -68,6 +70,10 @@ class Setting:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.precision not in BYTES:
             raise ConfigError(f"precision {self.precision!r} is none of {', '.join(BYTES)}")
+        if self.offload not in OFFLOADS:
+            raise ConfigError(f"offload {self.offload!r} is none of {', '.join(OFFLOADS[1:])}")
+        if self.recompute < 0:
+            raise ConfigError(f"activation_checkpointing is {self.recompute}; it must be 0 (none) or more")
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
     """The most that one rank holds under a stage of ZeRO. Raises ConfigError where the stage cannot offload what is asked for."""
     parameters, ranks = count_parameters(tower), setting.ranks
     share, size = -(-parameters // ranks), BYTES[setting.precision]
-    if stage < OFFLOADS.index(setting.offload) * 2 - 1:
+    if stage < lowest(setting.offload):
         raise ConfigError(f"ZeRO {stage} cannot offload {setting.offload}: take a higher stage, or take offload out")
     kept, seen, holes = activations(family, tower, setting), scores(family, tower, setting), 0.0 if setting.gpu else HOLES
     if stage == 0:
@@ -196,11 +202,16 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
     bucket = size * min(parameters, BUCKET) if ranks > 1 or stage == 3 else 0
     flat = 4 * share + (size * share if size < 4 else 0)
     weights, gradients = size * parameters, size * (parameters if stage == 1 else share)
-    buffers = max(seen, bucket)
+    buffers = max(seen, bucket) + (GLOO * bucket if ranks > 1 and not setting.gpu else 0)
     if stage == 3:
-        weights, buffers = size * share, bucket + seen + size * _gathered(tower, ranks)
+        weights, buffers = size * share, buffers + min(seen, bucket) + size * (_gathered(tower, ranks) + 2 * _embedding(tower) // ranks)
     made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3, holes=holes)
     return _offloaded(made, setting, share)
+
+
+def lowest(offload: str) -> int:
+    """The first stage of ZeRO that can offload this."""
+    return max(0, OFFLOADS.index(offload) * 2 - 1)
 
 
 def _offloaded(whole: Memory, setting: Setting, share: int) -> Memory:
@@ -213,6 +224,11 @@ def _offloaded(whole: Memory, setting: Setting, share: int) -> Memory:
         return replace(whole, optimiser=whole.optimiser + (4 + size) * share, update=0)
     weights = whole.weights - (size * share if setting.offload == "parameters" else 0)
     return replace(whole, weights=weights, optimiser=0, update=0, host=moved)
+
+
+def _embedding(tower: Tower) -> int:
+    """Numbers of the vocabulary's matrix, of whose share ZeRO 3 was seen to hold two more: it has two names."""
+    return tower.config.vocab * tower.config.embedding_width
 
 
 def _gathered(tower: Tower, ranks: int) -> int:

@@ -84,7 +84,8 @@ def main() -> None:
         for stage in map(int, chosen.stages.split(","))
     ]
     cases = [c for c in (*whole, *MORE) if all(w in (c.model, c.precision) for w in chosen.only.split(",") if w)]
-    print("| model | parameters | ZeRO | ranks | precision | rows | foretold MB | measured | off | step, foretold s | measured | off |")
+    print("| model | parameters | ZeRO | ranks | precision | at once | memory MB, foretold | measured | off ", end="")
+    print("| step s, foretold | measured | off |")
     print("|" + "---|" * 12)
     ceilings: dict[tuple[str, int], float] = {}
     reached: dict[str, float] = {}

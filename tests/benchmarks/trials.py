@@ -125,8 +125,11 @@ def step_of(engine: Engine, case: Case, given: Batch) -> float:
     dist.barrier()
     began = time.perf_counter()
     for micro in range(case.micros):
+        last = micro + 1 == case.micros
+        if hasattr(engine, "begin"):  # an engine that is told before each micro-batch whether it is the last
+            engine.begin(last)
         engine.backward(engine.forward(given).total)
-        if micro + 1 < case.micros:
+        if not last and hasattr(engine, "pass_on"):
             engine.pass_on()
     engine.step(LR)
     sync(engine.place.device)

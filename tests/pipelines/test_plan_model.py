@@ -103,3 +103,16 @@ def test_time_on_a_cluster_is_arithmetic_over_rate() -> None:
 def test_a_cluster_that_cannot_be_is_refused(changes: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan_model("bert/tiny", precision="bf16", **{"on": "H100", **changes})
+
+
+def test_what_is_computed_again_or_offloaded_is_not_held() -> None:
+    usual = {"ranks": 4, "precision": "bf16", "on": "H100", "micro_batch": 8}
+    changes: list[dict] = [{}, {"activation_checkpointing": 1}, {"offload": "optimizer"}]
+    plain, less, away = (plan_model("gpt2/1.5b", **usual, **more) for more in changes)
+    assert less["memory"]["zero1"]["activations"] < plain["memory"]["zero1"]["activations"] / 8
+    assert "zero0" in plain["memory"] and "zero0" not in away["memory"]
+    moved = away["memory"]["zero1"]
+    assert moved["optimiser"] == 0 and moved["host"] == plain["memory"]["zero1"]["optimiser"] + 4 * -(-plain["parameters"] // 4)
+    assert list(plan_model("gpt2/1.5b", **usual, offload="parameters")["memory"]) == ["zero3"]
+    with pytest.raises(ConfigError, match="offload 'all' is none of"):
+        plan_model("gpt2/1.5b", offload="all")

@@ -1,4 +1,11 @@
-"""The most that a device can multiply: from its maker's data sheet where it is a known GPU, else by trying."""
+"""The most that a device can multiply: from its maker's data sheet where it is a known GPU, else by trying.
+
+The rates in the table, all without sparsity, are those of these sheets, each looked up in a second place that quotes them too:
+H100 and H200 (resources.nvidia.com: "H100 Tensor Core GPU", "H200 Tensor Core GPU": 1,979 Tflop/s bf16 and 989 TF32 with sparsity;
+PCIe 1,513 and 756), A100 (nvidia-a100-datasheet-us-nvidia-1758950-r4: 312 and 156; 1,555, 1,935 and 2,039 GB/s), B200 (HGX B200, of
+the Blackwell sheets: 4,500 and 2,200 with sparsity at 1,000 W), L40S (733 and 366 with sparsity), L4 (242 and 120 with sparsity), A10
+(125 and 62.5), V100 SXM2 (15.7 in float32, 125 in float16).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +29,7 @@ class Gpu:
     bandwidth: bytes a second of the GPU's own memory. bf16 0: the GPU has none.
     """
 
-    name: str  # as it begins in torch.cuda.get_device_name
+    name: str  # as torch.cuda.get_device_name has it
     memory: float
     bandwidth: float
     bf16: float
@@ -38,6 +45,7 @@ GPUS = {  # short name -> figures; sheets print rates with sparsity for Ada and 
     "H100-PCIE": Gpu("NVIDIA H100 PCIe", 80e9, 2.0e12, 756e12, 378e12, f"{_NVIDIA}, H100 PCIe"),
     "A100": Gpu("NVIDIA A100-SXM4-80GB", 80e9, 2.039e12, 312e12, 156e12, f"{_NVIDIA}, A100 80GB SXM"),
     "A100-40GB": Gpu("NVIDIA A100-SXM4-40GB", 40e9, 1.555e12, 312e12, 156e12, f"{_NVIDIA}, A100 40GB SXM"),
+    "A100-PCIE": Gpu("NVIDIA A100 80GB PCIe", 80e9, 1.935e12, 312e12, 156e12, f"{_NVIDIA}, A100 80GB PCIe"),
     "L40S": Gpu("NVIDIA L40S", 48e9, 0.864e12, 362e12, 183e12, f"{_NVIDIA}, L40S"),
     "L4": Gpu("NVIDIA L4", 24e9, 0.3e12, 121e12, 60e12, f"{_NVIDIA}, L4"),
     "A10": Gpu("NVIDIA A10", 24e9, 0.6e12, 125e12, 62.5e12, f"{_NVIDIA}, A10"),

@@ -1,0 +1,116 @@
+"""What the pretraining of a recipe's models costs: parameters, memory of a rank, time here or on a cluster of known GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import ConfigError
+from pipelines.plan_model import MFU, ROOM, gib, span
+from pipelines.recipe import Model, Recipe
+
+if TYPE_CHECKING:
+    from training.pretrain_config import PretrainConfig
+
+CPU_SHARE = {"fp32": 0.65, "bf16": 0.5}  # of what products of matrices alone reach: what training did (tests/benchmarks/RESULTS.md)
+
+
+def costs(recipe: Recipe, on: str = "", mfu: float = MFU) -> dict[str, dict[str, Any]]:
+    """Every model that is trained, by name. on: a GPU of training/engine/ceiling.py in place of this machine's device.
+
+    Bytes, seconds and plain numbers. Raises ConfigError for a GPU nobody knows, and for what it cannot multiply.
+    """
+    if not 0 < mfu <= 1:
+        raise ConfigError(f"mfu is {mfu}; it is the share of the device's rate that is reached, above 0 and at most 1")
+    return {name: _cost(recipe, model, on, mfu) for name, model in recipe.models.items() if model.trained}
+
+
+def _cost(recipe: Recipe, model: Model, on: str, mfu: float) -> dict[str, Any]:
+    from training import cost
+    from training.settings import loop_config, masked_as, model_of
+
+    config: PretrainConfig = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+    found, backbone = model_of(config, recipe.tokenizers[model.tokenizer].vocab)
+    family, ranks = masked_as(config, found), recipe.resources.ranks
+    tower, device = cost.shape_of(family, backbone), _device(on, config.precision, ranks, mfu)
+    micro = min(loop_config(config).micro_batch, -(-config.batch_size // ranks))
+    setting = cost.Setting(
+        config.length,
+        ranks,
+        device["precision"],
+        micro,
+        device["gpu"],
+        recompute=config.activation_checkpointing,
+        offload=config.offload,
+        accumulated=-(-config.batch_size // ranks) > micro,
+    )
+    # a length's micro-batch is cut by the same number of sequences, so its memory is that of the longest
+    longest = replace(setting, length=max(config.lengths))
+    memory = cost.memory(family, tower, longest, config.zero)
+    flops = _flops(config, lambda length: cost.training_flops(family, tower, length), backbone.layers)
+    return {
+        "parameters": family.parameters(backbone),
+        "setting": asdict(longest) | {"zero": config.zero},
+        "memory": {**asdict(memory), "total": memory.total},
+        "steps": config.steps,
+        "tokens": config.tokens,
+        "training_flops": flops,
+        "device": device,
+        "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
+        "seconds": flops / (device["flops"] * device["share"]),
+    }
+
+
+def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
+    """Of the whole run; a layer that is computed again goes forward once more."""
+    parts: tuple[dict[str, float], ...] = config.parts or ({"share": 1.0, "length": config.length},)
+    whole: float = sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in parts)
+    again = -(-layers // config.activation_checkpointing) / layers if config.activation_checkpointing else 0.0
+    return whole * (1 + again / 3)
+
+
+def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
+    """What the ranks compute on together: so many GPUs, or this machine, whose rate is tried for a moment."""
+    import torch
+
+    from training.engine.ceiling import ceiling, gpu_named, rate
+    from training.engine.rank import choose_matmul_mode, here, precision_here
+
+    if on:
+        gpu = gpu_named(on)
+        precision = ("bf16" if gpu.bf16 else "fp32") if asked == "auto" else asked
+        told = {"name": f"{ranks} x {gpu.name}", "flops": ranks * rate(gpu, precision), "source": gpu.source, "memory": gpu.memory}
+        return told | {"gpu": True, "precision": precision, "share": mfu}
+    precision, device = precision_here(asked), here().device
+    if device.type == "cuda":
+        found = ceiling(device, precision)
+        held = torch.cuda.get_device_properties(device).total_memory
+        told = {"name": f"{ranks} x {torch.cuda.get_device_name(device)}", "flops": ranks * found.flops, "source": found.source}
+        return told | {"memory": held, "gpu": True, "precision": precision, "share": mfu}
+    choose_matmul_mode()
+    found = ceiling(device, precision)
+    told = {"name": f"{ranks} ranks on this machine's CPU", "flops": found.flops, "source": found.source}
+    return told | {"memory": 0, "gpu": False, "precision": precision, "share": CPU_SHARE.get(precision, min(CPU_SHARE.values()))}
+
+
+def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """A table for people."""
+    return [
+        {
+            "model": name,
+            "parameters": f"{one['parameters']:,}",
+            "ZeRO": str(one["setting"]["zero"]),
+            "precision": one["setting"]["precision"],
+            "at once": f"{one['setting']['micro_batch']} x {one['setting']['length']}",
+            "memory of a rank": gib(one["memory"]["total"]) + ("" if one["fits"] else ": does not fit"),
+            "tokens": f"{one['tokens']:,}",
+            "time": span(one["seconds"]),
+        }
+        for name, one in told.items()
+    ]
+
+
+def line(told: dict[str, dict[str, Any]]) -> str:
+    """What the table's times are of."""
+    device = next(iter(told.values()))["device"]
+    return f"pretraining on {device['name']}, at {device['share']:.0%} of {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}):"
