@@ -24,7 +24,7 @@ LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its sta
 HOLES = 0.15  # of a CPU's heap, measured (tests/benchmarks/bench_plan.py)
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
-BYTES = {"fp32": 4, "bf16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 FORMULAS = {
     "flops_per_token": "3 x forward; forward = layers x (2 (4 D^2 + 2 D F) + 4 T D) + 2 E D where E is not D + heads: next 2 E V, "

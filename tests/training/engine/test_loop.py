@@ -218,7 +218,7 @@ def test_pieces_cover_the_batch_and_the_empty_ones_predict_nothing() -> None:
     lone = cut(batch.rows(0, 1), 2)
     assert [len(p) for p in lone] == [1, 1] and all((x == IGNORE).all() for x in lone[0].labels.values())
     assert torch.isfinite(bert()(batch.blank()).total)
-    assert micros(Numbers("gpt", batch_size=10), world=3, micro_batch=2) == 2
+    assert micros(10, world=3, micro_batch=2) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"micro_batch": 0}, {"zero": 5}, {"precision": "int8"}])
