@@ -200,7 +200,7 @@ class _Run:
         self.engine.module.train()
         while ahead is not None:
             self.profiler.before(self.point.step)
-            batch, step, began = ahead, self.point.step, time.perf_counter()
+            batch, step, counted, began = ahead, self.point.step, counts, time.perf_counter()
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
             with meter.waiting():
@@ -217,7 +217,7 @@ class _Run:
             self.journal.passed(tokens, took := time.perf_counter() - began)
             meter.passed(batch, took)
             if step == 0:
-                self._compare_with_guessing(loss)
+                self._compare_with_guessing(loss, parts, counted)
             more = {} if norm is None else {"norm": norm}
             if self.config.precision == "fp16":
                 more["loss_scale"] = self.engine.scale
@@ -323,12 +323,19 @@ class _Run:
             f"the step's first documents are {self._documents(step)}"
         )
 
-    def _compare_with_guessing(self, loss: float) -> None:
-        """A model that has learnt nothing must do as badly as guessing: this catches most mistakes of wiring."""
-        if not self.guessing or (self.imported and loss <= self.guessing):
-            return
-        if abs(loss / self.guessing - 1) > THEORY:
-            said = f"{self.stage}: the first loss is {loss:.4f}, guessing gives {self.guessing:.4f}"
+    def _compare_with_guessing(self, loss: float, parts: dict[str, float], counted: dict[str, float]) -> None:
+        """A model that has learnt nothing must do as badly as guessing, as a whole and in each part: this catches most mistakes of wiring.
+
+        A part of few predictions may lie farther off: of n labels the mean is uncertain by about 1 / sqrt(n).
+        """
+        expected = {"": (loss, self.guessing, THEORY)} if self.guessing else {}
+        for name, value in guesses(self.tower).items() if self.guessing else ():
+            if name in parts and counted.get(name):
+                expected[f" of {name}"] = parts[name], value, THEORY + 1 / math.sqrt(counted[name])
+        for name, (seen, guessed, far) in expected.items():
+            if abs(seen / guessed - 1) <= far or (self.imported and seen <= guessed):
+                continue
+            said = f"{self.stage}: the first loss{name} is {seen:.4f}, guessing gives {guessed:.4f}"
             if not self.imported:
                 raise PipelineError(f"{said}; the model, its labels or its initialisation are wired wrongly")
             if self.place.first:
@@ -356,9 +363,13 @@ class _Run:
 
 
 def guessing(tower: nn.Module) -> float:
-    """The loss of a tower that knows nothing: each head's weight times the logarithm of its choices; 0 where nobody can say."""
-    heads = getattr(tower, "heads", [])
-    return sum(head.weight * math.log(max(2, head.scores.out_features)) for head in heads)
+    """The loss of a tower that knows nothing: each head's weight times what guessing costs it; 0 where nobody can say."""
+    return sum(head.weight * guesses(tower)[head.name] for head in getattr(tower, "heads", []))
+
+
+def guesses(tower: nn.Module) -> dict[str, float]:
+    """By head: the logarithm of its choices."""
+    return {head.name: math.log(max(2, head.scores.out_features)) for head in getattr(tower, "heads", [])}
 
 
 @contextmanager

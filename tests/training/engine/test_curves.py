@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from infra.compute import LocalCompute
-from tests.training.engine.trial import ALL_TOWERS, Numbers, Seen, Trial, plain, run_all, settings, together
+from tests.training.engine.trial import ALL_TOWERS, VOCAB, Numbers, Seen, Trial, plain, run_all, settings, together
 from training.engine.loop import LoopConfig
 from training.engine.optim import OptimConfig
 
@@ -63,3 +64,13 @@ def test_the_masks_are_as_ragged_as_they_can_be() -> None:
     """The first rank predicts ten times what the last does, so a mean of means would be another number."""
     counts = [Numbers("bert").slice(0, rank, 4).count("mlm") for rank in range(4)]
     assert max(counts) > 4 * max(1, min(counts))
+
+
+@pytest.mark.parametrize("kind", ALL_TOWERS)
+def test_every_loss_begins_where_guessing_is(kind: str, curves: dict[tuple[int, str, int], Seen]) -> None:
+    """ln V, ln 2; under ZeRO 3 too, whose weights are shared out after they were drawn."""
+    for (_, of, stage), seen in curves.items():
+        if of == kind:
+            theory = {"next": math.log(VOCAB), "mlm": math.log(VOCAB), "pair": math.log(2), "rtd": math.log(2)}
+            parts = seen.lines[0]["parts"]
+            assert parts == pytest.approx({name: theory[name] for name in parts}, rel=0.05), stage
