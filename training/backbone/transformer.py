@@ -27,6 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+KINDS_OF_LAYERS = 64  # by width, mask, training or not: beyond so many torch would compute the next one uncompiled, without a word
+
+
 @dataclass
 class Hidden:
     """What heads may look at. `layers` and `scores` are empty unless asked for: distillation is the only asker."""
@@ -167,6 +170,9 @@ def recompute(module: nn.Module, every: int) -> nn.Module:
 def compiled(module: nn.Module) -> nn.Module:
     """Let torch.compile make one kernel program for the layers of every backbone below `module`, for rows of any number and length:
     which shapes came before must not decide how one is computed, or a resumed training would end with other bits."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = KINDS_OF_LAYERS
     for part in module.modules():
         if isinstance(part, Backbone):
             part.compiled = True

@@ -41,12 +41,10 @@ def check_fp16(device: torch.device) -> None:
 
 
 class Scale:
-    """The factor of a training without ZeRO, whose gradients are float32: the same rule, DeepSpeed's own."""
+    """The factor of a training without ZeRO, whose gradients are float32. rule: DeepSpeed's own (zero.loss_scale)."""
 
-    def __init__(self) -> None:
-        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
-
-        self._rule = DynamicLossScaler(2.0**POWER, WINDOW, LEAST, HYSTERESIS, consecutive_hysteresis=False)
+    def __init__(self, rule: Any) -> None:
+        self._rule = rule
 
     @property
     def factor(self) -> float:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from infra.errors import ConfigError, PipelineError
 from training.engine.optim import OptimConfig, make
 from training.engine.rank import Rank
+from training.engine.scaling import HYSTERESIS, LEAST, POWER, WINDOW, Overflow, Scale, check_fp16, lowest
 from training.engine.scaling import SETTINGS as SCALING
-from training.engine.scaling import Overflow, Scale, check_fp16, lowest
 from training.engine.snapshot import frozen
 from training.feed.batch import Batch
 
@@ -103,7 +103,7 @@ class Engine:
             model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size, place.world)
         )
         self._engine, self._open = engine, False
-        self._scale = Scale() if config.precision == "fp16" and not config.stage else None
+        self._scale = loss_scale() if config.precision == "fp16" and not config.stage else None
         _lighten(engine, config, place.world)
 
     @property
@@ -135,7 +135,11 @@ class Engine:
     def discard(self) -> None:
         """Let go of a step's gradients by taking it, wherever it leads: only before load(), which overwrites what it moved."""
         if self._open:
-            self._engine.step()
+            try:
+                with lowest():
+                    self._engine.step()
+            except FloatingPointError:
+                self._engine.optimizer.zero_grad()
             self._open = False
 
     def step(self, lr: float) -> float:
@@ -272,6 +276,13 @@ class Engine:
                 raise PipelineError(f"{folder}: cannot be converted for {self.place.world} ranks: {done.stderr[-500:]}")
             part.rename(folder / UNIVERSAL)
         self.place.sum([0.0])  # nobody reads before it is whole
+
+
+def loss_scale() -> Scale:
+    """As DeepSpeed's optimisers scale under ZeRO 1 to 3."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    return Scale(DynamicLossScaler(2.0**POWER, WINDOW, LEAST, HYSTERESIS, consecutive_hysteresis=False))
 
 
 def on_disk(value: Tensor, folder: Path) -> Tensor:

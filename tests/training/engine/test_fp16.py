@@ -16,7 +16,8 @@ from infra.errors import ConfigError
 from tests.training.engine.trial import Seen, Trial, plain, poisonable, run_all, settings
 from training.engine import scaling
 from training.engine.optim import OptimConfig
-from training.engine.scaling import Scale, check_fp16
+from training.engine.scaling import check_fp16
+from training.engine.zero import loss_scale
 
 STEPS, BAD = 12, (2, 4)  # the batches whose gradients are a thousand times too large
 LEVEL = OptimConfig(lr=3e-3, warmup=0, schedule="constant")
@@ -84,7 +85,7 @@ def test_a_resumed_run_has_the_same_factor_and_the_same_bits(zero: int, seen: li
 
 
 def test_a_gradient_that_does_not_fit_even_unscaled_ends_it() -> None:
-    scale = Scale()
+    scale = loss_scale()
     with pytest.raises(FloatingPointError, match="even unscaled"):
         for _ in range(40):
             scale.passed(overflow=True)
@@ -92,7 +93,7 @@ def test_a_gradient_that_does_not_fit_even_unscaled_ends_it() -> None:
 
 
 def test_the_factor_doubles_after_a_thousand_good_steps_and_its_state_is_all_there_is() -> None:
-    one, other = Scale(), Scale()
+    one, other = loss_scale(), loss_scale()
     for step in range(1500):
         one.passed(overflow=step in (3, 4))
         other.take(other.state)
