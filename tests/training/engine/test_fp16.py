@@ -16,8 +16,9 @@ from infra.errors import ConfigError
 from tests.training.engine.trial import Seen, Trial, plain, poisonable, run_all, settings
 from training.engine import scaling
 from training.engine.optim import OptimConfig
+from training.engine.rank import here
 from training.engine.scaling import check_fp16
-from training.engine.zero import loss_scale
+from training.engine.zero import join, loss_scale
 
 STEPS, BAD = 12, (2, 4)  # the batches whose gradients are a thousand times too large
 LEVEL = OptimConfig(lr=3e-3, warmup=0, schedule="constant")
@@ -51,11 +52,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[list[Seen]]:
 
 @pytest.mark.parametrize("zero", range(4))
 def test_the_curve_is_float32s(zero: int, seen: list[list[Seen]]) -> None:
-    losses, norms, weights = plain("bert", settings(steps=STEPS))
+    """The first factor is as large as it can be: a step or two may overflow, and does not in one process."""
     found = seen[zero][0]
-    assert found.losses == pytest.approx(losses, abs=0.01) and found.losses != pytest.approx(losses, abs=1e-6)
-    assert [line["norm"] for line in found.lines] == pytest.approx(norms, rel=0.03), "told in its true size"
-    assert [line["loss_scale"] for line in found.lines] == [2.0**16] * STEPS
+    idle = [line["step"] for line in found.lines if "norm" not in line]
+    assert len(idle) < 3
+    losses, norms, weights = plain("bert", settings(steps=STEPS), idle)
+    assert found.losses == pytest.approx(losses, abs=0.005) and found.losses != pytest.approx(losses, abs=1e-6)
+    told = {line["step"]: line["norm"] for line in found.lines if "norm" in line}
+    assert told == pytest.approx({step: norms[step] for step in told}, rel=0.01), "told in its true size"
     name = "backbone.blocks.0.ffn.up.weight"
     assert found.arrays[name].dtype == np.float32
     assert not torch.equal(found.weights[name].half().float(), found.weights[name]), "the master weights, not their float16 copy"
@@ -85,6 +89,7 @@ def test_a_resumed_run_has_the_same_factor_and_the_same_bits(zero: int, seen: li
 
 
 def test_a_gradient_that_does_not_fit_even_unscaled_ends_it() -> None:
+    join(here())  # the rule asks which rank may tell
     scale = loss_scale()
     with pytest.raises(FloatingPointError, match="even unscaled"):
         for _ in range(40):
@@ -93,6 +98,7 @@ def test_a_gradient_that_does_not_fit_even_unscaled_ends_it() -> None:
 
 
 def test_the_factor_doubles_after_a_thousand_good_steps_and_its_state_is_all_there_is() -> None:
+    join(here())
     one, other = loss_scale(), loss_scale()
     for step in range(1500):
         one.passed(overflow=step in (3, 4))

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -192,8 +193,8 @@ def together(weights: dict[str, Tensor]) -> list[list[str]]:
     return sorted(sorted(names) for names in groups.values() if len(names) > 1)
 
 
-def plain(kind: str, config: LoopConfig) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """What one process does with torch alone, one whole batch a step: losses, gradient norms, weights."""
+def plain(kind: str, config: LoopConfig, idle: Collection[int] = ()) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """What one process does with torch alone, one whole batch a step: losses, gradient norms, weights. idle: steps that move nothing."""
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     tower, feed, o = ALL_TOWERS[kind](), Numbers(kind), config.optimiser
@@ -208,7 +209,8 @@ def plain(kind: str, config: LoopConfig) -> tuple[list[float], list[float], dict
         loss = tower(replace(feed.whole(step), draws=key_of(config.seed, step))).total
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(tower.parameters(), config.clip)))
-        optimiser.step()
+        if step not in idle:
+            optimiser.step()
         losses.append(loss.item())
     return losses, norms, tower.state_dict()
 
