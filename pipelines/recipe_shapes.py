@@ -42,8 +42,9 @@ def _refusal(recipe: Recipe, model: Model) -> str:
         return str(error)
     if longest > shape.positions:
         return f"pretrain.length {longest} is more than {model.family}/{model.size}'s {shape.positions} positions"
-    if (sequences := config.batch_tokens // longest) < ranks:
-        return f"pretrain.batch_tokens {config.batch_tokens} makes {sequences} sequences a step, too few for {ranks} ranks"
+    name, fewest = config.smallest
+    if (sequences := fewest // longest) < ranks:
+        return f"pretrain.{name} {fewest} makes {sequences} sequences a step, too few for {ranks} ranks"
     if family.examples == "pairs" and model.blocks.model_fields_set:
         return f"{model.family} reads pairs; take the section blocks out"
     return _lacks_masks(family, model, tokenizer)

@@ -25,7 +25,7 @@ HOLES = 0.3  # of a CPU rank: what kernels' own buffers and the heap's gaps hold
 GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
-BYTES = {"fp32": 4, "bf16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 FORMULAS = {
     "flops_per_token": "3 x forward; forward = layers x (2 (4 D^2 + 2 D F) + 4 T D) + 2 E D where E is not D + heads: next 2 E V, "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.tokenizer import catalog as tokenizers
 from data_prep.tokenizer.base import Meta
 from infra.artifact import Artifact, Counts
-from infra.compute import Compute
+from infra.compute import Compute, LocalCompute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
 from infra.store import whole
@@ -26,6 +26,7 @@ from training.settings import feed_config, loop_config, masked_as, model_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from training.backbone.config import BackboneConfig
     from training.engine.loop import Trained
     from training.engine.see import Known
     from training.families.family import Family
@@ -43,10 +44,20 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     """
     check(config, inputs, compute.ranks)
     whole(inputs.values())
+    if isinstance(compute, LocalCompute):  # a cluster's machines may be able to do what this one is not: each rank looks for itself
+        check_here(config)
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=3, work=work)
+PRETRAIN = Stage(name="pretrain", version=4, work=work)
+
+
+def check_here(config: PretrainConfig) -> None:
+    """Raises ConfigError for a precision or a compiler that this machine lacks."""
+    from training.engine import able
+    from training.engine.rank import here
+
+    able.check(config.precision, config.compile, config.zero, here().device)
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:
@@ -73,9 +84,10 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
             f"pretrain.length {longest} is more than {family.name}/{config.size}'s {backbone.positions} positions; "
             f"lower it or set overrides.positions"
         )
-    if config.batch_tokens // longest < ranks:
+    name, fewest = config.smallest
+    if fewest // longest < ranks:
         raise ConfigError(
-            f"pretrain.batch_tokens {config.batch_tokens} makes {config.batch_tokens // longest} sequences a step, too few for {ranks} "
+            f"pretrain.{name} {fewest} makes {fewest // longest} sequences a step, too few for {ranks} "
             f"ranks; raise it to at least {ranks * longest}"
         )
 
@@ -136,10 +148,13 @@ def make_feed(config: PretrainConfig, inputs: dict[str, Artifact], split: str) -
         examples = inputs[examples_name(config, length)]
         return open_feed(examples, inputs["sentences"], inputs["tokenizer"], feed_config(config, length), split)
 
-    if split == "valid" or not config.parts:
+    if split == "valid":
         return opened(config.length)
+    if not config.parts:
+        return opened(config.length).grow(config.ramp.places(0, config.length))
     firsts = borders([part["share"] for part in config.parts], config.steps)
-    return Curriculum([opened(length) for length in config.lengths], firsts[:-1])
+    parts = [opened(length).grow(config.ramp.places(first, length)) for length, first in zip(config.lengths, firsts[:-1], strict=True)]
+    return Curriculum(parts, firsts[:-1])
 
 
 def ahead(config: PretrainConfig, feed: Feed) -> Feed:
@@ -158,8 +173,7 @@ def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trai
 
     meta = tokenizers.meta(inputs["tokenizer"])
     family, backbone = model_of(config, meta.vocab)
-    tower = family.build(backbone)
-    tower.load_state_dict(weights)
+    tower = around(family, backbone, weights)
     part = out / f".{MODEL}"
     for stale in (part, out / MODEL):
         shutil.rmtree(stale, ignore_errors=True)
@@ -168,6 +182,18 @@ def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trai
     parameters = count_parameters(tower)
     write_json(out / CARD, card_of(config, tower, trained, tokenizer=meta.fingerprint, parameters=parameters))
     return {"steps": trained.steps, "tokens": trained.tokens, "parameters": parameters}
+
+
+def around(family: Family, backbone: BackboneConfig, weights: dict[str, Tensor]) -> Tower:
+    """A tower over these very tensors: nothing is copied, what is tied stays so."""
+    import torch
+    from torch import nn
+
+    with torch.device("meta"):
+        tower = family.build(backbone)
+    for name, parameter in tower.named_parameters():
+        torch.utils.swap_tensors(parameter, nn.Parameter(weights[name]))
+    return tower
 
 
 def card_of(config: PretrainConfig, tower: Tower, trained: Trained, *, tokenizer: str, parameters: int) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from infra.artifact import how
 from infra.errors import ConfigError
+from training.feed.ramp import Ramp
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class PretrainConfig:
     save_every: int = how(200)
     valid_every: int = 0  # 0: only at the end
     valid_batches: int = 8  # 0: all that is held out
-    optimiser: str | None = None  # adamw or lamb
+    optimiser: str | None = None  # adamw, lamb or muon
     masking: dict[str, int | float | str | bool] = field(default_factory=dict)
     packed: bool = False
     curriculum: tuple[dict[str, float], ...] | str = ()
@@ -67,6 +70,8 @@ class PretrainConfig:
     guard: dict[str, int | float | str] = field(default_factory=dict)
     activation_checkpointing: int = how(0)  # every so many-th layer keeps its input alone and is computed again; 1: all, 0: none
     offload: str = ""  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
+    compile: str = "auto"  # the layers, by torch.compile: always, never, or auto: on a GPU that has a compiler, under zero 0 to 2
+    batch_ramp: dict[str, int] = field(default_factory=dict)  # {"start": 32_768, "tokens": 4_000_000_000}: a step's tokens grow from start
     profile: str = how("")  # N:M: steps N to M-1 are looked at by torch's profiler
 
     def __post_init__(self) -> None:
@@ -83,14 +88,17 @@ class PretrainConfig:
             raise ConfigError(f"pretrain.tokens {self.tokens} is less than one step of batch_tokens {self.batch_tokens}; raise it")
         if self.zero not in (0, 1, 2, 3):
             raise ConfigError(f"pretrain.zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3")
-        if self.precision not in ("fp32", "bf16", "auto"):
-            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16 or auto")
+        if self.precision not in ("fp32", "bf16", "fp16", "auto"):
+            raise ConfigError(f"pretrain.precision is {self.precision!r}; choose fp32, bf16, fp16 or auto")
+        if self.compile not in ("auto", "always", "never"):
+            raise ConfigError(f"pretrain.compile is {self.compile!r}; choose auto, always or never")
         if self.offload not in ("", "optimizer", "parameters"):
             raise ConfigError(f"pretrain.offload is {self.offload!r}; choose optimizer or parameters, or leave it out")
         if self.zero < {"": 0, "optimizer": 1, "parameters": 3}[self.offload]:
             least = 3 if self.offload == "parameters" else 1
             raise ConfigError(f"pretrain.offload of {self.offload} needs zero {least} or more, not {self.zero}")
         self._check_curriculum(self.curriculum)
+        self._check_ramp()
         self.profile_window()
 
     def _check_curriculum(self, parts: tuple[dict[str, float], ...] | str) -> None:
@@ -121,6 +129,31 @@ class PretrainConfig:
         self._check_curriculum(found)
         return found
 
+    def _check_ramp(self) -> None:
+        said = self.batch_ramp
+        if not said:
+            return
+        if set(said) != {"start", "tokens"} or not all(isinstance(value, int) and value > 0 for value in said.values()):
+            raise ConfigError(f"pretrain.batch_ramp is like {{start: 32768, tokens: 4000000000}}, not {said}")
+        unit = math.lcm(*self.lengths)
+        if not unit <= said["start"] <= self.batch_tokens:
+            raise ConfigError(
+                f"pretrain.batch_ramp starts with steps of {said['start']} tokens: choose from {unit} (one sequence) up to batch_tokens "
+                f"{self.batch_tokens}"
+            )
+        if said["tokens"] > self.tokens:
+            raise ConfigError(f"pretrain.batch_ramp grows over {said['tokens']} tokens, more than the {self.tokens} of the whole run")
+        try:
+            _ = self.ramp
+        except ValueError as error:
+            raise ConfigError(f"pretrain.batch_ramp {said} makes {error}; raise start or lower tokens") from error
+
+    @cached_property
+    def ramp(self) -> Ramp:
+        """Tokens of every step."""
+        start, over = self.batch_ramp.get("start", 0), self.batch_ramp.get("tokens", 0)
+        return Ramp(self.batch_tokens, start, over, math.lcm(*self.lengths) if self.batch_ramp else 1)
+
     @property
     def lengths(self) -> tuple[int, ...]:
         """The length of each part of the training; `length` is the last's."""
@@ -128,12 +161,17 @@ class PretrainConfig:
 
     @property
     def batch_size(self) -> int:
-        """Sequences of a step, over all ranks."""
+        """Sequences of a full step, over all ranks."""
         return self.batch_tokens // self.length
 
     @property
+    def smallest(self) -> tuple[str, int]:
+        """Tokens of the smallest step, after the key that says so."""
+        return ("batch_ramp.start", self.batch_ramp["start"]) if self.batch_ramp else ("batch_tokens", self.batch_tokens)
+
+    @property
     def steps(self) -> int:
-        return max(1, round(self.tokens / self.batch_tokens))
+        return self.ramp.steps(self.tokens)
 
     def profile_window(self) -> tuple[int, int] | None:
         """The first step that is profiled, and the first after these; None when none is. Raises ConfigError."""

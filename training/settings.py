@@ -138,6 +138,7 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         stall_seconds=config.stall_seconds,
         recompute=config.activation_checkpointing,
         offload=config.offload,
+        compile=config.compile,
         profile=config.profile_window(),
     )
 

@@ -153,7 +153,7 @@ def test_what_cannot_be_is_said_before_any_rank_starts(inputs: dict[str, dict[st
         ({"tokens": 10}, "less than one step"),
         ({"length": 0}, "above 0"),
         ({"zero": 4}, "ZeRO has the stages"),
-        ({"precision": "fp16"}, "choose fp32, bf16 or auto"),
+        ({"precision": "fp8"}, "choose fp32, bf16, fp16 or auto"),
         ({"micro_batch": -1}, "0 or more"),
     ],
 )

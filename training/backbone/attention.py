@@ -6,7 +6,6 @@ Letters: B batch, L length, D width, H heads, K width of a head.
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import cast
 
 import torch
@@ -32,6 +31,7 @@ class Sight:
         self.causal_only = config.causal and self.keep is None
         self._masks: dict[int, Tensor | None] = {}
         self._biases: dict[tuple[int, torch.dtype], Tensor | None] = {}
+        self._blind: bool | None = None
 
     def band_of(self, layer: int) -> int:
         """Even layers are dense, odd ones banded, where the config asks for bands (GPT-3, section 2.1)."""
@@ -62,10 +62,20 @@ class Sight:
             self._biases[key] = None if mask is None else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, lowest)
         return self._biases[key]
 
-    @cached_property
+    @property
     def blind(self) -> bool:
         """Whether some position may see nothing at all. With a causal mask alone each sees itself."""
-        return self.keep is not None and not bool(cast("Tensor", self.mask(0)).any(-1).all())
+        if self._blind is None:
+            self._blind = self.keep is not None and not bool(cast("Tensor", self.mask(0)).any(-1).all())
+        return self._blind
+
+    def prepare(self, x_BLD: Tensor) -> None:
+        """Make what layers over x will ask for, so that compiled ones find it made: they cannot ask a tensor for its values."""
+        kind = x_BLD.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_BLD.dtype
+        short = kind == "cpu" and self.length <= SHORT.get(dtype, 0)
+        for layer in range(min(2, self.config.layers)):
+            _ = self.bias(layer, dtype) if short and not self.blind else self.mask(layer)
 
     def fused(self, layer: int) -> tuple[Tensor | None, bool]:
         """The kernel's own causal mask where it says everything, else ours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from infra.errors import ArtifactError, ConfigError
@@ -92,12 +93,12 @@ def _find(path: str, names: Mapping[str, str]) -> str:
 
 
 def to_theirs(tower: Tower, layout: Layout) -> dict[str, Tensor]:
-    """The tower's tensors under their names, in float32; tied tensors once."""
+    """The tower's tensors under their names, in float32; tied tensors once. Views of the tower's own where they can be."""
     state, out = dict(tower.named_parameters(remove_duplicate=False)), {}
     for pair in pairs(tower, layout):
         tensor = state[pair.ours].detach().float()
         for name, part in zip(pair.theirs, tensor.chunk(len(pair.theirs)), strict=True):
-            out[name] = (part.t() if pair.transposed else part).clone().contiguous()
+            out[name] = part.t() if pair.transposed else part
     return out
 
 
@@ -183,11 +184,26 @@ def write(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, Tenso
     """Each file under a temporary name first, so that none is ever half written."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{WEIGHTS}.part"
-    save_file(dict(weights), part, metadata={"format": "pt"})
+    write_tensors(part, weights)
     part.replace(folder / WEIGHTS)
     part = folder / f"{SETTINGS}.part"
     part.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     part.replace(folder / SETTINGS)
+
+
+def write_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """A safetensors file of float32 tensors, the same bytes as the library's, one tensor at a time: its writer holds a copy of all."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(weights):
+        begin, end = end, end + 4 * weights[name].numel()
+        header[name] = {"dtype": "F32", "shape": list(weights[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(weights):
+            weights[name].detach().float().cpu().contiguous().numpy().tofile(file)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+KINDS_OF_LAYERS = 64  # by width, mask, training or not: beyond so many torch would compute the next one uncompiled, without a word
+
+
 @dataclass
 class Hidden:
     """What heads may look at. `layers` and `scores` are empty unless asked for: distillation is the only asker."""
@@ -118,6 +121,7 @@ class Backbone(nn.Module):
         self.blocks = cast("list[Block]", nn.ModuleList([first, *(Block(c, first) for _ in range(c.layers - 1))]))
         self.norm = nn.LayerNorm(c.width, c.eps) if c.norm == "pre" else nn.Identity()
         self.recompute = 0  # every so many-th layer keeps its input alone and is computed again for its gradient; 0: none
+        self.compiled = False  # by compiled()
         initialise(self, c)
         self._shrink_residuals()
 
@@ -142,11 +146,13 @@ class Backbone(nn.Module):
         """parts_BL and places_BL: which of a row's sequences each token is of, and its place in it, as a Batch has them."""
         x_BLD = self.embedding(tokens_BL, segments_BL, keep_BL, places_BL)
         sight = Sight(self.config, tokens_BL, keep_BL, parts_BL)
+        if self.compiled:
+            sight.prepare(x_BLD)
         seen, scores = [x_BLD], []
         for layer, block in enumerate(self.blocks):
             again = self.recompute and layer % self.recompute == 0 and x_BLD.requires_grad
             run = partial(checkpoint, block, use_reentrant=False) if again else block
-            x_BLD, scores_BHLL = run(x_BLD, sight, layer, attention_scores)
+            x_BLD, scores_BHLL = run(x_BLD, sight, layer % 2 if self.config.band else 0, attention_scores)  # all that a band asks
             seen.append(x_BLD) if every_layer else None
             scores.append(scores_BHLL) if attention_scores else None
         return Hidden(self.norm(x_BLD), tuple(seen) if every_layer else (), tuple(scores), keep_BL)
@@ -158,6 +164,20 @@ def recompute(module: nn.Module, every: int) -> nn.Module:
     for part in module.modules():
         if isinstance(part, Backbone):
             part.recompute = every
+    return module
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """Let torch.compile make one kernel program for the layers of every backbone below `module`, for rows of any number and length:
+    which shapes came before must not decide how one is computed, or a resumed training would end with other bits."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = KINDS_OF_LAYERS
+    for part in module.modules():
+        if isinstance(part, Backbone):
+            part.compiled = True
+        elif isinstance(part, Block):
+            part.compile(dynamic=True)
     return module
 
 

@@ -19,7 +19,7 @@ from infra.errors import ConfigError
 
 PROBE_ROWS = 1024  # of square matrices: large enough that a CPU's kernels reach their rate, 2 Gflop a product
 PROBE_SECONDS = 0.15
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Gpu:
     bf16: float
     fp32: float
     source: str
+    fp16: float = 0.0  # where it is not bf16's
 
 
 _NVIDIA = "NVIDIA data sheet"
@@ -49,7 +50,7 @@ GPUS = {  # short name -> figures; sheets print rates with sparsity for Ada and 
     "L40S": Gpu("NVIDIA L40S", 48e9, 0.864e12, 362e12, 183e12, f"{_NVIDIA}, L40S"),
     "L4": Gpu("NVIDIA L4", 24e9, 0.3e12, 121e12, 60e12, f"{_NVIDIA}, L4"),
     "A10": Gpu("NVIDIA A10", 24e9, 0.6e12, 125e12, 62.5e12, f"{_NVIDIA}, A10"),
-    "V100": Gpu("Tesla V100-SXM2-32GB", 32e9, 0.9e12, 0.0, 15.7e12, f"{_NVIDIA}, V100 SXM2"),
+    "V100": Gpu("Tesla V100-SXM2-32GB", 32e9, 0.9e12, 0.0, 15.7e12, f"{_NVIDIA}, V100 SXM2", 125e12),
 }
 
 
@@ -71,7 +72,7 @@ def gpu_named(name: str) -> Gpu:
 
 def rate(gpu: Gpu, precision: str) -> float:
     """Raises ConfigError where the GPU does not multiply in this precision."""
-    found: float = {"fp32": gpu.fp32, "bf16": gpu.bf16}[precision]
+    found = rate_or_none(gpu, precision)
     if not found:
         raise ConfigError(f"{gpu.name} does not multiply in {precision}; choose fp32")
     return found
@@ -89,7 +90,7 @@ def ceiling(device: torch.device, precision: str) -> Ceiling:
 
 def rate_or_none(gpu: Gpu, precision: str) -> float:
     """0 where the GPU does not multiply in this precision."""
-    return {"fp32": gpu.fp32, "bf16": gpu.bf16}[precision]
+    return {"fp32": gpu.fp32, "bf16": gpu.bf16, "fp16": gpu.fp16 or gpu.bf16}[precision]
 
 
 @lru_cache

@@ -21,19 +21,21 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError, Preempted
 from infra.log import event
-from training.backbone.transformer import recompute
+from training.backbone.transformer import compiled, recompute
+from training.engine.able import COMPILE, check, compiles
 from training.engine.checkpoint import Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.heap import held
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
 from training.engine.optim import OptimConfig, lr_at
 from training.engine.profile import Profiler
-from training.engine.rank import Rank, choose_matmul_mode, here, precision_here, reseed
+from training.engine.rank import Rank, choose_matmul_mode, here, key_of, precision_here, reseed
+from training.engine.scaling import Overflow
 from training.engine.see import Known, Meter, Talk
 from training.engine.stall import StallWatch
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
-from training.feed.loader import Feed
+from training.feed.order import Feed, sequences
 
 CHECKPOINTS = ".checkpoints"
 PEER_GRACE_S = 3.0
@@ -48,7 +50,7 @@ class LoopConfig:
     steps: int
     micro_batch: int
     zero: int = 1
-    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the hardware multiplies it
+    precision: str = "fp32"  # or "bf16", "fp16", or "auto": bf16 where the hardware multiplies it
     optimiser: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     log_every: int = 10
@@ -63,6 +65,7 @@ class LoopConfig:
     stall_seconds: float = 1800.0  # without a finished micro-batch, after which a rank ends itself; 0: never
     recompute: int = 0  # every so many-th layer keeps its input alone for the backward pass; 0: none
     offload: str = ""  # as ZeroConfig's
+    compile: str = "never"  # the layers, by torch.compile: "always", or "auto": where it pays (able.py)
     profile: tuple[int, int] | None = None  # the first step that is looked at closely, and the first that is not any more
 
     def __post_init__(self) -> None:
@@ -71,6 +74,8 @@ class LoopConfig:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
         if self.save_seconds <= 0 or self.stall_seconds < 0:
             raise ConfigError(f"save_seconds {self.save_seconds} must be above 0, stall_seconds {self.stall_seconds} at least 0")
+        if self.compile not in COMPILE:
+            raise ConfigError(f"compile {self.compile!r} is none of {', '.join(COMPILE)}")
         ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip, offload=self.offload)
 
     def engine(self, accumulation: int) -> ZeroConfig:
@@ -126,10 +131,13 @@ def _train(
     talk: Talk,
     known: Known,
 ) -> Trained:
+    check(config.precision, config.compile, config.zero, place.device)
     join(place)
     choose_matmul_mode()
     torch.manual_seed(config.seed)
     tower, feed = recompute(make_tower(), config.recompute), make_feed()
+    if compiles(config.compile, config.zero, place.device):
+        compiled(tower)
     valid = make_valid() if make_valid else None
     if feed.batch_size < place.world:
         raise ConfigError(f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens")
@@ -168,9 +176,9 @@ class _Run:
     ) -> None:
         self.watch = watch
         self.feed, self.config, self.place, self.stop, self.stage = feed, config, place, stop, stage
-        self.tower, self.imported, self.guessing = tower, imported, guessing(tower)
-        self.micros = micros(feed, place.world, config.micro_batch)
-        self.engine = Engine(tower, config.engine(self.micros), place, config.micro_batch)
+        self.out, self.tower, self.imported, self.guessing = out, tower, imported, guessing(tower)
+        most = micros(feed.batch_size, place.world, config.micro_batch)
+        self.engine = Engine(tower, config.engine(most), place, config.micro_batch)
         self.exam = Exam(valid, place, config.micro_batch, self._count, config.valid_batches) if valid and valid.examples else None
         keep = replace(config.keep, anchors=config.guard.every)
         self.checkpoints = Checkpoints(out / CHECKPOINTS, place, keep, config.background)
@@ -192,7 +200,7 @@ class _Run:
         self.engine.module.train()
         while ahead is not None:
             self.profiler.before(self.point.step)
-            batch, step, began = ahead, self.point.step, time.perf_counter()
+            batch, step, counted, began = ahead, self.point.step, counts, time.perf_counter()
             tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
             told = self._forward_backward(ahead, counts, step)
             with meter.waiting():
@@ -209,13 +217,16 @@ class _Run:
             self.journal.passed(tokens, took := time.perf_counter() - began)
             meter.passed(batch, took)
             if step == 0:
-                self._compare_with_guessing(loss)
-            verdict = self._tell(step, meter, loss=loss, parts=parts, lr=lr, norm=norm, tokens=self.point.tokens)
+                self._compare_with_guessing(loss, parts, counted)
+            more = {} if norm is None else {"norm": norm}
+            if self.config.precision == "fp16":
+                more["loss_scale"] = self.engine.scale
+            verdict = self._tell(step, meter, loss=loss, parts=parts, lr=lr, **more, tokens=self.point.tokens)
             self._save(wish, verdict)
         self.profiler.close(self.point.step)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
-        return Trained(self.engine.weights(), self.point.step, self.point.tokens, loss, parts, verdict, self.guard.left_out)
+        return Trained(self.engine.weights(self.out), self.point.step, self.point.tokens, loss, parts, verdict, self.guard.left_out)
 
     def _slice(self, step: int) -> Batch | None:
         """This rank's share of a step's batch; None after the last step."""
@@ -236,15 +247,15 @@ class _Run:
 
     def _forward_backward(self, batch: Batch, counts: dict[str, float], step: int) -> dict[str, Tensor]:
         """Gradients of this rank's share, and its losses summed over micro-batches."""
-        # DeepSpeed takes means over ranks and micro-batches: with these denominators they become the exact global mean.
-        shares = self.place.world * self.micros
-        denominators = {name: max(1.0, n) / shares for name, n in counts.items() if name != "tokens"}
+        # DeepSpeed takes means over ranks: with these denominators they become the exact global mean.
+        denominators = {name: max(1.0, n) / self.place.world for name, n in counts.items() if name != "tokens"}
+        pieces = cut(batch, micros(sequences(self.feed, self.guard.batch(step)), self.place.world, self.config.micro_batch))
         told: dict[str, Tensor] = {}
-        for index, piece in enumerate(cut(batch, self.micros)):
-            if index:
-                self.engine.pass_on()
+        draws = key_of(self.config.seed, step)
+        for index, piece in enumerate(pieces):
+            self.engine.begin(last=piece is pieces[-1])
             reseed(self.config.seed, step, self.place.rank, index)
-            losses = self.engine.forward(replace(piece.to(self.place.device), denominators=denominators))
+            losses = self.engine.forward(replace(piece.to(self.place.device), denominators=denominators, draws=draws))
             self.engine.backward(losses.total)
             for name, value in {"total": losses.total, **losses.parts}.items():
                 told[name] = told.get(name, 0.0) + value.detach().double()
@@ -254,19 +265,23 @@ class _Run:
     def _agree(self, told: dict[str, Tensor], ahead: Batch | None) -> tuple[float, dict[str, float], dict[str, float], Wish]:
         """The step's losses, the next step's counts and what any rank wishes, over all ranks in one sum."""
         following = self._counts(ahead)
-        shares = self.place.world * self.micros
-        losses = (torch.stack(list(told.values())) / shares).tolist()
+        losses = (torch.stack(list(told.values())) / self.place.world).tolist()
         late = self.place.first and time.monotonic() - self.saved > self.config.save_seconds
         stop, save, *summed = self.place.sum([float(self.stop.is_set()), float(late), *losses, *following.values()])
         total, *parts = summed[: len(told)]
         counts = dict(zip(following, summed[len(told) :], strict=True))
         return total, dict(zip(list(told)[1:], parts, strict=True)), counts, Wish(stop > 0, save > 0)
 
-    def _update(self, step: int, loss: float, lr: float) -> float:
-        """Move the weights and return the gradient's norm. Raises Spike, on all ranks, when the step must not count."""
+    def _update(self, step: int, loss: float, lr: float) -> float | None:
+        """Move the weights and return the gradient's norm; None, nothing moved, where it overflowed fp16.
+
+        Raises Spike, on all ranks, when the step must not count.
+        """
         self._warn(step, self.guard.look("loss", loss))
         try:
             norm = self.engine.step(lr)
+        except Overflow:
+            return None
         except FloatingPointError as error:
             raise Spike(str(error), finite=False) from error
         self._warn(step, self.guard.look("gradient norm", norm, moved=True))
@@ -308,12 +323,19 @@ class _Run:
             f"the step's first documents are {self._documents(step)}"
         )
 
-    def _compare_with_guessing(self, loss: float) -> None:
-        """A model that has learnt nothing must do as badly as guessing: this catches most mistakes of wiring."""
-        if not self.guessing or (self.imported and loss <= self.guessing):
-            return
-        if abs(loss / self.guessing - 1) > THEORY:
-            said = f"{self.stage}: the first loss is {loss:.4f}, guessing gives {self.guessing:.4f}"
+    def _compare_with_guessing(self, loss: float, parts: dict[str, float], counted: dict[str, float]) -> None:
+        """A model that has learnt nothing must do as badly as guessing, as a whole and in each part: this catches most mistakes of wiring.
+
+        A part of few predictions may lie farther off: of n labels the mean is uncertain by about 1 / sqrt(n).
+        """
+        expected = {"": (loss, self.guessing, THEORY)} if self.guessing else {}
+        for name, value in guesses(self.tower).items() if self.guessing else ():
+            if name in parts and counted.get(name):
+                expected[f" of {name}"] = parts[name], value, THEORY + 1 / math.sqrt(counted[name])
+        for name, (seen, guessed, far) in expected.items():
+            if abs(seen / guessed - 1) <= far or (self.imported and seen <= guessed):
+                continue
+            said = f"{self.stage}: the first loss{name} is {seen:.4f}, guessing gives {guessed:.4f}"
             if not self.imported:
                 raise PipelineError(f"{said}; the model, its labels or its initialisation are wired wrongly")
             if self.place.first:
@@ -341,9 +363,13 @@ class _Run:
 
 
 def guessing(tower: nn.Module) -> float:
-    """The loss of a tower that knows nothing: each head's weight times the logarithm of its choices; 0 where nobody can say."""
-    heads = getattr(tower, "heads", [])
-    return sum(head.weight * math.log(max(2, head.scores.out_features)) for head in heads)
+    """The loss of a tower that knows nothing: each head's weight times what guessing costs it; 0 where nobody can say."""
+    return sum(head.weight * guesses(tower)[head.name] for head in getattr(tower, "heads", []))
+
+
+def guesses(tower: nn.Module) -> dict[str, float]:
+    """By head: the logarithm of its choices."""
+    return {head.name: math.log(max(2, head.scores.out_features)) for head in getattr(tower, "heads", [])}
 
 
 @contextmanager

@@ -21,9 +21,9 @@ METRICS = "metrics.jsonl"
 Count = Callable[[Batch], dict[str, int]]
 
 
-def micros(feed: Feed, world: int, micro_batch: int) -> int:
-    """Micro-batches a step: the fewest that keep every rank's within micro_batch sequences; the same number on every rank."""
-    return math.ceil(math.ceil(feed.batch_size / world) / micro_batch)
+def micros(sequences: int, world: int, micro_batch: int) -> int:
+    """Micro-batches of a step of so many: the fewest that keep every rank's within micro_batch; the same number on every rank."""
+    return math.ceil(math.ceil(sequences / world) / micro_batch)
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
@@ -53,7 +53,7 @@ class Exam:
     def __init__(self, feed: Feed, place: Rank, micro_batch: int, count: Count, batches: int = 0) -> None:
         self.feed, self.place, self.count = feed, place, count
         self.batches = min(batches or feed.steps_per_epoch, feed.steps_per_epoch)
-        self.micros = micros(feed, place.world, micro_batch)
+        self.micros = micros(feed.batch_size, place.world, micro_batch)
         self._totals: dict[str, float] = {}
 
     @torch.no_grad()

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from infra.errors import ConfigError
+from training.backbone.transformer import Block
 from training.engine.layerwise import Adapted
+from training.engine.muon import Muon
 
 SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd", "trapezoid", "wsd_sqrt")
-OPTIMISERS = ("adamw", "lamb")
+OPTIMISERS = ("adamw", "lamb", "muon")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def make(tower: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser that the config names; works under every stage of ZeRO."""
     if config.optimiser == "lamb":
         return lamb(tower, config)
+    if config.optimiser == "muon":
+        return muon(tower, config)
     return adamw(tower, config)
 
 
@@ -132,3 +136,17 @@ def lamb(tower: nn.Module, config: OptimConfig) -> Adapted:
         else:
             groups += [{**group, "params": [p], "shape": tuple(p.shape)} for p in group["params"]]
     return Adapted(groups, lr=config.lr, betas=config.betas, eps=config.eps, bias_correction=config.bias_correction)
+
+
+def muon(tower: nn.Module, config: OptimConfig) -> Muon:
+    """Every matrix of a layer is a group of its own, as LAMB's are; all else is AdamW's, with the config's betas."""
+    hidden = {id(p) for part in tower.modules() if isinstance(part, Block) for p in part.parameters() if p.ndim == 2}
+    groups = []
+    for group in parameter_groups(tower, config.weight_decay):
+        others = [p for p in group["params"] if id(p) not in hidden]
+        mine = [p for p in group["params"] if id(p) in hidden]
+        groups += [{**group, "params": others}] if others else []
+        groups += [{**group, "params": [p], "orthogonal": True, "matrix": tuple(p.shape)} for p in mine]
+    if not hidden:
+        raise ConfigError("muon is for the matrices of layers, and this model has none; take adamw")
+    return Muon(groups, lr=config.lr, betas=config.betas, eps=config.eps)

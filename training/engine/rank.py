@@ -67,7 +67,11 @@ def precision_here(asked: str) -> str:
     return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16") else "fp32"
 
 
-def reseed(*key: int) -> None:
+def key_of(*numbers: int) -> int:
+    """63 bits that depend on all of these numbers."""
+    return xxhash.xxh3_64_intdigest(b"".join(n.to_bytes(8, "little", signed=True) for n in numbers)) & (2**63 - 1)
+
+
+def reseed(*numbers: int) -> None:
     """Every random draw until the next call depends on these numbers alone, so no generator's state is ever saved."""
-    digest = xxhash.xxh3_64_intdigest(b"".join(k.to_bytes(8, "little", signed=True) for k in key))
-    torch.manual_seed(digest & (2**63 - 1))
+    torch.manual_seed(key_of(*numbers))

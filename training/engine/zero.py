@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from infra.errors import ConfigError, PipelineError
 from training.engine.optim import OptimConfig, make
 from training.engine.rank import Rank
+from training.engine.scaling import HYSTERESIS, LEAST, POWER, WINDOW, Overflow, Scale, check_fp16, lowest
+from training.engine.scaling import SETTINGS as SCALING
 from training.engine.snapshot import frozen
 from training.feed.batch import Batch
 
 STAGES = (0, 1, 2, 3)
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OFFLOADS = ("", "optimizer", "parameters")
 TAG = "state"  # the folder DeepSpeed writes its shares of the state to
 BUCKET = 200_000_000  # numbers reduced at once
@@ -93,11 +96,14 @@ class Engine:
 
     def __init__(self, tower: nn.Module, config: ZeroConfig, place: Rank, micro_batch: int = 1) -> None:
         self.config, self.place = config, place
+        if config.precision == "fp16":
+            check_fp16(place.device)
         size = sum(p.numel() for p in tower.parameters())
         engine, *_ = _deepspeed().initialize(
             model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size, place.world)
         )
         self._engine, self._open = engine, False
+        self._scale = loss_scale() if config.precision == "fp16" and not config.stage else None
         _lighten(engine, config, place.world)
 
     @property
@@ -115,24 +121,31 @@ class Engine:
         with self._cast():
             return self._engine(batch)
 
-    def backward(self, loss: Tensor) -> None:
-        self._open = True  # gradients wait for a step
-        self._engine.backward(loss)
+    def begin(self, last: bool) -> None:
+        """Before a micro-batch's forward pass: is it the last of its step? Gradients are summed up over ranks after that one."""
+        if self._open:
+            self._engine.step()  # the one before is through, and was not the last
+        self._engine.set_gradient_accumulation_boundary(last)
 
-    def pass_on(self) -> None:
-        """One micro-batch is through, and it was not the last of its step."""
-        self._engine.step()
+    def backward(self, loss: Tensor) -> None:
+        """Gradients are added up over micro-batches as they are; over ranks their mean is taken."""
+        self._open = True  # gradients wait for a step
+        self._engine.backward(loss * self._scale.factor if self._scale else loss, scale_wrt_gas=False)
 
     def discard(self) -> None:
         """Let go of a step's gradients by taking it, wherever it leads: only before load(), which overwrites what it moved."""
         if self._open:
-            self._engine.step()
+            try:
+                with lowest():
+                    self._engine.step()
+            except FloatingPointError:
+                self._engine.optimizer.zero_grad()
             self._open = False
 
     def step(self, lr: float) -> float:
         """The last micro-batch of a step is through: the weights move. Returns the norm of the gradient before clipping.
 
-        Raises FloatingPointError, weights untouched, when the norm is not finite.
+        Raises FloatingPointError, weights untouched, when the norm is not finite; Overflow when it is fp16 that it did not fit.
         """
         for group in self._optimiser.param_groups:
             group["lr"] = lr
@@ -142,16 +155,33 @@ class Engine:
             self._open = False
             return norm
         skipped = self._engine.skipped_steps
-        self._engine.step()
+        with lowest():
+            self._engine.step()
         self._open = False
         if self._engine.skipped_steps > skipped:  # DeepSpeed leaves a step out when the gradient is not finite
-            raise FloatingPointError("the gradient is not finite")
+            raise Overflow if self.config.precision == "fp16" else FloatingPointError("the gradient is not finite")
         return float(self._engine.get_global_grad_norm() or 0.0)
+
+    @property
+    def scale(self) -> float:
+        """What fp16's loss is multiplied with; 1 in other precisions."""
+        if self.config.precision != "fp16":
+            return 1.0
+        return self._scale.factor if self._scale else float(self._engine.optimizer.loss_scale)
 
     def _clip(self) -> float:
         """Without ZeRO DeepSpeed would apply a NaN gradient and tell no norm, so both are done here."""
+        if self._scale:
+            self._scale.shrink(self.module)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if self._scale:
+            self._scale.passed(overflow := not bool(torch.isfinite(norm)))
+            if overflow:
+                self._engine.zero_grad()
+                self._engine.step()  # of nothing: it only counts
+                self._open = False
+                raise Overflow
         if not torch.isfinite(norm):
             raise FloatingPointError("the gradient is not finite")
         if self.config.clip:
@@ -159,34 +189,37 @@ class Engine:
         return float(norm)
 
     def _cast(self) -> AbstractContextManager[Any]:
-        """Without ZeRO bf16 means autocast over float32 weights: DeepSpeed's own way there counts Adam's steps from two."""
-        if self.config.precision == "bf16" and self.config.stage == 0:
-            return torch.autocast(self.place.device.type, torch.bfloat16)
+        """Without ZeRO bf16 means autocast over float32 weights: DeepSpeed's own way there counts Adam's steps from two. fp16 alike."""
+        if self.config.precision in HALVES and self.config.stage == 0:
+            return torch.autocast(self.place.device.type, HALVES[self.config.precision])
         return nullcontext()
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """The float32 weights under the tower's own names, on rank 0; None elsewhere. A tied weight is one tensor."""
+    def weights(self, folder: Path) -> dict[str, Tensor] | None:
+        """The float32 weights under the tower's own names, on rank 0; None elsewhere. A tied weight is one tensor.
+
+        No rank holds more than one whole weight in its own memory: rank 0's tensors are mapped files, already without a name in `folder`.
+        """
         gathered: dict[int, Tensor] = {}
         named: dict[str, Tensor] = {}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             if id(parameter) not in gathered:
-                gathered[id(parameter)] = self._whole(parameter)
+                gathered[id(parameter)] = self._whole(parameter, folder)
             named[name] = gathered[id(parameter)]
         for name, value in self.module.named_buffers():
             named[name] = value.detach().cpu().clone()
         kept = self.module.state_dict().keys()
         return {name: value for name, value in named.items() if name in kept} if self.place.first else None
 
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
+    def _whole(self, parameter: nn.Parameter, folder: Path) -> Tensor:
         """One parameter in float32 from wherever its parts stand; all ranks take part, rank 0 keeps it."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         if self.config.stage and parameter.requires_grad:
             whole = safe_get_full_fp32_param(parameter)
-            return whole.detach().float().cpu().clone() if self.place.first else torch.empty(0)
+            return on_disk(whole, folder) if self.place.first else torch.empty(0)
         with GatheredParameters([parameter]) if self.config.stage == 3 else nullcontext():
-            return parameter.detach().float().cpu().clone() if self.place.first else torch.empty(0)
+            return on_disk(parameter, folder) if self.place.first else torch.empty(0)
 
     def save(self, folder: Path, apart: bool = False) -> Callable[[], list[Path]]:
         """Every rank's share of the state, into folder; the caller makes the whole atomic.
@@ -207,7 +240,8 @@ class Engine:
             return [path for _, path in kept]
 
         self._engine.checkpoint_engine.save = keep
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        more = {"scale": self._scale.state} if self._scale else {}
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=more, save_latest=False)
         return write
 
     def load(self, folder: Path, world: int) -> None:
@@ -217,7 +251,7 @@ class Engine:
             self._take_apart(folder)
         groups = [{name: value for name, value in group.items() if name != "params"} for group in self._optimiser.param_groups]
         self._engine._config.load_universal_checkpoint = universal
-        path, _ = self._engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else TAG, load_lr_scheduler_states=False)
+        path, more = self._engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else TAG, load_lr_scheduler_states=False)
         self._engine._config.load_universal_checkpoint = False  # or the next save would leave out all ranks but the first
         # A universal load under ZeRO 3 gives every group the first one's weight decay, and all parameters one step counter between
         # them, which then counts several times an update (seen in 0.19.8).
@@ -227,6 +261,8 @@ class Engine:
             state["step"] = state["step"].clone()
         if path is None:
             raise PipelineError(f"{folder}: DeepSpeed finds no state there; delete the folder to start from the one before")
+        if self._scale:
+            self._scale.take(more["scale"])
 
     def _take_apart(self, folder: Path) -> None:
         """ZeRO's shares to a universal checkpoint (Lian et al. 2024), by DeepSpeed's own tool, on rank 0."""
@@ -240,6 +276,22 @@ class Engine:
                 raise PipelineError(f"{folder}: cannot be converted for {self.place.world} ranks: {done.stderr[-500:]}")
             part.rename(folder / UNIVERSAL)
         self.place.sum([0.0])  # nobody reads before it is whole
+
+
+def loss_scale() -> Scale:
+    """As DeepSpeed's optimisers scale under ZeRO 1 to 3."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    return Scale(DynamicLossScaler(2.0**POWER, WINDOW, LEAST, HYSTERESIS, consecutive_hysteresis=False))
+
+
+def on_disk(value: Tensor, folder: Path) -> Tensor:
+    """A float32 copy that the system may take out of memory at any time: a mapped file, gone when the tensor is."""
+    path = folder / ".weight.part"
+    path.unlink(missing_ok=True)
+    kept = torch.from_file(str(path), shared=True, size=value.numel(), dtype=torch.float32).view(value.shape)
+    path.unlink()
+    return kept.copy_(value.detach())
 
 
 def _alone() -> dict[str, str]:
@@ -284,4 +336,6 @@ def _settings(config: ZeroConfig, micro_batch: int, size: int, world: int) -> di
     }
     if config.precision == "bf16" and config.stage:
         settings["bf16"] = {"enabled": True}
+    if config.precision == "fp16" and config.stage:
+        settings["fp16"] = SCALING
     return settings

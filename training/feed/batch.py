@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Batch:
     denominators: dict[str, float] = field(default_factory=dict)
     parts_BL: Tensor | None = None  # which of a row's sequences a token is of: it sees that one only; -1: padding. None = one sequence
     places_BL: Tensor | None = None  # each token's place in its own sequence; None = its place in the row
+    draws: int = 0  # what draws that must not depend on how rows are shared out follow from, beside the row; an exam's is always 0
 
     def __len__(self) -> int:
         return int(self.tokens_BL.shape[0])
@@ -45,7 +47,7 @@ class Batch:
 
     def _each(self, do: Callable[[Tensor], Tensor]) -> Batch:
         """A batch with every tensor changed."""
-        changed = {name: do(x) for name in ROWS if (x := getattr(self, name)) is not None}
+        changed: dict[str, Any] = {name: do(x) for name in ROWS if (x := getattr(self, name)) is not None}
         return replace(self, **changed, labels={name: do(x) for name, x in self.labels.items()}, denominators=dict(self.denominators))
 
     def count(self, name: str) -> int:

@@ -30,6 +30,11 @@ class Curriculum:
         self.batch_size = max(feed.batch_size for feed in feeds)
         self.examples, self.steps_per_epoch = feeds[-1].examples, feeds[-1].steps_per_epoch
 
+    def sequences(self, step: int) -> int:
+        """In a global batch of as many tokens as this step's, of the shortest sequences: micro-batches are cut by it."""
+        feed, own = self.part(step)
+        return -(-feed.sequences(own) * self.batch_size // feed.batch_size)
+
     def slice(self, step: int, rank: int, world: int) -> Batch:
         feed, own = self.part(step)
         return feed.slice(own, rank, world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -73,6 +73,12 @@ class Feed(Protocol):
         ...
 
 
+def sequences(feed: Feed, step: int) -> int:
+    """In the global batch of a step: the feed's own word, where its batches are not all alike."""
+    own = getattr(feed, "sequences", None)
+    return int(own(step)) if own else feed.batch_size
+
+
 class Source(Protocol):
     """What a feed is made from: examples that can be planned in bulk and then assembled. pad: the id of padding in packed rows."""
 
@@ -112,10 +118,21 @@ class StepFeed:
     ) -> None:
         self.source, self.batch_size, self.seed, self.shuffled, self.copies = source, batch_size, seed, shuffled, copies
         self.mixture, self.packed = mixture, packed
+        self.grown: tuple[int, ...] = (0,)
         self.examples = mixture.examples if mixture else source.examples
         self.steps_per_epoch = -(-self.examples // batch_size)
         self._window = min(WINDOW, max(self.examples, batch_size))
         self._planned: dict[int, Plan] = {}  # a memory of two windows; what it holds is a function of the window's number
+
+    def grow(self, firsts: Sequence[int]) -> StepFeed:
+        """Let the first steps be smaller: firsts are the places in the stream where each begins, and the first full one."""
+        self.grown = tuple(firsts)
+        return self
+
+    def sequences(self, step: int) -> int:
+        """In the global batch of a step."""
+        start, stop = self.bounds(step)
+        return stop - start
 
     def slice(self, step: int, rank: int, world: int) -> Batch:
         if not 0 <= rank < world or step < 0:
@@ -138,14 +155,18 @@ class StepFeed:
     def about(self, step: int) -> dict[str, int]:
         """Where a step stands: its epoch (of a mixture: how often as many examples have gone by), how many sequences it has."""
         start, stop = self.bounds(step)
-        return {"sequences": stop - start, "epoch": step * self.batch_size // self.examples}
+        return {"sequences": stop - start, "epoch": start // self.examples}
 
     def bounds(self, step: int) -> tuple[int, int]:
         """Places in the stream of examples. A valid feed begins again after its last, partial batch."""
         if self.shuffled:
-            return step * self.batch_size, (step + 1) * self.batch_size
+            return self._first(step), self._first(step + 1)
         start = step % self.steps_per_epoch * self.batch_size
         return start, min(start + self.batch_size, self.examples)
+
+    def _first(self, step: int) -> int:
+        full = step - len(self.grown) + 1
+        return self.grown[step] if full <= 0 else self.grown[-1] + full * self.batch_size
 
     def order(self, places: I64) -> tuple[I64, I64]:
         """(epoch, example) at each place of the stream."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from training.feed.batch import Batch
-from training.feed.order import Feed
+from training.feed.order import Feed, sequences
 
 
 class Prefetched:
@@ -30,6 +30,9 @@ class Prefetched:
         for key in sorted(coming - self._coming.keys()):
             self._coming[key] = self._pool.submit(self._made, *key)
         return self._coming[step, rank, world].result()
+
+    def sequences(self, step: int) -> int:
+        return sequences(self.feed, step)
 
     def trace(self, step: int) -> list[tuple[str, int]]:
         return self.feed.trace(step)

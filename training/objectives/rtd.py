@@ -10,6 +10,7 @@ from infra.errors import ConfigError
 from training.backbone.config import BackboneConfig
 from training.backbone.transformer import ACTIVATIONS, Backbone, Hidden, initialise
 from training.feed.batch import IGNORE, Batch
+from training.objectives.draw import sample, uniform
 from training.objectives.language import LanguageHead
 from training.objectives.tower import Head, Losses, Tower, hits, over, read, weigh
 
@@ -50,18 +51,17 @@ class GeneratorDiscriminator(Tower):
         guesses_NV = guess.logits(hidden, chosen_BL).float()
         wanted_N = labels_BL[chosen_BL]
         guess_loss = F.cross_entropy(guesses_NV, wanted_N, reduction="sum") / over(batch.denominators.get("mlm"), wanted_N.numel())
-        corrupt_BL, replaced_BL = corrupt(batch, self.sample(guesses_NV))
+        corrupt_BL, replaced_BL = corrupt(batch, self.sample(guesses_NV, batch))
         doubt_hidden = read(self.backbone, batch, corrupt_BL)
         doubt_loss, right = doubt.judge(doubt_hidden, replaced_BL, batch.denominators.get("rtd"))
         right_parts = None if right is None else {"mlm": hits(guesses_NV, wanted_N), "rtd": right}
         return weigh({"mlm": (guess.weight, guess_loss), "rtd": (doubt.weight, doubt_loss)}, right_parts)
 
-    @torch.no_grad()
-    def sample(self, logits_NV: Tensor) -> Tensor:
-        """One token a place at temperature 1, by Gumbel's argmax; no gradient passes. Evaluation always draws alike."""
-        rng = None if self.training else torch.Generator(logits_NV.device).manual_seed(0)
-        noise_NV = torch.empty_like(logits_NV).exponential_(generator=rng).log().neg()
-        return (logits_NV.detach() + noise_NV).argmax(-1)
+    def sample(self, logits_NV: Tensor, batch: Batch) -> Tensor:
+        """One token a masked place at temperature 1; no gradient passes. A row is drawn alike on whichever rank, and in every exam."""
+        chosen_BL = batch.labels["mlm"] != IGNORE
+        written_BL = torch.where(chosen_BL, batch.labels["mlm"], batch.tokens_BL)
+        return sample(logits_NV, uniform(written_BL, chosen_BL, batch.draws))
 
     def counts(self, batch: Batch) -> dict[str, int]:
         real = batch.tokens_BL.numel() if batch.keep_BL is None else int(batch.keep_BL.sum())

@@ -158,6 +158,38 @@ def test_a_first_loss_far_from_guessing_is_an_error_unless_weights_were_imported
     assert any("do worse than guessing" in e.get("message", "") for e in told)
 
 
+class Tilted(Tower):
+    """The loss of the pair is ten times too large, as if it were summed and not averaged; the total is hardly worse."""
+
+    def forward(self, batch: Batch) -> Losses:
+        losses = super().forward(batch)
+        return Losses(losses.total, {**losses.parts, "pair": losses.parts["pair"] * 10})
+
+
+def tilted() -> Tower:
+    tower = bert()
+    return Tilted(tower.backbone, tower.heads)
+
+
+def made_in_shares() -> Tower:
+    """Under zero.Init a weight is nothing when it is drawn, and keeps what torch's own layer put there."""
+    import deepspeed
+
+    with deepspeed.zero.Init():
+        return gpt()
+
+
+def test_a_part_that_is_wired_wrongly_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"the first loss of pair is \d\.\d+, guessing gives 0\.6931"):
+        go(1, [Trial(tmp_path, settings(steps=2), "bert", make=tilted)])
+
+
+@pytest.mark.slow
+def test_weights_that_were_drawn_while_shared_out_are_noticed(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"guessing gives 3\.8712; the model, its labels or its initialisation"):
+        go(2, [Trial(tmp_path, settings(steps=2, zero=3), make=made_in_shares)])
+
+
 def test_guessing_is_the_sum_of_the_heads_logarithms() -> None:
     assert guessing(bert()) == pytest.approx(math.log(VOCAB) + math.log(2))
     assert guessing(gpt()) == pytest.approx(math.log(VOCAB))
@@ -218,7 +250,7 @@ def test_pieces_cover_the_batch_and_the_empty_ones_predict_nothing() -> None:
     lone = cut(batch.rows(0, 1), 2)
     assert [len(p) for p in lone] == [1, 1] and all((x == IGNORE).all() for x in lone[0].labels.values())
     assert torch.isfinite(bert()(batch.blank()).total)
-    assert micros(Numbers("gpt", batch_size=10), world=3, micro_batch=2) == 2
+    assert micros(10, world=3, micro_batch=2) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"micro_batch": 0}, {"zero": 5}, {"precision": "int8"}])

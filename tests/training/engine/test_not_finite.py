@@ -15,7 +15,7 @@ from training.engine.rank import here
 from training.engine.zero import Engine, ZeroConfig, join
 
 
-def spoil(name: str, zero: int, precision: str) -> str:
+def spoil(name: str, zero: int, precision: str, folder: Path) -> str:
     """One good step, then one whose gradient of `name` holds a NaN; what went wrong, in words."""
     join(here())
     tower = gpt()
@@ -29,23 +29,24 @@ def spoil(name: str, zero: int, precision: str) -> str:
     engine.backward(engine.forward(batch).total)
     if not math.isfinite(engine.step(1e-3)):
         return "the first step is not finite"
-    before, spoilt[0] = engine.weights(), True
+    before, spoilt[0] = engine.weights(folder), True
     engine.backward(engine.forward(batch).total)
     try:
         return f"norm {engine.step(1e-3)}"
     except FloatingPointError:
-        after = engine.weights()
+        after = engine.weights(folder)
     assert before is not None and after is not None
     return "" if all(torch.equal(before[key], after[key]) for key in before) else "weights moved"
 
 
-def all_of_them() -> list[tuple[tuple[int, str], str]]:
+def all_of_them(folder: Path) -> list[tuple[tuple[int, str], str]]:
     torch.set_num_threads(1)
     return [
-        ((zero, precision), spoil("backbone.norm.bias", zero, precision)) for zero, precision in product((0, 1, 2, 3), ("fp32", "bf16"))
+        ((zero, precision), spoil("backbone.norm.bias", zero, precision, folder))
+        for zero, precision in product((0, 1, 2, 3), ("fp32", "bf16"))
     ]
 
 
 def test_one_bad_number_among_the_biases_is_enough(tmp_path: Path) -> None:
-    for case, wrong in LocalCompute(1, 0).gang("trial", partial(all_of_them))[0]:
+    for case, wrong in LocalCompute(1, 0).gang("trial", partial(all_of_them, tmp_path))[0]:
         assert not wrong, f"{case}: {wrong}"

@@ -1,4 +1,4 @@
-"""LAMB and Adam without bias correction: sharing a matrix out over ranks changes nothing, under any stage, resumed or not."""
+"""LAMB, Muon and Adam without bias correction: sharing a matrix out over ranks changes nothing, under any stage, resumed or not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ STEPS = 8
 KINDS = {
     "lamb": OptimConfig(lr=2e-2, warmup=2, optimiser="lamb", bias_correction=False, weight_decay=0.1),
     "adam": OptimConfig(lr=2e-3, warmup=2, bias_correction=False, weight_decay=0.1),
+    "muon": OptimConfig(lr=2e-3, warmup=2, optimiser="muon", weight_decay=0.1),
 }
 
 

@@ -1,4 +1,4 @@
-"""Every ZeRO stage on one and two ranks does what one plain process does, which is written out here without DeepSpeed."""
+"""Every ZeRO stage on one and two ranks does what one plain process does, without DeepSpeed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,10 @@ import torch
 
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
-from tests.training.engine.trial import TOWERS, Numbers, Seen, Trial, run_all, settings
-from training.engine.loop import LoopConfig
-from training.engine.optim import lr_at
+from tests.training.engine.trial import TOWERS, Seen, Trial, plain, run_all, settings
 from training.engine.zero import ZeroConfig
 
 STEPS = 15
-
-
-def plain(kind: str, config: LoopConfig) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    """One process, one big batch a step, torch alone."""
-    torch.manual_seed(config.seed)
-    tower, feed, o = TOWERS[kind](), Numbers(kind), config.optimiser
-    matrices, vectors = ([p for p in tower.parameters() if (p.ndim > 1) is big] for big in (True, False))
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=o.betas, eps=o.eps)
-    losses, norms = [], []
-    for step in range(config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr_at(o, step, config.steps)
-        optimiser.zero_grad()
-        loss = tower(feed.whole(step)).total
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(tower.parameters(), config.clip)))
-        optimiser.step()
-        losses.append(loss.item())
-    return losses, norms, tower.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +63,7 @@ def test_bf16_keeps_float32_weights_and_losses(tmp_path: Path) -> None:
         torch.testing.assert_close(seen.weights[name], weights[name], atol=5e-3, rtol=0.05)
 
 
-@pytest.mark.parametrize("wrong", [{"stage": 4}, {"precision": "fp16"}, {"accumulation": 0}, {"clip": -1.0}])
+@pytest.mark.parametrize("wrong", [{"stage": 4}, {"precision": "fp8"}, {"accumulation": 0}, {"clip": -1.0}])
 def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         ZeroConfig(**wrong)

@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from training.backbone.config import BackboneConfig
 from training.backbone.transformer import Backbone
 from training.engine.loop import LoopConfig, train
 from training.engine.measure import METRICS, read
+from training.engine.optim import lr_at
+from training.engine.rank import key_of
+from training.families.catalog import family
 from training.feed.batch import IGNORE, Batch
 from training.objectives.language import LanguageHead
 from training.objectives.sequence import SequenceHead
@@ -53,7 +57,19 @@ def bert(dropout: float = 0.0) -> Tower:
     return Tower(body, [LanguageHead("mlm", body), SequenceHead("pair", body.config, 2)])
 
 
+def albert(dropout: float = 0.0) -> Tower:
+    """One layer's weights serve all three; the embedding is narrower."""
+    body = Backbone(replace(backbone(False, dropout), layers=3, embedding_width=16, share="all"))
+    return Tower(body, [LanguageHead("mlm", body), SequenceHead("pair", body.config, 2)])
+
+
+def electra(dropout: float = 0.0) -> Tower:
+    """Two towers over one embedding."""
+    return family("electra").build(replace(backbone(False, dropout), embedding_width=24, generator=0.25))
+
+
 TOWERS = {"gpt": gpt, "bert": bert}
+ALL_TOWERS = {**TOWERS, "albert": albert, "electra": electra}
 
 
 class Poisonable(Tower):
@@ -96,6 +112,7 @@ class Numbers:
     mark: str = ""
     left_out: tuple[int, ...] = ()  # batches that do not exist
     poison_at: int = -1  # the batch whose first row is POISON throughout
+    poison_also: int = -1
     pace_s: float = 0.0
 
     def whole(self, step: int) -> Batch:
@@ -103,7 +120,7 @@ class Numbers:
         for one in sorted(self.left_out):
             number += one <= number
         batch = self._whole(number)
-        if number == self.poison_at:
+        if number in (self.poison_at, self.poison_also):
             batch.tokens_BL[0] = POISON
         return batch
 
@@ -161,10 +178,41 @@ class Seen:
     arrays: dict[str, np.ndarray]  # not tensors: those cross processes by handles that die with their owner
     tied: bool
     loss: float
+    one_storage: list[list[str]] = field(default_factory=list)  # names of weights that are one tensor
 
     @property
     def weights(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(x) for name, x in self.arrays.items()}
+
+
+def together(weights: dict[str, Tensor]) -> list[list[str]]:
+    """Names that stand for one storage, in groups of more than one."""
+    groups: dict[int, list[str]] = {}
+    for name, value in weights.items():
+        groups.setdefault(value.untyped_storage().data_ptr(), []).append(name)
+    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
+
+
+def plain(kind: str, config: LoopConfig, idle: Collection[int] = ()) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """What one process does with torch alone, one whole batch a step: losses, gradient norms, weights. idle: steps that move nothing."""
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    tower, feed, o = ALL_TOWERS[kind](), Numbers(kind), config.optimiser
+    matrices, vectors = ([p for p in tower.parameters() if (p.ndim > 1) is big] for big in (True, False))
+    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=o.betas, eps=o.eps)
+    losses, norms = [], []
+    for step in range(config.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr_at(o, step, config.steps)
+        optimiser.zero_grad()
+        loss = tower(replace(feed.whole(step), draws=key_of(config.seed, step))).total
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(tower.parameters(), config.clip)))
+        if step not in idle:
+            optimiser.step()
+        losses.append(loss.item())
+    return losses, norms, tower.state_dict()
 
 
 def run_all(trials: list[Trial]) -> list[Seen] | None:
@@ -173,13 +221,13 @@ def run_all(trials: list[Trial]) -> list[Seen] | None:
     seen = []
     for trial in trials:
         trial.out.mkdir(parents=True, exist_ok=True)
-        make = trial.make or partial(TOWERS[trial.kind], trial.dropout)
+        make = trial.make or partial(ALL_TOWERS[trial.kind], trial.dropout)
         valid = partial(Numbers, trial.kind, batch_size=7, steps_per_epoch=3) if trial.valid else None
         done = train(make, partial(Numbers, trial.kind, **trial.feed), valid, trial.config, trial.out, "pretrain", trial.imported)
         lines = read(trial.out / METRICS)
         arrays = {name: x.numpy() for name, x in (done.weights or {}).items()}
         tied = len({x.ctypes.data for name, x in arrays.items() if name in TIED}) == 1
-        seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied, done.loss))
+        seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied, done.loss, together(done.weights or {})))
     return seen if os.environ["RANK"] == "0" else None
 
 

@@ -119,5 +119,5 @@ def electras(case: str, seed: int, folder: Path, reference: SimpleNamespace):
 
 def doubted(tower: Tower, batch: Batch) -> tuple[Batch, torch.Tensor]:
     """What the discriminator sees: evaluation always samples alike."""
-    tokens, replaced = corrupt(batch, tower.sample(tower.language_logits(batch, batch.labels["mlm"] != IGNORE)))
+    tokens, replaced = corrupt(batch, tower.sample(tower.language_logits(batch, batch.labels["mlm"] != IGNORE), batch))
     return Batch(tokens, batch.segments_BL, batch.keep_BL), replaced

@@ -148,7 +148,7 @@ def test_learning_by_masks_without_a_mask_is_refused(data: Data) -> None:
         ("bert", {"masking": {"ngram": "two"}}, "wrong type"),
         ("gpt2", {"mask_rate": 0.1}, "gpt2 predicts the next token"),
         ("albert", {"optimiser": "adamw"}, "albert/tiny was trained with lamb, whose rate does not fit adamw; set pretrain.lr"),
-        ("bert", {"optimiser": "sgd", "lr": 1e-3}, "optimiser 'sgd' is none of adamw, lamb"),
+        ("bert", {"optimiser": "sgd", "lr": 1e-3}, "optimiser 'sgd' is none of adamw, lamb, muon"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(name: str, changes: dict, said: str, data: Data) -> None:

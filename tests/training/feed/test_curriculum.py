@@ -37,7 +37,7 @@ def test_each_step_is_that_of_its_part_with_as_many_tokens(toy: Any) -> None:
         assert batch.tokens_BL.numel() == 768
         assert feed.trace(step) == (short.trace(step) if step < 9 else long.trace(step - 9))
         assert feed.about(step)["sequences"] == (32 if step < 9 else 16)
-        pieces = cut(batch, micros(feed, 1, 8))
+        pieces = cut(batch, micros(feed.batch_size, 1, 8))
         assert {piece.tokens_BL.numel() for piece in pieces} == {768 // 4}  # memory stays the same across the border
 
 
