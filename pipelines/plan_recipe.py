@@ -71,9 +71,7 @@ def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
 
 def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
     """What the ranks compute on together: so many GPUs, or this machine, whose rate is tried for a moment."""
-    import torch
-
-    from training.engine.ceiling import ceiling, gpu_named, rate
+    from training.engine.ceiling import ceiling, gpu_here, gpu_named, rate
     from training.engine.rank import choose_matmul_mode, here, precision_here
 
     if on:
@@ -84,8 +82,8 @@ def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
     precision, device = precision_here(asked), here().device
     if device.type == "cuda":
         found = ceiling(device, precision)
-        held = torch.cuda.get_device_properties(device).total_memory
-        told = {"name": f"{ranks} x {torch.cuda.get_device_name(device)}", "flops": ranks * found.flops, "source": found.source}
+        name, held = gpu_here(device)
+        told = {"name": f"{ranks} x {name}", "flops": ranks * found.flops, "source": found.source}
         return told | {"memory": held, "gpu": True, "precision": precision, "share": mfu}
     choose_matmul_mode()
     found = ceiling(device, precision)

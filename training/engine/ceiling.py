@@ -106,3 +106,8 @@ def probe(device: str, precision: str, seconds: float = PROBE_SECONDS) -> float:
             torch.cuda.synchronize()
         best = max(best, 2 * PROBE_ROWS**3 / (time.perf_counter() - began))
     return best
+
+
+def gpu_here(device: torch.device) -> tuple[str, int]:
+    """This machine's GPU: its name, and the bytes it holds."""
+    return torch.cuda.get_device_name(device), int(torch.cuda.get_device_properties(device).total_memory)
