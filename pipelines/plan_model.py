@@ -56,20 +56,13 @@ def plan_model(
 
     family, size = find(name)
     backbone, preset = family.backbone(size), family.preset(size)
-    setting = cost.Setting(
-        length or min(preset.length, backbone.positions),
-        ranks,
-        precision,
-        micro_batch,
-        gpu or bool(on),
-        recompute=activation_checkpointing,
-        offload=offload,
-    )
+    shown = length or min(preset.length, backbone.positions)
+    setting = cost.Setting(shown, ranks, precision, micro_batch, gpu or bool(on), recompute=activation_checkpointing, offload=offload)
     if setting.length > backbone.positions:
         raise ConfigError(f"length {setting.length} is more than the {backbone.positions} positions of {name}")
     tower = cost.shape_of(family, backbone)
     stages = {f"zero{stage}": cost.memory(family, tower, setting, stage) for stage in cost.STAGES[cost.lowest(offload) :]}
-    flops = cost.whole_flops(family, tower, preset)
+    flops, totals = cost.whole_flops(family, tower, preset), {name: held.total for name, held in stages.items()}
     return {
         "model": f"{family.name}/{size}",
         "paper": family.paper,
@@ -79,10 +72,10 @@ def plan_model(
         "flops_per_token": round(cost.training_flops(family, tower, setting.length)),
         "forward_flops_per_token": round(cost.forward_flops(family, tower, setting.length)),
         "setting": asdict(setting),
-        "memory": {stage: {**asdict(held), "total": held.total} for stage, held in stages.items()},
+        "memory": {stage: {**asdict(held), "total": totals[stage]} for stage, held in stages.items()},
         "preset": asdict(preset),
         "training_flops": flops,
-        **({"cluster": cluster(on, ranks, precision, mfu, flops, {name: held.total for name, held in stages.items()})} if on else {}),
+        **({"cluster": cluster(on, ranks, precision, mfu, flops, totals)} if on else {}),
         "formulas": cost.FORMULAS,
     }
 
