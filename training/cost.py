@@ -21,7 +21,7 @@ from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
 LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
-HOLES = 0.3  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.15 to 0.5 measured (bench_plan.py)
+HOLES = 0.25  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.15 to 0.5 measured (bench_plan.py)
 GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
@@ -38,7 +38,7 @@ FORMULAS = {
     "that stands at once: weights and optimiser with either the activations and what goes with them (gradients only where micro-batches "
     "add up, or under ZeRO 3), or the gradients and their float32 copy, 4 P / R, that the update reads. Buffers: one reduce bucket of at "
     "most 200 million numbers, or the scores of the vocabulary, whichever is more. "
-    "On a CPU 0.3 of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
+    "On a CPU a quarter of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
     "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout 3 H T); the "
     "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its matrix V E in "
