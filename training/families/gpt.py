@@ -137,7 +137,8 @@ GPT3_SHAPES = {
 def gpt3_preset(lr: float, millions: float) -> Preset:
     """Table 2.1 and appendix B: 300B tokens, 375M of them warm-up, cosine to a tenth over 260B, then flat; millions: tokens of a batch.
 
-    Left out: the batch that grows from 32k tokens over the first 4 to 12 billion.
+    The batch that grows from 32k tokens over the first 4 to 12 billion is the recipe's to ask for, `batch_ramp: {start: 32768,
+    tokens: 4000000000}`: the paper does not tell which size took how many.
     """
     batch = round(millions * 1e6 / 2048)
     steps, warmup = round(300e9 / (batch * 2048)), round(375e6 / (batch * 2048))
