@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(not able.compiler(CPU), reason="there is no 
 def program(root: Path) -> list[Seen] | None:
     """Rows of unequal number: 10 in micro-batches of 3 over two ranks. Dropout is on where the run fails and goes on."""
     trials = []
-    for zero, kind in ((0, "gpt"), (1, "bert"), (2, "albert")):
+    for zero, kind in ((0, "gpt"), (2, "bert")):
         for compile in ("never", "always"):
             config = settings(steps=8, zero=zero, micro_batch=3, compile=compile, background=False)
             trials.append(Trial(root / f"{kind}-{compile}", config, kind))
@@ -43,18 +43,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Seen]:
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_layers_follow_the_curve_of_the_others(seen: list[Seen]) -> None:
-    for plain, compiled in zip(seen[0:6:2], seen[1:6:2], strict=True):
+    for plain, compiled in zip(seen[0:4:2], seen[1:4:2], strict=True):
         assert compiled.losses == pytest.approx(plain.losses, abs=1e-5)
         assert [line["norm"] for line in compiled.lines] == pytest.approx([line["norm"] for line in plain.lines], rel=1e-4)
         assert set(compiled.arrays) == set(plain.arrays) and not any("_orig_mod" in name for name in compiled.arrays)
-    assert any(one.losses != other.losses for one, other in zip(seen[0:6:2], seen[1:6:2], strict=True)), "something was compiled"
+    assert any(one.losses != other.losses for one, other in zip(seen[0:4:2], seen[1:4:2], strict=True)), "something was compiled"
 
 
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_run_that_fails_goes_on_to_the_same_bits(seen: list[Seen]) -> None:
     """With dropout, whose draws a compiled layer makes in its own way, and an exam between the steps."""
-    whole, again = seen[6:]
+    whole, again = seen[4:]
     assert again.losses == whole.losses
     assert all(np.array_equal(value, again.arrays[name]) for name, value in whole.arrays.items())
 
