@@ -15,6 +15,7 @@ help:
 	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make check  linter, formatter, types"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
+	@echo "make bench-gpu  one GPU: utilisation, what ZeRO costs, what the plan foretold (under 8 minutes)"
 	@echo "make bench  our speed against other tools, as ratios"
 
 # On a machine without a GPU `make TORCH=torch==2.13.0 ...` picks a version for which a CPU wheel is at hand.
@@ -63,6 +64,12 @@ bench: $(STAMP) .venv-bench/.installed
 	$(BIN)/python tests/benchmarks/bench_tokens.py
 	$(BIN)/python tests/benchmarks/bench_feed.py --peer-python .venv-bench/bin/python
 	$(BIN)/python tests/benchmarks/bench_training.py
+	$(BIN)/python tests/benchmarks/bench_bert.py
+	$(BIN)/python tests/benchmarks/bench_plan.py
+
+# One GPU, under 8 minutes: utilisation of GPT-2 and BERT, what ZeRO costs, compiled layers, what the plan foretold.
+bench-gpu: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_gpu.py
 
 # Each part takes less than nine minutes on one large GPU; PART=masking runs one alone. TEXTMILL_TEST_DATA names the folder of real text.
 PART ?= all
