@@ -20,12 +20,15 @@ from infra.gang import GRACE_S, RankDied
 from infra.log import attach, event
 
 POLL_S = 0.5
-PLACE_S = 10.0  # how long a gang waits for room for all its ranks before it takes fewer
-EMPTY_S = 600.0  # and for room for min_ranks
+PLACE_S = 10.0  # how long a gang waits for room for all its ranks, where the cluster's nodes could hold them, before it takes fewer
+SETTLE_S = 3.0  # what a gang held is given back within this
+EMPTY_S = 600.0  # how long it waits for room for min_ranks
 START_S = 60.0  # from a place on a node to a process that answers
 ECHO_S = 30.0  # a lost node is told up to this long after its peers' collectives broke
 GROW_S = 30.0  # how often a gang that runs with fewer ranks looks whether there is room for more
 LASTED_S = 300.0  # a try that worked this long was not in vain: the count of restarts begins anew
+LISTEN_S = 2.0
+CUT_OFF_S = 30.0  # a rank that cannot reach its driver for so long ends itself: another gang may be at its work by now
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class _End:
     def died(self) -> dict[int, BaseException]:
         return {rank: e for rank, e in self.failures.items() if isinstance(e, RankDied)}
 
+    def over(self, restarts: int) -> bool:
+        """Whether starting again is of no use."""
+        return not self.died or not restarts
+
     @property
     def preempted(self) -> Preempted | None:
         return next((e for e in self.failures.values() if isinstance(e, Preempted)), None)
@@ -71,69 +78,87 @@ def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], 
     tell is called twice a second, to pass on what the ranks say. Raises StageFailed, Preempted, or ConfigError when the cluster has no
     room for min_ranks.
     """
-    left = order.restarts
+    left, patience, world = order.restarts, GROW_S, 0
     while True:
         gpus = ray.cluster_resources().get("GPU", 0) >= 1
-        group = _place(ray, order, gpus)
-        gang = _Gang(ray, mailbox, group, order, gpus)
-        began = time.monotonic()
-        try:
-            end = gang.work(fn, tell)
-        except BaseException:  # the driver is asked to stop: let the ranks save
-            gang.ask_to_stop()
-            gang.wait(GRACE_S)
-            raise
-        finally:
-            gang.close()
-            tell()
+        gang = _Gang(ray, mailbox, _place(ray, order, gpus), order, gpus)
+        patience = patience if gang.world > world else 2 * patience  # room that was seen and could not be had
+        world, began = gang.world, time.monotonic()
+        end = _try(gang, fn, tell, patience)
         if not end.failures:
             return [end.results[rank] for rank in range(gang.world)]
         if gang.asked and (end.preempted or end.died):
-            event("note", message=f"{order.name}: there is room for more ranks; goes on with them from the last checkpoint")
+            event("note", message=f"{order.name}: there is room for more ranks; goes on from the last checkpoint")
             continue
-        if end.preempted:
-            raise end.preempted
-        left = order.restarts if time.monotonic() - began > LASTED_S else left
-        if not end.died or not left:
-            raise StageFailed(order.name, end.failures, gang.world, unit="rank")
-        left -= 1
-        said = ", ".join(f"rank {rank} {error}" for rank, error in sorted(end.died.items()))
-        event("warning", message=f"{order.name}: {said}; starting again from the last checkpoint ({left} more restarts)")
+        left, patience, world = order.restarts if time.monotonic() - began > LASTED_S else left, GROW_S, 0
+        if not end.over(left):
+            left -= 1
+            said = ", ".join(f"rank {rank} {error}" for rank, error in sorted(end.died.items()))
+            event("warning", message=f"{order.name}: {said}; starting again from the last checkpoint ({left} more restarts)")
+            continue
+        raise end.preempted or StageFailed(order.name, end.failures, gang.world, unit="rank")
+
+
+def _try(gang: _Gang, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+    """One try, from its actors to their end."""
+    try:
+        gang.begin()
+        return gang.work(fn, tell, patience)
+    except BaseException:  # the driver is asked to stop: let the ranks save
+        gang.ask_to_stop()
+        gang.wait(GRACE_S)
+        raise
+    finally:
+        gang.close()
+        tell()
 
 
 def _place(ray: Any, order: Order, gpus: bool) -> Any:
     """Room for all ranks, or after a while for as many as fit."""
-    group, begun, told = _reserve(ray, order.ranks, gpus), time.monotonic(), False
+    begun, told = time.monotonic(), False
     unit = "GPUs" if gpus else "CPUs"
-    while group is None:
-        world = min(order.ranks, room(ray, gpus))
-        if world >= order.min_ranks:
-            group = _reserve(ray, world, gpus)
-            if group is not None and world < order.ranks:
+    while True:
+        passed, free = time.monotonic() - begun, room(ray, gpus)
+        world = min(order.ranks, free)
+        waited = passed > (PLACE_S if capacity(ray, gpus) >= order.ranks else SETTLE_S)
+        if (world == order.ranks or (waited and world >= order.min_ranks)) and (group := _reserve(ray, world, gpus)) is not None:
+            if world < order.ranks:
                 event("warning", message=f"{order.name}: the cluster has room for {world} of {order.ranks} ranks; goes on with {world}")
-            continue
-        if time.monotonic() - begun > EMPTY_S:
+            return group
+        if passed > EMPTY_S:
             raise ConfigError(
-                f"{order.name}: the cluster has {world} free {unit}, at least {order.min_ranks} are needed; add nodes or end other jobs"
+                f"{order.name}: the cluster has {free} free {unit}, at least {order.min_ranks} are needed; add nodes or end other jobs"
             )
-        if not told:
-            event("warning", message=f"{order.name}: waits for {order.min_ranks} free {unit} on the cluster, {world} are free")
+        if waited and not told:
+            event("warning", message=f"{order.name}: waits for {order.min_ranks} free {unit} on the cluster, {free} are free")
             told = True
         time.sleep(POLL_S)
-    return group
+
+
+def capacity(ray: Any, gpus: bool) -> int:
+    """Ranks that the living nodes could hold if nothing else ran on them."""
+    return _ranks(ray.cluster_resources(), gpus)
 
 
 def room(ray: Any, gpus: bool) -> int:
     """Ranks that the free CPUs and GPUs of the living nodes could hold."""
-    free = ray.available_resources()
-    return int(min(free.get("CPU", 0), free.get("GPU", 0)) if gpus else free.get("CPU", 0))
+    return _ranks(ray.available_resources(), gpus)
+
+
+def _ranks(resources: dict[str, float], gpus: bool) -> int:
+    cpus = resources.get("CPU", 0)
+    return int(min(cpus, resources.get("GPU", 0)) if gpus else cpus)
 
 
 def _reserve(ray: Any, world: int, gpus: bool) -> Any:
     bundle = {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
     group = ray.util.placement_group([bundle] * world, strategy="PACK")
-    if group.wait(PLACE_S):
-        return group
+    try:
+        if group.wait(PLACE_S):
+            return group
+    except BaseException:
+        ray.util.remove_placement_group(group)
+        raise
     ray.util.remove_placement_group(group)
     return None
 
@@ -145,19 +170,23 @@ class _Gang:
         self.ray, self.mailbox, self.group, self.order, self.gpus = ray, mailbox, group, order, gpus
         self.world: int = group.bundle_count
         self.asked = False
-        at = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-        actor = ray.remote(_Rank).options(num_cpus=1, num_gpus=int(gpus), max_restarts=0)
-        self.actors = [
-            actor.options(scheduling_strategy=at(group, placement_group_bundle_index=index)).remote(mailbox) for index in range(self.world)
-        ]
+        self.actors: list[Any] = []
         self.pending: dict[Any, int] = {}
-        ray.get(mailbox.take.remote("stop"))  # what the try before was asked
 
-    def work(self, fn: Callable[[], Any], tell: Callable[[], None]) -> _End:
-        """Until every rank answered, or one failed and no death explains it."""
+    def begin(self) -> None:
+        """Start the actors. Their order is that of the bundles until they have said where they are."""
+        at = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+        made = self.ray.remote(num_cpus=1, num_gpus=int(self.gpus), max_restarts=0)(_Rank)
+        for index in range(self.world):
+            here = at(self.group, placement_group_bundle_index=index)
+            self.actors.append(made.options(scheduling_strategy=here).remote(self.mailbox))
+        self.ray.get(self.mailbox.take.remote("stop"))  # what the try before was asked
+
+    def work(self, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+        """Until every rank answered, or one failed and no death explains it. patience: seconds until it looks for room for more."""
         errors, end = self.ray.exceptions, _End()
         try:
-            self._begin(fn)
+            self._hand_out(fn)
         except (errors.RayActorError, errors.GetTimeoutError) as error:
             end.failures[0] = RankDied(f"did not start ({_first_line(error)})")
             return end
@@ -169,13 +198,14 @@ class _Gang:
                 failed = failed or time.monotonic()
                 if end.died or not all(map(_may_be_echo, end.failures.values())) or time.monotonic() - failed > ECHO_S:
                     break
-            if self.world < self.order.ranks and not self.asked and time.monotonic() - looked > GROW_S:
+            if self.world < self.order.ranks and not self.asked and time.monotonic() - looked > patience:
                 looked = time.monotonic()
                 if room(self.ray, self.gpus):
                     self.ask_to_stop()
         return end
 
-    def _begin(self, fn: Callable[[], Any]) -> None:
+    def _hand_out(self, fn: Callable[[], Any]) -> None:
+        """Ask every actor where it is, tell it who it is, and let it work."""
         places = self.ray.get([actor.place.remote() for actor in self.actors], timeout=START_S)
         nodes = list(dict.fromkeys(place.node for place in places))
         ranked = sorted(range(self.world), key=lambda index: (nodes.index(places[index].node), index))
@@ -193,9 +223,17 @@ class _Gang:
                 end.results[rank] = self.ray.get(ref)
             except errors.RayTaskError as error:
                 cause = getattr(error, "cause", None)
-                end.failures[rank] = cause if isinstance(cause, BaseException) else error
+                end.failures[rank] = self._explained(cause if isinstance(cause, BaseException) else error)
             except errors.RayError as error:
                 end.failures[rank] = RankDied(f"was lost ({_first_line(error)})")
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What is no fault of the work: somebody else took the port meanwhile, or the rank's node is going away."""
+        if "address already in use" in str(error).lower():
+            return RankDied(f"found its port taken ({_first_line(error)})")
+        if isinstance(error, Preempted) and not self.asked:
+            return RankDied(f"was asked to stop by its node ({error})")
+        return error
 
     def ask_to_stop(self) -> None:
         """Every rank gets a SIGTERM within two seconds."""
@@ -246,14 +284,23 @@ class _Rank:
     def _listen(self, done: threading.Event) -> None:
         import ray
 
-        while not done.wait(2.0):
-            if any(ray.get(self.mailbox.look.remote("stop"))):
+        while not done.wait(LISTEN_S):
+            try:
+                asked = any(ray.get(self.mailbox.look.remote("stop"), timeout=CUT_OFF_S))
+            except ray.exceptions.RayError:  # the driver is dead, or this node is cut off from it
+                os._exit(1)
+            if asked:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
 def environments(places: Sequence[Place]) -> list[dict[str, str]]:
-    """What torchrun would set, by rank; ranks of a node stand side by side. Every rank sees all GPUs of its gang on its node."""
+    """What torchrun would set, by rank; ranks of a node stand side by side. Every rank sees all GPUs of its gang on its node.
+
+    A gang on one node talks over that node's loopback.
+    """
+    alone = len({place.node for place in places}) == 1
+    master = "127.0.0.1" if alone else places[0].address
     seen: dict[str, int] = {}
     settings = []
     for rank, place in enumerate(places):
@@ -265,14 +312,18 @@ def environments(places: Sequence[Place]) -> list[dict[str, str]]:
                 "WORLD_SIZE": str(len(places)),
                 "LOCAL_RANK": str(local),
                 "LOCAL_WORLD_SIZE": str(len(here)),
-                "MASTER_ADDR": places[0].address,
+                "MASTER_ADDR": master,
                 "MASTER_PORT": str(places[0].port),
                 "OMP_WAIT_POLICY": "PASSIVE",
-                **({"GLOO_SOCKET_IFNAME": place.interface, "NCCL_SOCKET_IFNAME": place.interface} if place.interface else {}),
+                **_interfaces("" if alone else place.interface),
                 **({"CUDA_VISIBLE_DEVICES": ",".join(gpu for p in here for gpu in p.gpus)} if place.gpus else {}),
             }
         )
     return settings
+
+
+def _interfaces(name: str) -> dict[str, str]:
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
 
 
 def interface_of(address: str) -> str:
