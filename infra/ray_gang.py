@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.errors import ConfigError, PipelineError, Preempted, StageFailed
 from infra.gang import GRACE_S, RankDied
+from infra.launched import interface_of
 from infra.log import attach, event
 
 POLL_S = 0.5
@@ -324,13 +325,6 @@ def environments(places: Sequence[Place]) -> list[dict[str, str]]:
 
 def _interfaces(name: str) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
-
-
-def interface_of(address: str) -> str:
-    """The network interface that has this address; empty when none says so."""
-    import psutil
-
-    return next((name for name, all_of in psutil.net_if_addrs().items() if any(a.address == address for a in all_of)), "")
 
 
 def _may_be_echo(error: BaseException) -> bool:

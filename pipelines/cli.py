@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.errors import ConfigError, PipelineError, Preempted
+from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
+from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
@@ -26,12 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with textmill, such as demo.")]
-Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Where artifacts and runs are kept.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-HERE = Path("workspace")
 
 
 @app.command()
@@ -129,6 +125,9 @@ def _tell_cost(told: dict[str, Any]) -> None:
         typer.echo(line)
     rows = plan_model.rows(told)
     _console().print(table("", rows, tuple(rows[0])))
+
+
+app.command()(slurm)
 
 
 @app.command()

@@ -92,8 +92,12 @@ class Driver:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=(self.root / "stderr").open("a"))
 
+    @staticmethod
+    def lines_of(root: Path) -> list[dict]:
+        return read(root / "out" / METRICS)
+
     def lines(self) -> list[dict]:
-        return read(self.root / "out" / METRICS)
+        return self.lines_of(self.root)
 
     def step(self) -> int:
         lines = self.lines()
