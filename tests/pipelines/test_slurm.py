@@ -99,10 +99,9 @@ def job(recipe: Path, textmill: Textmill, tmp_path: Path) -> Path:
 
 
 def steps(tmp_path: Path) -> list[int]:
-    found = [
-        *tmp_path.glob("workspace/artifacts/pretrain/*/metrics.jsonl"),
-        *tmp_path.glob("workspace/artifacts/pretrain/.*/metrics.jsonl"),
-    ]
+    """Those that the training has told of, in its finished folder or in the one it is made in."""
+    made = tmp_path / "workspace" / "artifacts" / "pretrain"
+    found = [*made.glob("*/metrics.jsonl"), *made.glob(".*/metrics.jsonl")]
     lines = found[0].read_text().splitlines() if found else []
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
@@ -222,13 +221,8 @@ def test_a_launched_gang_is_a_call(local: object) -> None:
 def test_a_damaged_plan_is_told_of(job: Path, bare: dict[str, str]) -> None:
     plan = json.loads((job / "plan.json").read_text())
     plan["config"]["length"] = 64
-    (job / "plan.json").write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.rank", str(job)], env=bare, cwd="/", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and "another version" in done.stderr
-    (job / "plan.json").write_text("{")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.rank", str(job)], env=bare, cwd="/", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and "no plan of a training" in done.stderr
+    command = [sys.executable, "-m", "pipelines.rank", str(job)]
+    for text, said in ((json.dumps(plan), "another version"), ("{", "no plan of a training")):
+        (job / "plan.json").write_text(text)
+        done = subprocess.run(command, env=bare, cwd="/", capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr
