@@ -31,7 +31,7 @@ import psutil
 from infra.errors import PipelineError
 from infra.log import attach
 from infra.ray_compute import RayCompute
-from tests.infra.nodes import ROOT, Nodes
+from tests.infra.nodes import HEALTH, ROOT, Nodes
 from tests.training.engine.trial import Trial, run_all, settings
 from training.engine.measure import METRICS, read
 
@@ -88,8 +88,9 @@ class Driver:
 
     def start(self) -> None:
         words = [f"{name}={value}" for name, value in vars(self.plan).items()]
-        command = [sys.executable, "-m", "tests.infra.cluster_soak", "--drive", str(self.root), "--address", self.nodes.address, *words]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        program = [sys.executable, "-m", "tests.infra.cluster_soak", "--drive", str(self.root), "--address", self.nodes.address]
+        command = [*self.nodes.inside, *program, *words]
+        environment = {**os.environ, **HEALTH, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=(self.root / "stderr").open("a"))
 
     @staticmethod

@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
+
+from infra.ray_compute import KEEPALIVE
 
 ROOT = Path(__file__).parents[2]
 STORE_BYTES = 100_000_000
 START_S = 90.0
-# A lost node is noticed within about five seconds; with Ray's defaults it takes twenty.
-HEALTH = {"RAY_health_check_initial_delay_ms": "2000", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "4"}
+HOSTS = ("10.77.0.1", "10.77.0.2")
+# A node that says nothing is given up after about ten seconds; Ray's defaults take a minute. All processes of a cluster need these alike.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "4000",
+    "RAY_health_check_failure_threshold": "3",
+    **KEEPALIVE,
+}
 
 
 def free_port() -> int:
@@ -76,17 +89,14 @@ class Node:
 
 
 class Nodes:
-    """A head and other nodes; ended as a context manager."""
+    """A head and other nodes on loopback; ended as a context manager."""
 
     def __init__(self, head_cpus: int, *cpus: int) -> None:
-        self.port = free_port()
-        self.nodes = [Node(["--head", f"--port={self.port}", "--include-dashboard=false", "--node-ip-address=127.0.0.1"], head_cpus)]
-        try:
+        self.port, self.inside, self.nodes = free_port(), (), list[Node]()
+        with self._or_end():
+            self._head(head_cpus, "127.0.0.1")
             for count in cpus:
                 self.add(count)
-        except BaseException:
-            self.__exit__()
-            raise
 
     @property
     def address(self) -> str:
@@ -100,12 +110,92 @@ class Nodes:
     def ranks(self) -> list[psutil.Process]:
         return [rank for node in self.nodes for rank in node.ranks()]
 
-    def __enter__(self) -> Nodes:
+    def _head(self, cpus: int, ip: str) -> None:
+        self.nodes.append(
+            Node(["--head", f"--port={self.port}", "--include-dashboard=false", f"--node-ip-address={ip}"], cpus, self.inside)
+        )
+
+    @contextmanager
+    def _or_end(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         for node in reversed(self.nodes):
             node.end()
+
+
+class Machines(Nodes):
+    """Two nodes of one CPU, each in a network namespace with an address of its own and a cable between: as two machines are."""
+
+    def __init__(self) -> None:
+        self.port, self.nodes = 6379, list[Node]()
+        number = f"{os.getpid() % 10000}"
+        self.names, self.cables = (f"tm{number}a", f"tm{number}b"), (f"tmv{number}a", f"tmv{number}b")
+        self.inside = ("ip", "netns", "exec", self.names[0])
+        with self._or_end():
+            for name in self.names:
+                ip("netns", "add", name)
+            ip("link", "add", self.cables[0], "type", "veth", "peer", "name", self.cables[1])
+            for name, cable, host in zip(self.names, self.cables, HOSTS, strict=True):
+                ip("link", "set", cable, "netns", name)
+                ip("-n", name, "addr", "add", f"{host}/24", "dev", cable)
+                ip("-n", name, "link", "set", "lo", "up")
+                ip("-n", name, "link", "set", cable, "up")
+
+    def start(self) -> None:
+        """A Ray cluster over both."""
+        with self._or_end():
+            self._head(1, HOSTS[0])
+            words = [f"--address={self.address}", f"--node-ip-address={HOSTS[1]}"]
+            self.nodes.append(Node(words, 1, ("ip", "netns", "exec", self.names[1])))
+
+    @property
+    def address(self) -> str:
+        return f"{HOSTS[0]}:{self.port}"
+
+    def sent(self) -> int:
+        """Bytes that went out of the first machine."""
+        return int(run("ip", "netns", "exec", self.names[0], "cat", f"/sys/class/net/{self.cables[0]}/statistics/tx_bytes"))
+
+    def cut(self) -> None:
+        """Pull the cable: packets are lost, nobody is told."""
+        ip("-n", self.names[1], "link", "set", self.cables[1], "down")
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def why_no_machines() -> str:
+    """Why there can be no network namespaces here; empty when there can."""
+    if shutil.which("ip") is None:
+        return "there is no `ip` command (iproute2)"
+    name = f"tm{os.getpid() % 10000}x"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"network namespaces are not allowed here: {made.stderr.strip()}"
+    cable = ["ip", "-n", name, "link", "add", "tmx", "type", "veth", "peer", "name", "tmy"]
+    made = subprocess.run(cable, capture_output=True, text=True, check=False)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    return f"virtual cables are not allowed here: {made.stderr.strip()}" if made.returncode else ""
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def ip(*words: str) -> None:
+    run("ip", *words)
 
 
 def _says(process: psutil.Process, word: str) -> bool:
