@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 from infra.errors import ConfigError
 from infra.launched import Launched, environment, hosts
 from pipelines.slurm import Job, script
+from tests.infra.slurm import Slurm, why_no_slurm
 from tests.pipelines.conftest import Textmill
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +152,35 @@ def test_a_warned_job_saves_is_queued_again_and_ends_where_it_would_have(job: Pa
     assert f"goes on from step {reached}" in second.stderr and steps(tmp_path) == list(range(60))
 
 
+@pytest.mark.cluster
+@pytest.mark.timeout(400)
+def test_a_real_slurm_takes_the_job_queues_it_again_and_ends_it(job: Path, bare: dict[str, str], tmp_path: Path) -> None:
+    if why := why_no_slurm():
+        pytest.skip(why)
+    text = (job / "train.sbatch").read_text()
+    (job / "train.sbatch").write_text(text.replace("#SBATCH --account=physics\n", ""))
+    with Slurm() as slurm:
+        number = slurm.submit(job / "train.sbatch", PYTHONPATH=bare["PYTHONPATH"])
+        log = job / f"log-{number}.txt"
+        _until(lambda: len(steps(tmp_path)) > 3, lambda: (slurm.state(number), log.read_text() if log.exists() else ""))
+        slurm.call("scancel", "--signal=USR1", "--batch", number)  # what Slurm itself sends two minutes before the time is up
+        _until(lambda: slurm.state(number) == "PENDING", lambda: (slurm.state(number), log.read_text()))
+        reached = len(steps(tmp_path))
+        slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")  # else it waits for two minutes
+        _until(lambda: slurm.state(number) in ("COMPLETED", "FAILED"), lambda: (slurm.state(number), log.read_text()))
+        assert slurm.state(number) == "COMPLETED", log.read_text()
+    said = log.read_text()
+    assert 3 < reached < 60 and f"goes on from step {reached}" in said and "made pretrain/" in said, said
+    assert steps(tmp_path) == list(range(60))
+
+
+def _until(true: Callable[[], bool], why: Callable[[], object], seconds: float = 120) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, why()
+        time.sleep(0.05)
+
+
 def test_slurms_variables_become_torchs() -> None:
     """Task 5 of 8 on the second of two nodes, as srun -N2 -n8 sets them."""
     given = {
@@ -210,6 +241,33 @@ def test_the_script_is_sound_and_says_what_was_asked(tmp_path: Path) -> None:
     for wrong in ({"nodes": 0}, {"time": "soon"}, {"more": ("rm -rf",)}, {"more": ("--a=b\nrm",)}):
         with pytest.raises(ConfigError):
             Job(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "tries", "queued"),
+    [
+        ("0", 0, 1, False),
+        ("137 1 0", 0, 3, False),
+        ("137 137 137 0", 137, 3, False),
+        ("2 0", 2, 1, False),
+        ("3 0", 3, 1, False),
+        ("4 0", 4, 1, True),
+    ],
+)
+def test_the_script_starts_dead_ranks_again_and_nothing_else(tmp_path: Path, codes: str, ends: int, tries: int, queued: bool) -> None:
+    """srun is a stub that ends with one code after another."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "srun").write_text(f'#!/bin/bash\ncodes=({codes})\necho try >> {tmp_path}/tries\nexit "${{codes[TEXTMILL_TRY]}}"\n')
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    there = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "9"}
+    text = script("gpt", tmp_path, Job(restarts=2))
+    done = subprocess.run(["bash", "-c", text], env=there, capture_output=True, text=True, check=False)
+    assert done.returncode == ends, done.stderr
+    assert (tmp_path / "tries").read_text() == "try\n" * tries
+    assert (tmp_path / "scontrol").exists() == queued
 
 
 def test_a_launched_gang_is_a_call(local: object) -> None:
