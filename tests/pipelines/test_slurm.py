@@ -93,7 +93,7 @@ def job(recipe: Path, textmill: Textmill, tmp_path: Path) -> Path:
     """The folder of a job for the recipe's model, whose data is made. Its training takes a while: 60 steps."""
     recipe.write_text(recipe.read_text().replace("tokens: 2e3", "tokens: 30720, save_every: 5, log_every: 1"))
     assert textmill("run", "small.yaml", "--plain", "--until", "blocks").returncode == 0
-    told = textmill("slurm", "small.yaml", "--per-node", "2", "--sbatch", "--account=physics")
+    told = textmill("slurm", "small.yaml", "--per-node", "2", "--time", "00:30:00", "--sbatch", "--account=physics")
     assert told.returncode == 0, told.stderr
     path = Path(told.stdout.split()[1])
     assert path.parent.parent == tmp_path / "workspace" / "slurm"
@@ -125,6 +125,7 @@ def test_torchrun_carries_out_the_job_on_a_bare_machine_and_the_run_goes_on_from
     assert "every training of this recipe is made already" in textmill("slurm", "small.yaml").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_warned_job_saves_is_queued_again_and_ends_where_it_would_have(job: Path, bare: dict[str, str], tmp_path: Path) -> None:
     tools = tmp_path / "tools"
@@ -158,6 +159,7 @@ def test_a_real_slurm_takes_the_job_queues_it_again_and_ends_it(job: Path, bare:
     if why := why_no_slurm():
         pytest.skip(why)
     text = (job / "train.sbatch").read_text()
+    assert "#SBATCH --account=physics\n" in text  # which this Slurm does not know
     (job / "train.sbatch").write_text(text.replace("#SBATCH --account=physics\n", ""))
     with Slurm() as slurm:
         number = slurm.submit(job / "train.sbatch", PYTHONPATH=bare["PYTHONPATH"])
