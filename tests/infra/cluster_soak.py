@@ -57,7 +57,7 @@ class Plan:
 class Told:
     blows: list[tuple[str, int]] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
-    gaps_s: list[float] = field(default_factory=list)  # from each blow to the first step that it had not seen
+    gaps_s: list[float] = field(default_factory=list)  # from each blow to the first step after it
     wall_s: float = 0.0
     equal: bool = False
 
@@ -111,6 +111,15 @@ class Driver:
             assert time.monotonic() < ends, f"step {step} is not reached: {self.said()}"
             time.sleep(0.01)
 
+    def recover(self, before: int) -> None:
+        """Until the training that went on for the `before`-th time and once more has done a step since."""
+        ends = time.monotonic() + PATIENCE_S
+        while len(found := self.resumed()) <= before:
+            assert self.process.poll() is None, f"code {self.process.returncode}: {self.said()}"
+            assert time.monotonic() < ends, f"it does not go on: {self.said()}"
+            time.sleep(0.01)
+        self.reach(found[before])  # its lines after that step are gone and written again
+
     def said(self) -> str:
         return "\n".join([(self.root / "stderr").read_text()[-2000:], *(str(e.get("message", e["kind"])) for e in self.events()[-8:])])
 
@@ -155,9 +164,9 @@ def soak(root: Path, plan: Plan, kinds: list[str]) -> Told:
         began, victim = time.monotonic(), Driver(root / "struck", nodes, plan)
         for kind, step in zip(kinds, steps, strict=True):
             victim.reach(step)
-            struck, at = time.monotonic(), victim.step()
+            struck, at, before = time.monotonic(), victim.step(), len(victim.resumed())
             victim.strike(kind, rng)
-            victim.reach(at + 1)
+            victim.recover(before)
             told.blows.append((kind, at))
             told.gaps_s.append(time.monotonic() - struck)
         weights = victim.finish()
@@ -186,7 +195,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         told = soak(Path(folder), plan, kinds)
     for (kind, step), gap in zip(told.blows, told.gaps_s, strict=True):
-        print(f"{kind:<7} after step {step:>4}: {gap:5.1f} s until the next new step")
+        print(f"{kind:<7} after step {step:>4}: {gap:5.1f} s until the next step")
     print(f"resumed from steps {told.resumed}; {told.wall_s:.0f} s in all")
     print(f"weights and losses {'are' if told.equal else 'ARE NOT'} those of the undisturbed run")
     raise SystemExit(not told.equal)

@@ -95,10 +95,10 @@ def test_when_the_cable_is_pulled_the_training_goes_on_with_the_machine_that_is_
         driver.reach(12)
         lonely = machines.nodes[1].ranks()
         machines.cut()
-        cut, at = time.monotonic(), driver.step()
-        driver.reach(at + 1)
+        cut = time.monotonic()
+        driver.recover(0)
         took = time.monotonic() - cut
         driver.finish()
         assert len(lonely) == 1 and not lonely[0].is_running(), lonely
-    print(f"{took:.1f} s from the cut to the next new step")
+    print(f"{took:.1f} s from the cut to the next step")
     assert took < WITHIN_S
