@@ -92,6 +92,7 @@ class Driver:
         command = [*self.nodes.inside, *program, *words]
         environment = {**os.environ, **HEALTH, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=(self.root / "stderr").open("a"))
+        self.nodes.drivers.append(self.process)
 
     @staticmethod
     def lines_of(root: Path) -> list[dict]:

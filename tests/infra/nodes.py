@@ -92,7 +92,7 @@ class Nodes:
     """A head and other nodes on loopback; ended as a context manager."""
 
     def __init__(self, head_cpus: int, *cpus: int) -> None:
-        self.port, self.inside, self.nodes = free_port(), (), list[Node]()
+        self.port, self.inside, self.nodes, self.drivers = free_port(), (), list[Node](), list[subprocess.Popen[bytes]]()
         with self._or_end():
             self._head(head_cpus, "127.0.0.1")
             for count in cpus:
@@ -127,6 +127,9 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for driver in self.drivers:
+            driver.kill()
+            driver.wait()
         for node in reversed(self.nodes):
             node.end()
 
@@ -135,7 +138,7 @@ class Machines(Nodes):
     """Two nodes of one CPU, each in a network namespace with an address of its own and a cable between: as two machines are."""
 
     def __init__(self) -> None:
-        self.port, self.nodes = 6379, list[Node]()
+        self.port, self.nodes, self.drivers = 6379, list[Node](), list[subprocess.Popen[bytes]]()
         number = f"{os.getpid() % 10000}"
         self.names, self.cables = (f"tm{number}a", f"tm{number}b"), (f"tmv{number}a", f"tmv{number}b")
         self.inside = ("ip", "netns", "exec", self.names[0])

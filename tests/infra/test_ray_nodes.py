@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from infra.compute import LocalCompute
 from tests.infra.cluster_soak import KINDS, Driver, Plan, soak
 from tests.infra.nodes import Nodes
+from tests.training.engine.trial import Trial, run_all, settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 WITHIN_S = 60.0  # what the engine promises: a node lost, then training again with the ranks that are left
@@ -23,10 +26,11 @@ def test_killed_in_every_way_the_weights_are_those_of_the_undisturbed_run(tmp_pa
 
 def test_a_lost_node_leaves_fewer_ranks_the_same_losses_and_a_new_node_gives_them_back(tmp_path: Path) -> None:
     """The batch stays whole, however many share it: every loss is that of the run nothing happened to."""
-    calm = Plan(steps=400, save_every=10, min_ranks=1, dropout=0.0, pace_s=0.01)
+    plan = Plan(steps=300, save_every=10, min_ranks=1, dropout=0.0, pace_s=0.2)
+    calm = settings(steps=plan.steps, zero=plan.zero, micro_batch=3, log_every=1)
+    straight = LocalCompute(2).gang("calm", partial(run_all, [Trial(tmp_path / "calm", calm, "bert")]))[0]
     with Nodes(1, 1) as nodes:
-        Driver(tmp_path / "calm", nodes, calm).finish()
-        victim = Driver(tmp_path / "struck", nodes, Plan(steps=400, save_every=10, min_ranks=1, dropout=0.0, pace_s=0.2))
+        victim = Driver(tmp_path / "struck", nodes, plan)
         victim.reach(25)
         nodes.nodes[-1].kill_raylet()
         lost = time.monotonic()
@@ -41,8 +45,7 @@ def test_a_lost_node_leaves_fewer_ranks_the_same_losses_and_a_new_node_gives_the
     assert any("goes on with 1" in one for one in said) and any("room for more ranks" in one for one in said), said
     print(f"{took:.1f} s from the loss of a node to the next step")
     losses = [line["loss"] for line in victim.lines()]
-    straight = [line["loss"] for line in Driver.lines_of(tmp_path / "calm")]
-    assert len(losses) == 400 and losses == pytest.approx(straight, abs=CLOSE)
+    assert len(losses) == plan.steps and losses == pytest.approx(straight[0].losses, abs=CLOSE)
 
 
 def _until(true: object, seconds: float) -> None:
