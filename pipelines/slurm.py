@@ -133,7 +133,7 @@ asked=0
 child=
 stop() {
   asked=1
-  [ -z "$child" ] || kill -TERM "$child"  # srun passes it on to every rank
+  [ -z "$child" ] || scancel --signal=TERM "$SLURM_JOB_ID"  # to every rank; srun itself would kill them at a SIGTERM of its own
 }
 trap stop USR1 TERM
 
