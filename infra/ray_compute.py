@@ -1,4 +1,4 @@
-"""Ray's only door: map as plain tasks bounded in flight, gang through Ray Train."""
+"""Ray's only door: map as plain tasks bounded in flight, a gang as actors in one placement group."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.compute import cores
-from infra.errors import ConfigError, Preempted, StageFailed
+from infra.errors import ConfigError, StageFailed
 from infra.gang import run_gang
 from infra.log import attach, event
+from infra.ray_gang import Order, run_on_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,14 +29,14 @@ STORE_BYTES = 256 << 20  # only handles and small results pass through Ray's obj
 # With the defaults a silent partition hangs a job for minutes; with these a lost node is noticed in about 25 s. All processes of
 # a cluster need them alike (a server with the defaults answers "too many pings"), so another's cluster is left as it is.
 KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 class RayCompute:
     """Tasks on a Ray cluster: one started here (address None), or a running one by its address.
 
-    A gang on a cluster goes through Ray Train, so that a lost node's ranks start again elsewhere; on the cluster started
-    here there is no other node, and the ranks are plain child processes (measured: Ray Train adds 20 s to each gang).
+    A gang on a running cluster is spread over its nodes, and goes on with fewer ranks (min_ranks at least) when one is lost; on the
+    cluster started here there is no other node, and the ranks are plain child processes.
     close() ends what was started here. Use as a context manager.
     """
 
@@ -47,8 +47,10 @@ class RayCompute:
         ranks: int = 1,
         restarts: int = 2,
         addresses: Mapping[str, str] | None = None,
+        min_ranks: int = 1,
     ) -> None:
         self.address, self.cpus, self.ranks, self.restarts = address, cpus or cores(), ranks, restarts
+        self.min_ranks = min_ranks
         self.addresses = dict(addresses or {})
         self._ray: Any = None
         self._mailbox: Any = None
@@ -102,7 +104,9 @@ class RayCompute:
         world = ranks or self.ranks
         if self.address is None:
             return run_gang(name, fn, world, threads=max(1, self.cpus // world), restarts=self.restarts)
-        return self._train(name, fn, world)
+        ray = self._connected()
+        order = Order(name, world, min(self.min_ranks, world), self.restarts)
+        return run_on_cluster(ray, self._mailbox, order, fn, self._tell)
 
     def _slots(self) -> int:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1))) if self.address else self.cpus
@@ -126,7 +130,9 @@ class RayCompute:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)
         self._ray = ray
-        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
+        # Beside this process: on another node it would be lost with that node.
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         return ray
 
     def _join(self, ray: Any) -> None:
@@ -160,35 +166,6 @@ class RayCompute:
         for told in self._ray.get(self._mailbox.take.remote("event")):
             _tell_again(told)
 
-    def _train(self, name: str, fn: Callable[[], Any], world: int) -> list[Any]:
-        """The gang through Ray Train's worker groups: gloo on CPUs, NCCL where every rank has a GPU."""
-        ray = self._connected()
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        gpus = ray.cluster_resources().get("GPU", 0) >= world
-        storage = tempfile.mkdtemp(prefix="tm-train")  # Ray Train's own notes; our checkpoints are the stage's
-        trainer = TorchTrainer(
-            partial(_train_rank, fn, self._mailbox),
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            scaling_config=ScalingConfig(num_workers=world, use_gpu=gpus, resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(
-                name=name.replace(" ", "-"), storage_path=storage, failure_config=FailureConfig(max_failures=self.restarts)
-            ),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            failures = dict(ray.get(self._mailbox.take.remote("failure"))) or {0: error}
-            if preempted := next((e for e in failures.values() if isinstance(e, Preempted)), None):
-                raise preempted from error
-            raise StageFailed(name, failures, world, unit="rank") from error
-        finally:
-            self._tell()
-            shutil.rmtree(storage, ignore_errors=True)
-        answers = dict(ray.get(self._mailbox.take.remote("result")))
-        return [answers[rank] for rank in range(world)]
-
 
 class _Mailbox:
     """An actor that keeps what workers say until the driver asks for it."""
@@ -202,6 +179,9 @@ class _Mailbox:
     def take(self, kind: str) -> list[Any]:
         return self.kept.pop(kind, [])
 
+    def look(self, kind: str) -> list[Any]:
+        return self.kept.get(kind, [])
+
 
 def _call(fn: Callable[[Any], Any], mailbox: Any, item: Any) -> Any:
     """ray.remote takes a plain function and refuses a partial, so the work rides as an argument."""
@@ -210,22 +190,6 @@ def _call(fn: Callable[[Any], Any], mailbox: Any, item: Any) -> Any:
         return fn(item)
     finally:
         detach()
-
-
-def _train_rank(fn: Callable[[], Any], mailbox: Any) -> None:
-    """One rank. Its answer goes by the mailbox: Ray Train hands back metrics only."""
-    import ray
-
-    rank = int(os.environ["RANK"])
-    detach = attach(lambda told: mailbox.put.remote("event", told))
-    try:
-        value = fn()
-    except Exception as error:
-        ray.get(mailbox.put.remote("failure", (rank, error)))
-        raise
-    finally:
-        detach()
-    ray.get(mailbox.put.remote("result", (rank, value)))
 
 
 def _cause(error: Any) -> BaseException:

@@ -50,6 +50,10 @@ class Store:
     def path(self, stage: str, fingerprint: str) -> Path:
         return self.root / stage / fingerprint
 
+    def scratch(self, stage: str, fingerprint: str) -> Path:
+        """Where it is made, until it is whole."""
+        return self.root / stage / f".{fingerprint}"
+
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """The artifact if it is finished and every file has its size; a damaged one is set aside, with a warning."""
         path = self.path(stage, fingerprint)
@@ -103,7 +107,7 @@ class Store:
         Hold `exclusive` around it: two tries at once would fill the same folder.
         """
         final = self.path(stage, fingerprint)
-        scratch = final.with_name(f".{fingerprint}")
+        scratch = self.scratch(stage, fingerprint)
         scratch.mkdir(parents=True, exist_ok=True)
         work = Work(scratch, {})
         yield work

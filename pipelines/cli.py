@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.errors import ConfigError, PipelineError, Preempted
+from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
+from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
@@ -27,12 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with textmill, such as demo.")]
-Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Where artifacts and runs are kept.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the recipe; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-HERE = Path("workspace")
-
 
 @app.command()
 def run(
@@ -43,11 +39,16 @@ def run(
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="A running Ray cluster; without it one is started here.")] = "",
     plain: Annotated[bool, typer.Option("--plain", help="No Prefect, no Ray: everything in this process.")] = False,
     profile: Annotated[str, typer.Option(metavar="N:M", help="Steps N to M-1 of every pretraining are profiled by torch.")] = "",
+    ranks: Annotated[int, typer.Option(help="Ranks of every training; resources.ranks when left out.")] = 0,
+    min_ranks: Annotated[int, typer.Option(help="With --ray: as few will do when nodes are lost; resources.min_ranks.")] = 0,
+    restarts: Annotated[int, typer.Option(help="Deaths of ranks in a row before a training is given up; resources.restarts.")] = -1,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
     from pipelines.runner import Order, plainly, prepare
 
-    prepared = prepare(Order(recipe, workspace, tuple(settings or ()), until, ray, plain, profile))
+    given = (("ranks", ranks, 1), ("min_ranks", min_ranks, 1), ("restarts", restarts, 0))
+    resources = tuple(f"resources.{name}={value}" for name, value, least in given if value >= least)
+    prepared = prepare(Order(recipe, workspace, (*(settings or ()), *resources), until, ray, plain, profile))
     console = _console()
     from pipelines.console import watching
 
@@ -124,6 +125,9 @@ def _tell_cost(told: dict[str, Any]) -> None:
         typer.echo(line)
     rows = plan_model.rows(told)
     _console().print(table("", rows, tuple(rows[0])))
+
+
+app.command()(slurm)
 
 
 @app.command()

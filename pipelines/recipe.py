@@ -213,12 +213,18 @@ class Model(Section):
 
 
 class Resources(Section):
-    """How, not what: never part of a fingerprint. cpus 0: all there are. mirror: an fsspec URL where finished artifacts are shared."""
+    """How, not what: never part of a fingerprint. cpus 0: all there are. mirror: an fsspec URL where finished artifacts are shared.
+
+    min_ranks: on a running Ray cluster a training that lost a node goes on with as few ranks as this, until there is room for `ranks`
+    again. restarts: deaths of ranks in a row after which a training is given up; the state of the last checkpoint stays.
+    """
 
     ranks: int = Field(default=1, ge=1)
     cpus: int = Field(default=0, ge=0)
     connect_to: dict[str, str] = Field(default_factory=dict)
     mirror: str = ""
+    min_ranks: int = Field(default=1, ge=1)
+    restarts: int = Field(default=2, ge=0)
 
 
 class Recipe(Section):

@@ -55,6 +55,17 @@ def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
                 yield ("tasks", name, "models", index), f"tasks.{name} names no model of this recipe with `{model}`{_known(model, there)}"
     yield from _crawl(value)
     yield from _files(value)
+    yield from _ranks(value)
+
+
+def _ranks(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    resources = _mapping(value, "resources")
+    least, ranks = resources.get("min_ranks", 1), resources.get("ranks", 1)
+    if isinstance(least, int) and isinstance(ranks, int) and least > ranks:
+        yield (
+            ("resources", "min_ranks"),
+            f"resources.min_ranks {least} is more than resources.ranks {ranks}; raise ranks",
+        )
 
 
 def _crawl(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:

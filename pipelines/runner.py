@@ -168,10 +168,17 @@ def _compute(prepared: Prepared) -> Any:
     resources, order = prepared.loaded.recipe.resources, prepared.order
     addresses = dict(resources.connect_to)
     if order.plain:
-        return _Closing(LocalCompute(ranks=resources.ranks, addresses=addresses))
+        return _Closing(LocalCompute(ranks=resources.ranks, restarts=resources.restarts, addresses=addresses))
     from infra.ray_compute import RayCompute
 
-    return RayCompute(address=order.ray or None, cpus=resources.cpus or None, ranks=resources.ranks, addresses=addresses)
+    return RayCompute(
+        address=order.ray or None,
+        cpus=resources.cpus or None,
+        ranks=resources.ranks,
+        restarts=resources.restarts,
+        addresses=addresses,
+        min_ranks=resources.min_ranks,
+    )
 
 
 class _Closing:

@@ -19,7 +19,6 @@ from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
 from infra.store import whole
 from training.card import CARD, MODEL, read_card, write_json
-from training.imported import begin, same_shape, tell_fresh
 from training.pretrain_config import PretrainConfig
 from training.settings import feed_config, loop_config, masked_as, model_of
 
@@ -74,6 +73,8 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     check_specials(family, meta)
     family.check_export(backbone, meta.specials)
     if "init" in inputs:
+        from training.imported import same_shape  # here, not above: it reads vocabularies, which a machine that only trains cannot
+
         same_shape(asdict(backbone), read_card(inputs["init"])["backbone"])
     for length in config.lengths:
         if inputs[examples_name(config, length)].stage != family.examples:
@@ -135,6 +136,8 @@ def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module
     family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
     tower = family.build(backbone, seed=config.seed)
     if "init" in inputs:
+        from training.imported import begin, tell_fresh
+
         tell_fresh(config.family, begin(tower, inputs["init"].path / MODEL))
     return tower
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from sentencex import segment
-
 LINE = re.compile(r"(?<=\n)")
 UNKNOWN_LANGUAGE = "en"  # its rules know . ! ? and the full stops of other scripts
 
@@ -36,6 +34,8 @@ def paragraphs(text: str) -> list[str]:
 def _segment(paragraph: str, language: str) -> list[str]:
     if paragraph.isspace():  # a blank line: the splitter would take longer to see that than all the rest
         return [paragraph]
+    from sentencex import segment  # here, not above: a machine that only trains does without
+
     pieces = list(segment(language, paragraph))
     return pieces if "".join(pieces) == paragraph else [paragraph]  # a rule that rewrites text may not cut it
 

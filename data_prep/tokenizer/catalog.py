@@ -1,13 +1,16 @@
-"""The kinds of tokenizer there are, how each is trained, and how a saved one is loaded."""
+"""The kinds of tokenizer there are, how each is trained, and how a saved one is loaded.
+
+Each kind's module, with the library under it, is imported when it is used: a machine that only trains has none of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta, Tokenizer, read_meta
 from infra.artifact import Artifact
 from infra.errors import ArtifactError
@@ -21,12 +24,16 @@ class Loader(Protocol):
     def __call__(self, folder: Path, meta: Meta) -> Tokenizer: ...
 
 
+def _loaded(module: str, folder: Path, meta: Meta) -> Tokenizer:
+    return cast("Loader", import_module(f"data_prep.tokenizer.{module}").load)(folder, meta)
+
+
 LOADERS: dict[str, Loader] = {
-    "byte_bpe": byte_bpe.load,
-    "bpe_eow": bpe_eow.load,
-    "wordpiece": wordpiece.load,
-    "sentencepiece_bpe": sentencepiece.load,
-    "sentencepiece_unigram": sentencepiece.load,
+    "byte_bpe": partial(_loaded, "byte_bpe"),
+    "bpe_eow": partial(_loaded, "bpe_eow"),
+    "wordpiece": partial(_loaded, "wordpiece"),
+    "sentencepiece_bpe": partial(_loaded, "sentencepiece"),
+    "sentencepiece_unigram": partial(_loaded, "sentencepiece"),
 }
 
 
@@ -38,6 +45,8 @@ class Trainer(Protocol):
 
 def trainer(kind: str, min_frequency: int, alphabet: int, coverage: float, specials: str = "gpt") -> Trainer:
     """The training function of a kind, with the settings that only some kinds have."""
+    from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
+
     made: dict[str, Trainer] = {
         "byte_bpe": partial(byte_bpe.train, min_frequency=min_frequency, specials=specials),
         "bpe_eow": partial(bpe_eow.train, min_frequency=min_frequency, alphabet=alphabet),

@@ -374,7 +374,7 @@ def guesses(tower: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[threading.Event]:
-    """SIGTERM sets the event, where signals can be caught: in a process's main thread (Ray Train's loop runs in another)."""
+    """SIGTERM sets the event, where signals can be caught: in a process's main thread."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

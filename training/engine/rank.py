@@ -16,7 +16,7 @@ FP32_ERROR = 2e-5  # relative; a product in bf16 errs by about 3e-3, one in fp32
 
 @dataclass(frozen=True)
 class Rank:
-    """rank of world; read once from what every launcher sets (compute.gang, Ray Train, torchrun)."""
+    """rank of world; read once from what every launcher sets (compute.gang, torchrun, Slurm)."""
 
     rank: int
     world: int

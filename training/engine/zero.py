@@ -76,7 +76,7 @@ def _deepspeed() -> Any:
 
 
 def join(place: Rank) -> None:
-    """Make this process one of the group. Ray Train has done so already, and then this does nothing."""
+    """Make this process one of the group. A second call does nothing."""
     address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.world), ("LOCAL_RANK", 0)):

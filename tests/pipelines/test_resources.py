@@ -1,0 +1,50 @@
+"""How many ranks, how few will do, how often they start again: from the recipe or the command to the compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.errors import ConfigError
+from infra.ray_compute import RayCompute
+from pipelines import runner
+from pipelines.cli import app
+from pipelines.recipe import load
+from pipelines.runner import Order
+
+
+class Enough(Exception):
+    """What the test wanted to see has been seen."""
+
+
+def test_the_commands_options_reach_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Order] = []
+
+    def prepare(order: Order) -> None:
+        asked.append(order)
+        raise Enough
+
+    monkeypatch.setattr(runner, "prepare", prepare)
+    words = ["run", "demo", "-w", str(tmp_path), "--ray", "127.0.0.1:1", "--ranks", "6", "--min-ranks", "3", "--restarts", "0"]
+    assert isinstance(CliRunner().invoke(app, words).exception, Enough)
+    monkeypatch.undo()
+    compute = runner._compute(runner.prepare(asked[0]))
+    assert isinstance(compute, RayCompute)
+    assert (compute.address, compute.ranks, compute.min_ranks, compute.restarts) == ("127.0.0.1:1", 6, 3, 0)
+
+
+def test_left_out_options_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
+    compute = runner._compute(runner.prepare(Order("demo", tmp_path, ("resources.restarts=7",), plain=True))).compute
+    assert (compute.ranks, compute.restarts) == (2, 7)
+
+
+def test_more_than_there_are_cannot_be_the_least() -> None:
+    with pytest.raises(ConfigError, match="resources.min_ranks 3 is more than resources.ranks 2"):
+        load("demo", ("resources.min_ranks=3",))
+
+
+def test_help_names_them() -> None:
+    told = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
+    assert all(option in told for option in ("--ranks", "--min-ranks", "--restarts"))
