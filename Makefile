@@ -11,7 +11,7 @@ TORCH ?= torch>=2.8,<2.14
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
-	@echo "make cluster  a gang on a running Ray cluster, through Ray Train"
+	@echo "make cluster  a gang on Ray clusters of several nodes, and across two network namespaces, that lose nodes"
 	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make check  linter, formatter, types"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
