@@ -65,6 +65,7 @@ bench: $(STAMP) .venv-bench/.installed
 	$(BIN)/python tests/benchmarks/bench_feed.py --peer-python .venv-bench/bin/python
 	$(BIN)/python tests/benchmarks/bench_training.py
 	$(BIN)/python tests/benchmarks/bench_bert.py
+	$(BIN)/python tests/benchmarks/bench_checkpoint.py --threads 2
 	$(BIN)/python tests/benchmarks/bench_plan.py
 
 # One GPU, under 8 minutes: utilisation of GPT-2 and BERT, what ZeRO costs, compiled layers, what the plan foretold.
