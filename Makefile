@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 WORKSPACE ?= workspace
 TORCH ?= torch>=2.8,<2.14
 
-.PHONY: demo test test-fast slow cluster soak check bench bench-gpu prove-gpu clean help
+.PHONY: demo test test-fast slow cluster cluster-soak soak check bench bench-gpu prove-gpu clean help
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
 	@echo "make cluster  a gang on Ray clusters of several nodes, and across two network namespaces, that lose nodes"
 	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
+	@echo "make cluster-soak  the same on a Ray cluster: ranks, a node's daemon, the driver"
 	@echo "make check  linter, formatter, types"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
 	@echo "make bench-gpu  one GPU: utilisation, what ZeRO costs, what the plan foretold (under 8 minutes)"
@@ -38,6 +39,9 @@ slow: $(STAMP)
 
 cluster: $(STAMP)
 	$(BIN)/python -m pytest -q -m cluster
+
+cluster-soak: $(STAMP)
+	$(BIN)/python -m tests.infra.cluster_soak --blows 8
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.training.engine.soak --blows 20
