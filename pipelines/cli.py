@@ -78,7 +78,7 @@ def plan(
     until: str = "",
     model: Annotated[str, typer.Option(metavar="FAMILY/SIZE", help="Instead of a recipe: what a model costs, such as gpt3/175b.")] = "",
     ranks: Annotated[int, typer.Option(help="With --model: ranks that share the memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="With --model: fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="With --model: fp32, bf16 or fp16.")] = "fp32",
     length: Annotated[int, typer.Option(help="With --model: tokens of a sequence; its paper's when left out.")] = 0,
     micro_batch: Annotated[int, typer.Option(help="With --model: sequences a rank puts through at once.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,11 +115,19 @@ def test_a_signal_ends_the_run_in_order(recipe: Path, textmill, number: int, cod
     words = ["run", "small.yaml", "--plain", "--until", "pretrain", "--set", "models.gpt.pretrain.tokens=1e9"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *words], cwd=recipe.parent, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipelines.cli", *words],
+        cwd=recipe.parent,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # a shell's background job ignores it
     )
-    wait_for(recipe.parent, '"kind": "train"')
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    try:
+        wait_for(recipe.parent, '"kind": "train"')
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code and "the same command goes on" in told and "Traceback" not in told
     assert json.loads(textmill("status", "--json").stdout)["state"] == state
     assert not [line for line in processes() if str(recipe.parent) in line]

@@ -72,7 +72,7 @@ def test_a_plan_of_nothing_says_what_it_wants() -> None:
     [
         ("robert/base", {}, "did you mean `roberta/base`"),
         ("bert", {}, "there is bert/base"),
-        ("bert/base", {"precision": "fp16"}, "precision 'fp16' is none of"),
+        ("bert/base", {"precision": "fp8"}, "precision 'fp8' is none of"),
         ("bert/base", {"length": 4096}, "more than the 512 positions"),
         ("bert/base", {"ranks": 0}, "ranks is 0"),
     ],

@@ -98,7 +98,7 @@ class Engine:
         self.config, self.place = config, place
         if config.precision == "fp16":
             check_fp16(place.device)
-        size = sum(p.numel() for p in tower.parameters())
+        size = sum(getattr(p, "ds_numel", p.numel()) for p in tower.parameters())  # zero.Init leaves shares of no length
         engine, *_ = _deepspeed().initialize(
             model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size, place.world)
         )

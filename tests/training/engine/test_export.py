@@ -17,6 +17,7 @@ from torch import nn
 from infra.compute import LocalCompute
 from tests.training.engine.trial import backbone, gpt, together
 from training.backbone.exchange import write_tensors
+from training.engine import heap
 from training.engine.rank import here
 from training.engine.zero import Engine, ZeroConfig, join
 from training.families.catalog import family
@@ -26,7 +27,9 @@ PARTS, SIDE = 12, 1536  # matrices of 9 MB, 113 MB in all
 
 
 def anonymous() -> int:
-    """Bytes of this process's own memory; pages of mapped files do not count, as the system may take them away."""
+    """Bytes of this process's own memory; pages of mapped files do not count, as the system may take them away, nor what is free."""
+    with heap.held():
+        pass  # what is free goes back at its end
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
@@ -57,7 +60,7 @@ def test_no_rank_holds_the_whole_model_in_its_own_memory(tmp_path: Path) -> None
     for rank in LocalCompute(2).gang("export", partial(held, tmp_path)):
         for grown, size, right in rank:
             assert right
-            assert grown < 0.6 * size, (grown, size)
+            assert grown < 0.35 * size, rank
     assert not list(tmp_path.iterdir()), "the files have no name any more"
 
 
