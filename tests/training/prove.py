@@ -418,7 +418,7 @@ def polarity(tower: Tower, text: Text, found: Family, few: bool) -> float:
 def probe(root: Path, scale: Scale) -> Table:
     """A linear probe of frozen states tells parts of speech, and praise from blame, better after pretraining than before.
 
-    Praise shows slowly, 2 or 3 points after 700 steps and 5 after 1,600 (244 s of a CPU): within minutes it is told, not asked for.
+    Praise shows slowly, 2 or 3 points after 700 steps, 5 after 1,600 (244 s of a CPU): within minutes it is told, not asked for.
     """
     table, found = Table(), family("gpt2")
     novels = [one.lower() for one in capped(books(data(), 2000), scale.words)]  # as the sentences that are judged are written
@@ -474,7 +474,7 @@ PARTS: dict[str, Part] = {
     "families": Part(Scale(), replace(GPU, steps=1500, layers=4, width=256, heads=4, lr=1e-3), families),
     "masking": Part(Scale(length=64, batch=16, steps=1000, lr=3e-3, vocab=1000), replace(GPU, layers=4, width=256), masking),
     "pairs": Part(Scale(words=700_000, width=128, length=64, steps=1000, lr=1e-3, vocab=1000, report=False), GPU, pairs),
-    "probe": Part(Scale(words=1_300_000, width=128, layers=4, length=128, batch=16, vocab=4096, steps=700, lr=2e-3), GPU, probe),
+    "probe": Part(Scale(words=1_300_000, width=128, layers=4, length=128, batch=16, vocab=4096, steps=400, lr=2e-3), GPU, probe),
     "sharing": Part(Scale(steps=300), replace(GPU, steps=3000), sharing),
     "electra": Part(Scale(width=128, steps=300), replace(GPU, steps=6000), electra),
 }
