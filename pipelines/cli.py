@@ -39,15 +39,15 @@ def run(
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="A running Ray cluster; without it one is started here.")] = "",
     plain: Annotated[bool, typer.Option("--plain", help="No Prefect, no Ray: everything in this process.")] = False,
     profile: Annotated[str, typer.Option(metavar="N:M", help="Steps N to M-1 of every pretraining are profiled by torch.")] = "",
-    ranks: Annotated[int, typer.Option(help="Ranks of every training; resources.ranks when left out.")] = 0,
-    min_ranks: Annotated[int, typer.Option(help="With --ray: as few will do when nodes are lost; resources.min_ranks.")] = 0,
-    restarts: Annotated[int, typer.Option(help="Deaths of ranks in a row before a training is given up; resources.restarts.")] = -1,
+    ranks: Annotated[int | None, typer.Option(help="Ranks of every training; resources.ranks when left out.")] = None,
+    min_ranks: Annotated[int | None, typer.Option(help="With --ray: as few will do when nodes are lost; resources.min_ranks.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Deaths of ranks in a row before it is given up; resources.restarts.")] = None,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
     from pipelines.runner import Order, plainly, prepare
 
-    given = (("ranks", ranks, 1), ("min_ranks", min_ranks, 1), ("restarts", restarts, 0))
-    resources = tuple(f"resources.{name}={value}" for name, value, least in given if value >= least)
+    given = {"ranks": ranks, "min_ranks": min_ranks, "restarts": restarts}
+    resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
     prepared = prepare(Order(recipe, workspace, (*(settings or ()), *resources), until, ray, plain, profile))
     console = _console()
     from pipelines.console import watching

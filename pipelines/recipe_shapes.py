@@ -19,6 +19,22 @@ def check(loaded: Loaded) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def not_here(recipe: Recipe) -> dict[str, str]:
+    """For each model that cannot be trained on this machine, why: a precision or a compiler that it lacks."""
+    from training.engine import able
+    from training.engine.rank import here
+
+    found = {}
+    for name, model in recipe.models.items():
+        config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+        try:
+            if model.trained:
+                able.check(config.precision, config.compile, config.zero, here().device)
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
+
+
 def _problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     for name, model in recipe.models.items():
         if text := _refusal(recipe, model):

@@ -16,6 +16,7 @@ from typing import Any
 from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
+from infra.errors import ConfigError
 from infra.log import attach
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
@@ -24,6 +25,7 @@ from infra.store import Store
 from pipelines import chain, recipe_shapes
 from pipelines.ending import ending
 from pipelines.growth import Growth
+from pipelines.plan import plan
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 from pipelines.tensorboard import Board
@@ -85,6 +87,8 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
+    if not order.ray:
+        _check_machine(loaded, order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
     mirror = loaded.recipe.resources.mirror
@@ -92,6 +96,15 @@ def prepare(order: Order) -> Prepared:
     growth = Growth(workspace, store, loaded.recipe)
     run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
     return Prepared(order, loaded, run, store, growth)
+
+
+def _check_machine(loaded: Loaded, order: Order) -> None:
+    """Raises ConfigError where a training has still to be done that this machine cannot do: not after the crawl, and not for a model
+    that another machine has made. A cluster's machines look for themselves, in each rank."""
+    if refused := recipe_shapes.not_here(loaded.recipe):
+        todo = {step.label for step in plan(loaded.recipe, order.workspace.absolute(), order.until) if step.action != "reuse"}
+        if problems := [f"{loaded.place(('models', name))}: models.{name}: {why}" for name, why in refused.items() if name in todo]:
+            raise ConfigError("\n".join(problems))
 
 
 def plainly(store: Store, compute: Compute) -> Carry:

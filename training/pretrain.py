@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.tokenizer import catalog as tokenizers
 from data_prep.tokenizer.base import Meta
 from infra.artifact import Artifact, Counts
-from infra.compute import Compute, LocalCompute
+from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
 from infra.store import whole
@@ -43,20 +43,10 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     """
     check(config, inputs, compute.ranks)
     whole(inputs.values())
-    if isinstance(compute, LocalCompute):  # a cluster's machines may be able to do what this one is not: each rank looks for itself
-        check_here(config)
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
 PRETRAIN = Stage(name="pretrain", version=4, work=work)
-
-
-def check_here(config: PretrainConfig) -> None:
-    """Raises ConfigError for a precision or a compiler that this machine lacks."""
-    from training.engine import able
-    from training.engine.rank import here
-
-    able.check(config.precision, config.compile, config.zero, here().device)
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:

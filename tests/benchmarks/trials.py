@@ -125,12 +125,8 @@ def step_of(engine: Engine, case: Case, given: Batch) -> float:
     dist.barrier()
     began = time.perf_counter()
     for micro in range(case.micros):
-        last = micro + 1 == case.micros
-        if hasattr(engine, "begin"):  # an engine that is told before each micro-batch whether it is the last
-            engine.begin(last)
+        engine.begin(last=micro + 1 == case.micros)
         engine.backward(engine.forward(given).total)
-        if not last and hasattr(engine, "pass_on"):
-            engine.pass_on()
     engine.step(LR)
     sync(engine.place.device)
     return time.perf_counter() - began

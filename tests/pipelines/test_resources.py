@@ -13,6 +13,7 @@ from pipelines import runner
 from pipelines.cli import app
 from pipelines.recipe import load
 from pipelines.runner import Order
+from training.engine import scaling
 
 
 class Enough(Exception):
@@ -48,3 +49,19 @@ def test_more_than_there_are_cannot_be_the_least() -> None:
 def test_help_names_them() -> None:
     told = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
     assert all(option in told for option in ("--ranks", "--min-ranks", "--restarts"))
+
+
+def test_what_this_machine_cannot_train_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "cpu_multiplies_fp16", lambda: False)
+    half = ("models.gpt.pretrain.precision=fp16",)
+    with pytest.raises(ConfigError, match=r"models\.gpt: precision fp16 needs a GPU"):
+        runner.prepare(Order("demo", tmp_path, half))
+    assert not list(tmp_path.iterdir())
+    assert runner.prepare(Order("demo", tmp_path, half, until="dedup")), "the data for another machine is made all the same"
+    assert runner.prepare(Order("demo", tmp_path, half, ray="127.0.0.1:1")), "a cluster's machines look for themselves"
+
+
+@pytest.mark.parametrize("option", ["--ranks", "--min-ranks"])
+def test_no_rank_at_all_is_refused(option: str, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["run", "demo", "-w", str(tmp_path), option, "0"])
+    assert isinstance(told.exception, ConfigError) and option.strip("-").replace("-", "_") in str(told.exception)

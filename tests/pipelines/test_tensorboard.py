@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.pipelines.conftest import Textmill
-
-readers = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
 def test_a_run_is_seen_in_tensorboard_and_profiled(recipe: Path, textmill: Textmill, tmp_path: Path) -> None:
@@ -20,7 +19,7 @@ def test_a_run_is_seen_in_tensorboard_and_profiled(recipe: Path, textmill: Textm
     lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     (board,) = (run / "tensorboard").iterdir()
     assert board.name == "gpt"
-    seen = readers.EventAccumulator(str(board)).Reload()
+    seen = EventAccumulator(str(board)).Reload()
     curve = [(point.step, point.value) for point in seen.Scalars("loss/train")]
     assert curve == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     (held,) = seen.Scalars("loss/held_out")

@@ -20,10 +20,11 @@ def compiler(device: torch.device) -> str:
         found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")
         return found if has_triton() else ""
     from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         return str(get_cpp_compiler())
-    except Exception:  # torch's own kind, InvalidCxxCompiler, is not public
+    except InvalidCxxCompiler:
         return ""
 
 

@@ -110,46 +110,30 @@ def train(
     imported: the tower comes with learnt weights, so a first loss below guessing is right. Raises Preempted after SIGTERM,
     with the state saved, and PipelineError when a loss or gradient is not finite, with the state before that step saved.
     """
-    place = here()
+    place, known = here(), known or Known()
     talk = Talk(place)
     with talk.listening(), held():
-        return _train(
-            make_tower, make_feed, make_valid, config, out, stage, imported=imported, place=place, talk=talk, known=known or Known()
-        )
-
-
-def _train(
-    make_tower: Callable[[], nn.Module],
-    make_feed: Callable[[], Feed],
-    make_valid: Callable[[], Feed] | None,
-    config: LoopConfig,
-    out: Path,
-    stage: str,
-    *,
-    imported: bool,
-    place: Rank,
-    talk: Talk,
-    known: Known,
-) -> Trained:
-    check(config.precision, config.compile, config.zero, place.device)
-    join(place)
-    choose_matmul_mode()
-    torch.manual_seed(config.seed)
-    tower, feed = recompute(make_tower(), config.recompute), make_feed()
-    if compiles(config.compile, config.zero, place.device):
-        compiled(tower)
-    valid = make_valid() if make_valid else None
-    if feed.batch_size < place.world:
-        raise ConfigError(f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens")
-    try:
-        with _asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
-            run = _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported, watch=watch)
-            run.journal.tokens_per_byte = known.tokens_per_byte
-            return run.all(Meter(place, talk, known, precision_here(config.precision)))
-    except RuntimeError:
-        if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see the death before this echo of it
-            time.sleep(PEER_GRACE_S)
-        raise
+        check(config.precision, config.compile, config.zero, place.device)
+        join(place)
+        choose_matmul_mode()
+        torch.manual_seed(config.seed)
+        tower, feed = recompute(make_tower(), config.recompute), make_feed()
+        if compiles(config.compile, config.zero, place.device):
+            compiled(tower)
+        valid = make_valid() if make_valid else None
+        if feed.batch_size < place.world:
+            raise ConfigError(
+                f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens"
+            )
+        try:
+            with _asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
+                run = _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported, watch=watch)
+                run.journal.tokens_per_byte = known.tokens_per_byte
+                return run.all(Meter(place, talk, known, precision_here(config.precision)))
+        except RuntimeError:
+            if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see its death before this echo
+                time.sleep(PEER_GRACE_S)
+            raise
 
 
 class Wish(NamedTuple):

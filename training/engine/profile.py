@@ -29,9 +29,10 @@ class Profiler:
         self.window = window if place.first else None
         self.folder, self.place, self.stage = out / FOLDER, place, stage
         self._running: tuple[profile, int] | None = None
+        self._steps = 0  # looked at, with those that a guard had done again
 
     def before(self, step: int) -> None:
-        """Called at the beginning of every step, and once with the number of steps at the end."""
+        """At the beginning of every step."""
         if self.window is None:
             return
         first, end = self.window
@@ -40,8 +41,9 @@ class Profiler:
             looking = profile(activities=kinds)
             looking.start()
             self._running = looking, step
-        elif self._running is not None and step >= end:
+        if self._running is not None and step >= end:
             self.close(step)
+        self._steps += self._running is not None
 
     def close(self, step: int) -> None:
         """Write what was seen so far; nothing where nobody looks."""
@@ -51,7 +53,7 @@ class Profiler:
         looking.stop()
         self.folder.mkdir(exist_ok=True)
         looking.export_chrome_trace(str(self.folder / TRACE))
-        told = {"first": first, "end": step, "device": str(self.place.device), "operators": operators(looking, step - first)}
+        told = {"first": first, "end": step, "device": str(self.place.device), "operators": operators(looking, self._steps)}
         (self.folder / OPERATORS).write_text(json.dumps(told, indent=1))
         event("note", message=f"{self.stage}: steps {first} to {step - 1} are profiled in {self.folder / TRACE}")
 

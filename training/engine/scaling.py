@@ -7,6 +7,8 @@ of the state: DeepSpeed keeps it in its optimiser under ZeRO 1 to 3, this file's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,12 +73,12 @@ class Scale:
         )
 
 
-class lowest:  # noqa: N801  # used like a function
+@contextmanager
+def lowest() -> Iterator[None]:
     """Around DeepSpeed's rule, which raises a bare Exception when the factor cannot fall any more."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and type(error) is Exception and "minimum" in str(error):
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception and "minimum" in str(error):
             raise FloatingPointError("the gradient is not finite, even unscaled") from error
+        raise
