@@ -6,11 +6,12 @@ Letters: B batch, L length, D width, H heads, K width of a head.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from training.backbone.config import BackboneConfig
 
@@ -95,11 +96,12 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
         """The mixed values and, when written out, the scores before mask and softmax."""
         B, L, D = x_BLD.shape
-        q_BHLK, k_BHLK, v_BHLK = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        qkv_BLD = self.qkv(x_BLD)
         rate = self.dropout if self.training else 0.0
-        if not written_out and kernel_is_slower(q_BHLK) and not sight.blind:
-            y_BHLK, scores_BHLL = attend_at_once(q_BHLK, k_BHLK, v_BHLK, sight.bias(layer, q_BHLK.dtype), rate), None
-        elif written_out or kernel_is_slower(q_BHLK):
+        if not written_out and kernel_is_slower(qkv_BLD) and not sight.blind:
+            return self.out(attend_at_once(qkv_BLD, sight.bias(layer, qkv_BLD.dtype), self.heads, rate)), None
+        q_BHLK, k_BHLK, v_BHLK = qkv_BLD.view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if written_out or kernel_is_slower(q_BHLK):
             y_BHLK, scores_BHLL = attend(q_BHLK, k_BHLK, v_BHLK, sight.mask(layer), rate)
         else:
             mask, causal = sight.fused(layer)
@@ -107,12 +109,12 @@ class Attention(nn.Module):
         return self.out(y_BHLK.transpose(1, 2).reshape(B, L, D)), scores_BHLL
 
 
-def kernel_is_slower(q_BHLK: Tensor) -> bool:
+def kernel_is_slower(x: Tensor) -> bool:
     """On a CPU, for rows that are not long. Forward and backward of 2048 tokens, 6 heads of 64, in ms, written out and fused:
 
     bfloat16, 128 positions 5 and 17, 256: 7 and 16, 512: 12 and 27, 1024: 22 and 33; float32 6 and 22, 11 and 17, 20 and 24, 47 and 25.
     """
-    return q_BHLK.device.type == "cpu" and q_BHLK.shape[-2] <= SHORT.get(q_BHLK.dtype, 0)
+    return x.device.type == "cpu" and x.shape[-2] <= SHORT.get(x.dtype, 0)
 
 
 def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
@@ -125,18 +127,50 @@ def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None, 
     return F.dropout(weights_BHLL, rate, training=rate > 0) @ v_BHLK, scores_BHLL
 
 
-def attend_at_once(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, bias: Tensor | None, rate: float) -> Tensor:
-    """The same in four operations: the mask is added by the product itself, and softmax rounds its float32 only once.
+def attend_at_once(qkv_BLD: Tensor, bias: Tensor | None, heads: int, rate: float) -> Tensor:
+    """The same in four operations, from a row of query, key and value [B, L, 3 D] to the mixed values [B, L, D].
 
-    No position may be blind (Sight.blind): its weights would be equal, not zero.
+    The mask is added by the product itself, softmax rounds its float32 only once, and the gradient is written where the next product
+    reads it. No position may be blind (Sight.blind): its weights would be equal, not zero.
     """
-    B, H, L, K = q_BHLK.shape
-    q, k, v = (x.reshape(B * H, L, K) for x in (q_BHLK, k_BHLK, v_BHLK))
-    scale = 1 / math.sqrt(K)
-    if bias is None:
-        scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-    else:
-        start = bias if bias.dim() == 2 else bias.expand(B, H, *bias.shape[-2:]).reshape(B * H, -1, L).expand(-1, L, -1)
-        scores = torch.baddbmm(start, q, k.transpose(1, 2), alpha=scale)
-    weights = F.dropout(scores.softmax(-1), rate, training=rate > 0)
-    return (weights @ v).view(B, H, L, K)
+    with torch.autocast(qkv_BLD.device.type, enabled=False):
+        mixed_BLD: Tensor = _AtOnce.apply(qkv_BLD, bias, heads, rate)
+    return mixed_BLD
+
+
+class _AtOnce(torch.autograd.Function):
+    """Letters: N = B H, the heads of all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BLD: Tensor, bias: Tensor | None, heads: int, rate: float) -> Tensor:
+        B, L, D = qkv_BLD.shape
+        qkv_NLK = qkv_BLD.view(B, L, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, B * heads, L, -1)
+        q, k, v = qkv_NLK
+        scale = 1 / math.sqrt(q.shape[-1])
+        if bias is None:
+            scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+        else:
+            start = bias if bias.dim() == 2 else bias.expand(B, heads, *bias.shape[-2:]).reshape(B * heads, -1, L).expand(-1, L, -1)
+            scores = torch.baddbmm(start, q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(-1)
+        left = torch.empty_like(weights).bernoulli_(1 - rate).div_(1 - rate) if rate else None  # what dropout lets through
+        seen = weights if left is None else weights * left
+        ctx.save_for_backward(qkv_NLK, weights, left, None if left is None else seen)
+        ctx.scale, ctx.heads = scale, heads
+        return (seen @ v).view(B, heads, L, -1).transpose(1, 2).reshape(B, L, D // 3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_NLK, weights, left, seen = ctx.saved_tensors
+        q, k, v = qkv_NLK
+        B, L, D = grad_BLD.shape
+        grad = grad_BLD.view(B, L, ctx.heads, -1).transpose(1, 2).reshape(B * ctx.heads, L, -1)
+        made = torch.empty_like(qkv_NLK)
+        to_q, to_k, to_v = made
+        torch.bmm((weights if left is None else seen).transpose(1, 2), grad, out=to_v)
+        of_weights = grad @ v.transpose(1, 2)
+        of_scores = torch._softmax_backward_data(of_weights if left is None else of_weights.mul_(left), weights, -1, weights.dtype)
+        torch.baddbmm(to_q, of_scores, k, beta=0, alpha=ctx.scale, out=to_q)
+        torch.baddbmm(to_k, of_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=to_k)
+        return made.view(3, B, ctx.heads, L, -1).permute(1, 3, 0, 2, 4).reshape(B, L, 3 * D), None, None, None

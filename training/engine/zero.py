@@ -310,6 +310,14 @@ def _lighten(engine: Any, config: ZeroConfig, world: int) -> None:
     if config.stage in (1, 2) and not config.offload and told:
         # Every gradient is searched for infinities before the norm is taken, which is not finite then, and is looked at too.
         engine.optimizer.has_overflow = lambda *_, **__: False
+    if config.stage in (1, 2) and world == 1 and not config.offload:
+
+        def alone(gradients: list[Tensor], *_: Any, output_bucket: list[Tensor | None] | None = None, **__: Any) -> None:
+            """It copies gradients into a bucket, divides them by one, sums them with nobody's and copies them back."""
+            for gradient, output in zip(gradients, output_bucket or [None] * len(gradients), strict=True):
+                engine.optimizer._add_to_grad_partition_buffer(output, gradient)
+
+        engine.optimizer.allreduce_and_copy = alone
     if config.stage == 0 and world == 1:
         engine.enable_backward_allreduce = False  # it copies all gradients into a bucket, to be summed with nobody's
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}  # of scores at once: enough rows to keep the products of matrices fast
 CACHE = {"cpu": 2 << 20, "cuda": 512 << 20}  # of float32 probabilities at once: what a CPU's own cache holds
+TINY = 1e-30  # a chance that float32 still holds with all its digits
 
 
 class Vocabulary(nn.Linear):
@@ -48,15 +49,13 @@ class _Entropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         states, weight = states_NE.detach().to(cast), weight_VE.detach().to(cast)
         bias = None if bias_V is None else bias_V.detach().to(cast)
-        kept = [
-            torch.zeros_like(x, dtype=torch.float32) if x is not None and wanted else None
-            for x, wanted in zip((None, weight_VE, bias_V), ctx.needs_input_grad, strict=False)
-        ]
         to_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        to_weight: Tensor | None = None
+        to_bias: Tensor | None = None
         losses_N = torch.zeros(len(labels_N), dtype=torch.float32, device=states.device)
         right = torch.zeros((), dtype=torch.long, device=states.device)
         rows = max(1, BYTES.get(states.device.type, BYTES["cuda"]) // (weight.shape[0] * weight.element_size()))
-        for start in range(0, len(labels_N), rows):
+        for start in range(0, max(1, len(labels_N)), rows):  # once where nothing is asked, too: gradients are zeros then, not absent
             part = slice(start, start + rows)
             scores = nn.functional.linear(states[part], weight, bias)
             if count_hits:
@@ -64,20 +63,30 @@ class _Entropy(torch.autograd.Function):
             _judge(scores, labels_N[part], losses_N[part])  # from here on the gradient of the scores
             if to_states is not None:
                 torch.mm(scores, weight, out=to_states[part])
-            if kept[1] is not None:
-                kept[1] += scores.T @ states[part]
-            if kept[2] is not None:
-                kept[2] += scores.sum(0, dtype=torch.float32)
+            if ctx.needs_input_grad[1]:
+                to_weight = _added(to_weight, scores.T @ states[part])
+            if ctx.needs_input_grad[2]:
+                to_bias = _added(to_bias, scores.sum(0, dtype=torch.float32))
         ctx.mark_non_differentiable(right)
-        ctx.save_for_backward(to_states, *kept[1:])
+        ctx.save_for_backward(to_states, to_weight, to_bias)
         ctx.types = [None if x is None else x.dtype for x in (states_NE, weight_VE, bias_V)]
         return losses_N.sum(), right
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        made = [None if x is None else (x * grad).to(kind) for x, kind in zip(ctx.saved_tensors, ctx.types, strict=True)]
+        made = [None if x is None else _times(x, grad, kind) for x, kind in zip(ctx.saved_tensors, ctx.types, strict=True)]
         return (*made, None, None, None)
+
+
+def _added(whole: Tensor | None, part: Tensor) -> Tensor:
+    """Parts are added up in float32; one alone stays as it is."""
+    return part if whole is None else whole.float().add_(part)
+
+
+def _times(x: Tensor, factor: Tensor, kind: torch.dtype) -> Tensor:
+    """Rounded once."""
+    return (x * factor).to(kind) if x.dtype is torch.float32 else x.to(kind) * factor
 
 
 def _judge(scores: Tensor, labels: Tensor, losses: Tensor) -> None:
@@ -87,8 +96,15 @@ def _judge(scores: Tensor, labels: Tensor, losses: Tensor) -> None:
         part = slice(start, start + rows)
         some, label = scores[part], labels[part, None]
         chances = some.softmax(-1, dtype=torch.float32)
-        # the highest chance is 1 / sum(exp(score - highest)): its logarithm gives the sum without a second pass of exponentials
-        whole = some.amax(-1).float() - chances.amax(-1).log()
-        losses[part] = whole - some.gather(1, label).squeeze(1).float()
-        chances.scatter_add_(1, label, chances.new_full(label.shape, -1.0))
-        some.copy_(chances)
+        of_labels = chances.gather(1, label)
+        losses[part] = _surprise(of_labels, chances, some, label).squeeze(1)
+        some.copy_(chances.scatter_(1, label, of_labels - 1))
+
+
+def _surprise(of_labels: Tensor, chances: Tensor, scores: Tensor, label: Tensor) -> Tensor:
+    """-log of the labels' chances, those too small for float32 too. A GPU is not asked whether there are any: it would be waited for."""
+    if of_labels.device.type == "cpu" and bool((of_labels > TINY).all()):
+        return -of_labels.log()
+    # the highest chance is 1 / sum(exp(score - highest)): its logarithm gives the sum without a second pass of exponentials
+    whole = scores.amax(-1, keepdim=True).float() - chances.amax(-1, keepdim=True).log()
+    return whole - scores.gather(1, label).float()
