@@ -130,7 +130,7 @@ def attend(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, mask: Tensor | None, 
 def attend_at_once(qkv_BLD: Tensor, bias: Tensor | None, heads: int, rate: float) -> Tensor:
     """The same in four operations, from a row of query, key and value [B, L, 3 D] to the mixed values [B, L, D].
 
-    The mask is added by the product itself, softmax rounds its float32 only once, and the gradient is written where the next product
+    The mask is added in place, softmax rounds its float32 only once, and the gradient is written where the next product
     reads it. No position may be blind (Sight.blind): its weights would be equal, not zero.
     """
     with torch.autocast(qkv_BLD.device.type, enabled=False):
@@ -147,30 +147,28 @@ class _AtOnce(torch.autograd.Function):
         qkv_NLK = qkv_BLD.view(B, L, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, B * heads, L, -1)
         q, k, v = qkv_NLK
         scale = 1 / math.sqrt(q.shape[-1])
-        if bias is None:
-            scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-        else:
-            start = bias if bias.dim() == 2 else bias.expand(B, heads, *bias.shape[-2:]).reshape(B * heads, -1, L).expand(-1, L, -1)
-            scores = torch.baddbmm(start, q, k.transpose(1, 2), alpha=scale)
+        start = bias if bias is not None and bias.dim() == 2 else None  # one mask for all rows: the product begins with it
+        scores = torch.baddbmm(q.new_zeros(()) if start is None else start, q, k.transpose(1, 2), beta=int(start is not None), alpha=scale)
+        if bias is not None and start is None:
+            scores.view(B, heads, L, L).add_(bias)
         weights = scores.softmax(-1)
-        left = torch.empty_like(weights).bernoulli_(1 - rate).div_(1 - rate) if rate else None  # what dropout lets through
-        seen = weights if left is None else weights * left
-        ctx.save_for_backward(qkv_NLK, weights, left, None if left is None else seen)
-        ctx.scale, ctx.heads = scale, heads
+        seen, kept = torch.native_dropout(weights, rate, True) if rate else (weights, None)
+        ctx.save_for_backward(qkv_NLK, weights, kept, None if kept is None else seen)
+        ctx.scale, ctx.heads = scale / (1 - rate), heads  # what dropout makes larger, after softmax's gradient instead of before
         return (seen @ v).view(B, heads, L, -1).transpose(1, 2).reshape(B, L, D // 3)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_NLK, weights, left, seen = ctx.saved_tensors
+        qkv_NLK, weights, kept, seen = ctx.saved_tensors
         q, k, v = qkv_NLK
         B, L, D = grad_BLD.shape
         grad = grad_BLD.view(B, L, ctx.heads, -1).transpose(1, 2).reshape(B * ctx.heads, L, -1)
         made = torch.empty_like(qkv_NLK)
         to_q, to_k, to_v = made
-        torch.bmm((weights if left is None else seen).transpose(1, 2), grad, out=to_v)
+        torch.bmm((weights if kept is None else seen).transpose(1, 2), grad, out=to_v)
         of_weights = grad @ v.transpose(1, 2)
-        of_scores = torch._softmax_backward_data(of_weights if left is None else of_weights.mul_(left), weights, -1, weights.dtype)
+        of_scores = torch._softmax_backward_data(of_weights if kept is None else of_weights.mul_(kept), weights, -1, weights.dtype)
         torch.baddbmm(to_q, of_scores, k, beta=0, alpha=ctx.scale, out=to_q)
         torch.baddbmm(to_k, of_scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=to_k)
         return made.view(3, B, ctx.heads, L, -1).permute(1, 3, 0, 2, 4).reshape(B, L, 3 * D), None, None, None
