@@ -84,11 +84,12 @@ def plan(
     gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,
     on: Annotated[str, typer.Option(metavar="GPU", help="Time on so many of these as there are ranks, such as H100; else here.")] = "",
     mfu: Annotated[float, typer.Option(help="With --on: the share of the GPU's rate that training reaches.")] = 0.4,
+    measure: Annotated[bool, typer.Option("--measure", help="Take some steps of each model on this machine; time and memory so.")] = False,
     activation_checkpointing: Annotated[int, typer.Option(help="With --model: every so many-th layer is computed again.")] = 0,
     offload: Annotated[str, typer.Option(help="With --model: optimizer or parameters in the host's memory.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing."""
+    """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing of it."""
     if model:
         from pipelines import plan_model
 
@@ -105,7 +106,7 @@ def plan(
 
     loaded = _checked(_order(recipe, workspace, settings, until))
     steps = planning.plan(loaded.recipe, workspace.absolute(), until)
-    costs = plan_recipe.costs(loaded.recipe, on, mfu) if any(step.stage == "pretrain" for step in steps) else {}
+    costs = plan_recipe.costs(loaded.recipe, on, mfu, measure) if any(step.stage == "pretrain" for step in steps) else {}
     if as_json:
         return _print_json([asdict(s) | ({"cost": costs[s.label]} if s.stage == "pretrain" and s.label in costs else {}) for s in steps])
     rows = [{"stage": step.label, "action": step.action, "why": step.why, "fingerprint": step.fingerprint[:6]} for step in steps]

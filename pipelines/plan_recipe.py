@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 CPU_SHARE = {"fp32": 0.65, "bf16": 0.5}  # of what products of matrices alone reach: what training did (tests/benchmarks/RESULTS.md)
 
 
-def costs(recipe: Recipe, on: str = "", mfu: float = MFU) -> dict[str, dict[str, Any]]:
+def costs(recipe: Recipe, on: str = "", mfu: float = MFU, measure: bool = False) -> dict[str, dict[str, Any]]:
     """Every model that is trained, by name. on: a GPU of training/engine/ceiling.py in place of this machine's device.
 
+    measure: some steps of each model are taken on this machine, and time and memory are told as they were.
     Bytes, seconds and plain numbers. Raises ConfigError for a GPU nobody knows, and for what it cannot multiply.
     """
     if not 0 < mfu <= 1:
         raise ConfigError(f"mfu is {mfu}; it is the share of the device's rate that is reached, above 0 and at most 1")
-    return {name: _cost(recipe, model, on, mfu) for name, model in recipe.models.items() if model.trained}
+    if measure and on:
+        raise ConfigError(f"--measure takes steps on this machine, not on {on}: leave one of the two out")
+    return {name: _cost(recipe, model, on, mfu, measure) for name, model in recipe.models.items() if model.trained}
 
 
-def _cost(recipe: Recipe, model: Model, on: str, mfu: float) -> dict[str, Any]:
+def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> dict[str, Any]:
     from training import cost
     from training.settings import loop_config, masked_as, model_of
 
@@ -58,7 +61,20 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float) -> dict[str, Any]:
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
         "seconds": flops / (device["flops"] * device["share"]),
+        **({"measured": _measured(config, backbone.vocab, ranks)} if measure else {}),
     }
+
+
+def _measured(config: PretrainConfig, vocab: int, ranks: int) -> dict[str, Any]:
+    """Seconds of the whole run and a rank's bytes, from steps that were taken here."""
+    from training.rehearsal import pieces, rehearse
+
+    found, seconds = rehearse(config, vocab, ranks), 0.0
+    for part in config.parts or ({"share": 1.0, "length": config.length},):
+        length = int(part["length"])
+        whole = config.tokens / config.batch_tokens * pieces(config, length, ranks)  # micro-batches, were all steps of this length
+        seconds += part["share"] * (config.steps * found[length].rest + whole * found[length].micro)
+    return {"seconds": seconds, "memory": max(one.peak for one in found.values())}
 
 
 def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
@@ -101,8 +117,10 @@ def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
             "precision": one["setting"]["precision"],
             "at once": f"{one['setting']['micro_batch']} x {one['setting']['length']}",
             "memory of a rank": gib(one["memory"]["total"]) + ("" if one["fits"] else ": does not fit"),
+            **({"measured": gib(one["measured"]["memory"])} if "measured" in one else {}),
             "tokens": f"{one['tokens']:,}",
             "time": span(one["seconds"]),
+            **({"as measured": span(one["measured"]["seconds"])} if "measured" in one else {}),
         }
         for name, one in told.items()
     ]

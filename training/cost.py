@@ -40,7 +40,7 @@ FORMULAS = {
     "most 200 million numbers, or the scores of the vocabulary, whichever is more. "
     "On a CPU a quarter of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
-    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout 3 H T); the "
+    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout twice and a byte); the "
     "embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its matrix V E in "
     "float32. Scores: twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB). A layer that is computed again keeps D, and all of one "
     "such layer stands while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked for, the weights "
@@ -180,7 +180,7 @@ def _kept(c: BackboneConfig, setting: Setting, share: float, tower: Tower) -> fl
         layer += 2 * c.width * (1 if setting.gpu else size)
     written_out = setting.length <= (SHORT[torch.bfloat16] if size < 4 else SHORT[torch.float32])
     if not setting.gpu and (c.attention_rate or written_out):
-        layer += size * (3 if c.attention_rate else 1) * c.heads * setting.length
+        layer += (2 * size + 1 if c.attention_rate else size) * c.heads * setting.length
     language = any(head.name in ("next", "mlm") for head in tower.heads)
     head = 4 * share * (1 if c.causal else 5) * c.embedding_width if language else 0
     again = -(-c.layers // setting.recompute) if setting.recompute else 0

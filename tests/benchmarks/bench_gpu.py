@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from trials import CLIP, LR, Case, batch, engine_of, mark, most, step_of, sync, tower_of
+from trials import CLIP, LR, Case, batch, engine_of, step_of, sync, tower_of
 
 from training.engine.ceiling import ceiling
 from training.engine.heap import held
@@ -32,6 +32,7 @@ from training.engine.rank import choose_matmul_mode, here
 from training.engine.zero import join
 from training.feed.batch import IGNORE, Batch
 from training.feed.packing import move, pack
+from training.rehearsal import mark, most
 
 LIMIT, ROW_LIMIT = 450.0, 200.0  # seconds: after the first no row is begun, after the second a row is given up
 WARM, SECONDS = 3, 5.0

@@ -16,13 +16,14 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from trials import Case, batch, engine_of, mark, most, step_of
+from trials import Case, batch, engine_of, step_of
 
 from infra.compute import LocalCompute
 from training.engine.ceiling import probe
 from training.engine.heap import held
 from training.engine.rank import choose_matmul_mode, here
 from training.engine.zero import join
+from training.rehearsal import mark, most
 
 PROBE_SECONDS = 1.0
 SMALL, LARGE = {"layers": 6, "width": 384, "heads": 6}, {"layers": 8, "width": 512, "heads": 8}

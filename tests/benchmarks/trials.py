@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from training.engine.zero import Engine, ZeroConfig
 from training.families import catalog
 from training.feed.batch import IGNORE, Batch
 
-STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 LR, CLIP = 1e-4, 1.0
 
 
@@ -82,24 +80,6 @@ def batch(case: Case) -> Batch:
     chosen = torch.rand(tokens.shape, generator=rng) < family.masking.rate
     labels = {"mlm": tokens.masked_fill(~chosen, IGNORE)} | ({"pair": torch.zeros(case.rows).long()} if "pair" in family.heads else {})
     return Batch(tokens, torch.zeros_like(tokens), None, labels)
-
-
-def resident(name: str = "VmRSS") -> int:
-    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-
-
-def mark(device: torch.device) -> int:
-    """What is held now; from here on the most that is held is counted anew."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    MARKS.write_text("5")
-    return resident()
-
-
-def most(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
 
 
 def tower_of(case: Case, compiled: bool = False) -> Any:

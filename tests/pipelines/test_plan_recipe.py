@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from infra.errors import ConfigError
 from pipelines import cli
 from pipelines.plan_recipe import costs, line, rows
 from pipelines.recipe import load
+from training import rehearsal
+from training.families import catalog
+from training.rehearsal import made_up
 
 
 @pytest.fixture
@@ -75,3 +79,41 @@ def test_a_curriculums_shorter_part_costs_less_but_memory_is_the_longest_ones(re
     a_token = {length: 6 * (12 * 12 * 768**2 + 50257 * 768) + 12 * 12 * length * 768 for length in (128, 1024)}
     assert short["seconds"] / whole["seconds"] == pytest.approx((0.9 * a_token[128] + 0.1 * a_token[1024]) / a_token[1024], rel=0.01)
     assert short["memory"] == whole["memory"]
+
+
+def test_steps_that_are_taken_here_tell_time_and_memory(recipe: Path) -> None:
+    parts = "[{share: 0.5, length: 32}, {share: 0.5, length: 64}]"
+    small = f"{{tokens: 65536, batch_tokens: 512, length: 64, micro_batch: 4, zero: 2, lr: 0.001, curriculum: {parts}}}"
+    said = yaml.safe_load(recipe.read_text())
+    del said["models"]["again"], said["models"]["gpt"]["pretrain"]
+    recipe.write_text(yaml.safe_dump(said))
+    shape = "models.gpt.pretrain.overrides={layers: 1, width: 32, heads: 2}"
+    told = costs(load(str(recipe), (f"models.gpt.pretrain={small}", shape, "resources.ranks=1")).recipe, measure=True)
+    found = told["gpt"]["measured"]
+    assert 0.1 < found["seconds"] < 600, "128 steps of two or four micro-batches, of some milliseconds each"
+    assert found["memory"] > 50257 * 32 * 16, "the vocabulary's matrix, its gradient and Adam's moments"
+    assert {"measured", "as measured"} <= set(rows(told)[0])
+
+
+def test_a_run_takes_its_steps_rests_and_micro_batches(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_: {1024: rehearsal.Rehearsed(2.0, 0.5, 7)})
+    found = costs(load(str(recipe)).recipe, measure=True)["gpt"]["measured"]
+    assert found == {"seconds": pytest.approx(1907 * 0.5 + 1e9 / 524_288 * 8 * 2.0), "memory": 7}, (
+        "8 ranks put 64 sequences through, 8 at once"
+    )
+
+
+def test_what_is_made_up_has_the_labels_of_every_objective() -> None:
+    for name, parts in (("gpt2", ("next",)), ("bert", ("mlm", "pair")), ("electra", ("mlm", "rtd")), ("albert", ("mlm", "pair"))):
+        family = catalog.family(name)
+        tower = family.build(
+            replace(family.backbone(next(iter(family.sizes)), 64), layers=1, width=16, heads=2, ffn=32, embedding_width=16)
+        )
+        for apart in (False, True):
+            losses = tower(replace(made_up(family, 64, 3, 16, apart), draws=1))
+            assert set(losses.parts) == set(parts) and losses.total.isfinite()
+
+
+def test_steps_here_and_a_cluster_elsewhere_do_not_go_together(recipe: Path, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(cli.app, ["plan", str(recipe), "--workspace", str(tmp_path / "w"), "--on", "H200", "--measure"])
+    assert isinstance(shown.exception, ConfigError) and "leave one of the two out" in str(shown.exception)

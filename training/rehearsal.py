@@ -1,0 +1,149 @@
+"""What a step of a training takes on the machine at hand: tried for a moment, on made-up tokens, by the engine that would train."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from infra.compute import LocalCompute
+from training.backbone.transformer import compiled, recompute
+from training.engine.able import compiles
+from training.engine.heap import held
+from training.engine.measure import micros
+from training.engine.rank import Rank, choose_matmul_mode, here, key_of
+from training.engine.zero import Engine, join
+from training.families.family import Family
+from training.feed.batch import IGNORE, Batch
+from training.pretrain_config import PretrainConfig
+from training.settings import loop_config, masked_as, model_of
+
+STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+TRIES = 2
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """Of the slowest and of the fullest rank: seconds of one micro-batch, those a step takes beside its micro-batches, and bytes at the
+    most, above what the process held before its model was built."""
+
+    micro: float
+    rest: float
+    peak: int
+
+    def step(self, pieces: float) -> float:
+        """Seconds of a step of so many micro-batches."""
+        return self.rest + pieces * self.micro
+
+
+def rehearse(config: PretrainConfig, vocab: int, ranks: int) -> dict[int, Rehearsed]:
+    """By length of the config's curriculum. The ranks are this machine's; each builds the whole model and takes some steps with it.
+
+    Raises what the training itself would raise of a model that does not fit, or of a machine that cannot do what is asked for.
+    """
+    return LocalCompute(ranks, restarts=0).gang("rehearsal", partial(_try_all, config, vocab))[0]
+
+
+def pieces(config: PretrainConfig, length: int, ranks: int) -> int:
+    """Micro-batches of a full step."""
+    return micros(config.batch_tokens // length, ranks, loop_config(config).micro_batch)
+
+
+def _try_all(config: PretrainConfig, vocab: int) -> dict[int, Rehearsed]:
+    """In each rank."""
+    found = {}
+    for length in dict.fromkeys(config.lengths):
+        found[length] = _try(config, vocab, length)
+        gc.collect()  # engines hold themselves
+    return found
+
+
+def _try(config: PretrainConfig, vocab: int, length: int) -> Rehearsed:
+    place, loop = here(), loop_config(config)
+    family, backbone = model_of(config, vocab)
+    with held():
+        join(place)
+        choose_matmul_mode()
+        parts = pieces(config, length, place.world)
+        rows = -(-(config.batch_tokens // length) // (place.world * parts))
+        base = mark(place.device)
+        tower = recompute(family.build(backbone, seed=config.seed), loop.recompute)
+        if compiles(loop.compile, loop.zero, place.device):
+            compiled(tower)
+        engine = Engine(tower, loop.engine(parts), place, rows)
+        engine.module.train()
+        given = made_up(masked_as(config, family), backbone.vocab, rows, length, config.packed or config.documents_apart)
+        given = replace(given.to(place.device), draws=key_of(config.seed, 0))
+        step = partial(_step, engine, given, loop.optimiser.lr)
+        counts = (1, 2) if parts > 1 else (1,)
+        for count in counts:  # what is made the first time is kept
+            step(count)
+        taken = [[step(count) for count in counts] for _ in range(TRIES)]
+        one, two = min(times[0] for times in taken), min(times[-1] for times in taken)
+        told = torch.tensor([one, two, float(most(place.device) - base)], dtype=torch.float64, device=place.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+    one, two, peak = told.tolist()
+    micro = max(0.0, two - one) if parts > 1 else one
+    return Rehearsed(micro, max(0.0, one - micro), int(peak))
+
+
+def _step(engine: Engine, given: Batch, lr: float, count: int) -> float:
+    """Seconds of a step of `count` micro-batches; all ranks take it together. Of what it learns nothing is kept."""
+    _settle(engine.place)
+    began = time.perf_counter()
+    for index in range(count):
+        engine.begin(last=index + 1 == count)
+        engine.backward(engine.forward(given).total)
+    engine.step(lr)
+    _settle(engine.place)
+    return time.perf_counter() - began
+
+
+def _settle(place: Rank) -> None:
+    if place.device.type == "cuda":
+        torch.cuda.synchronize(place.device)
+    dist.barrier()
+
+
+def made_up(family: Family, vocab: int, rows: int, length: int, apart: bool) -> Batch:
+    """Tokens drawn alike from the vocabulary, with the labels of the family's objective; apart: two sequences a row, and padding."""
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, vocab, (rows, length), generator=rng)
+    parts = (torch.arange(length) * 2 // length).expand(rows, -1).clone() if apart else None
+    if family.objective == "next":
+        return Batch(tokens, labels={"next": torch.cat([tokens[:, 1:], torch.full((rows, 1), IGNORE)], 1)}, parts_BL=parts)
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    keep[:, -1] = False
+    chosen = (torch.rand(tokens.shape, generator=rng) < (family.masking.rate if family.masking else 0.0)) & keep
+    labels = {"mlm": tokens.masked_fill(~chosen, IGNORE)}
+    if "pair" in family.heads:
+        first = torch.arange(length) * 2 % length < 2  # of each of a row's two sequences
+        labels["pair"] = torch.where(first, 0, IGNORE).expand(rows, -1) if apart else torch.zeros(rows, dtype=torch.long)
+    if parts is not None:
+        parts[:, -1] = -1
+    return Batch(tokens, torch.zeros_like(tokens), keep, labels, parts_BL=parts)
+
+
+def mark(device: torch.device) -> int:
+    """What is held now; from here on the most that is held is counted anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    MARKS.write_text("5")
+    return resident()
+
+
+def most(device: torch.device) -> int:
+    """Bytes that were held at the most since mark()."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+
+
+def resident(name: str = "VmRSS") -> int:
+    """Bytes, by a line of Linux's /proc/self/status."""
+    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
