@@ -139,6 +139,7 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         recompute=config.activation_checkpointing,
         offload=config.offload,
         compile=config.compile,
+        ramp=config.ramp if config.batch_ramp else None,
         profile=config.profile_window(),
     )
 

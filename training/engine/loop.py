@@ -36,6 +36,7 @@ from training.engine.stall import StallWatch
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
 from training.feed.order import Feed, sequences
+from training.feed.ramp import Ramp
 
 CHECKPOINTS = ".checkpoints"
 PEER_GRACE_S = 3.0
@@ -66,6 +67,7 @@ class LoopConfig:
     recompute: int = 0  # every so many-th layer keeps its input alone for the backward pass; 0: none
     offload: str = ""  # as ZeroConfig's
     compile: str = "never"  # the layers, by torch.compile: "always", or "auto": where it pays (able.py)
+    ramp: Ramp | None = None  # steps that grow: the rate follows the tokens seen (GPT-3's schedule is in tokens), not the steps done
     profile: tuple[int, int] | None = None  # the first step that is looked at closely, and the first that is not any more
 
     def __post_init__(self) -> None:
@@ -77,6 +79,11 @@ class LoopConfig:
         if self.compile not in COMPILE:
             raise ConfigError(f"compile {self.compile!r} is none of {', '.join(COMPILE)}")
         ZeroConfig(self.zero, precision_here(self.precision), 1, self.clip, offload=self.offload)
+
+    def lr(self, step: int) -> float:
+        """The rate of a step."""
+        done = step if self.ramp is None else self.steps * self.ramp.before(step) / self.ramp.before(self.steps)
+        return lr_at(self.optimiser, done, self.steps)
 
     def engine(self, accumulation: int) -> ZeroConfig:
         return ZeroConfig(self.zero, precision_here(self.precision), accumulation, self.clip, self.optimiser, self.offload)
@@ -185,7 +192,7 @@ class _Run:
         while ahead is not None:
             self.profiler.before(self.point.step)
             batch, step, counted, began = ahead, self.point.step, counts, time.perf_counter()
-            tokens, lr = int(counts["tokens"]), lr_at(self.config.optimiser, step, self.config.steps)
+            tokens, lr = int(counts["tokens"]), self.config.lr(step)
             told = self._forward_backward(ahead, counts, step)
             with meter.waiting():
                 ahead = self._slice(step + 1)

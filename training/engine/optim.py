@@ -60,7 +60,7 @@ class OptimConfig:
         return min(steps - 1, round(self.warmup * steps) if self.warmup < 1 else round(self.warmup))
 
 
-def lr_at(config: OptimConfig, step: int, steps: int) -> float:
+def lr_at(config: OptimConfig, step: float, steps: int) -> float:
     """The rate of update `step` (from 0) of `steps`: a straight rise, the peak at step `warmup`, then the schedule.
 
     No update has rate zero: the rise starts at lr / (warmup + 1), and the fall reaches min_ratio only at step `steps`.
@@ -73,7 +73,7 @@ def lr_at(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr * (config.min_ratio + (1.0 - config.min_ratio) * _left(config, step, steps, warmup))
 
 
-def _left(config: OptimConfig, step: int, steps: int, warmup: int) -> float:
+def _left(config: OptimConfig, step: float, steps: int, warmup: int) -> float:
     """What is left of the way from the floor to the peak.
 
     inverse_sqrt: with the root of the steps done (Vaswani et al. 2017, section 5.3). wsd and trapezoid: the peak is held,

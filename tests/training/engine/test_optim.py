@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigError
 from tests.training.engine.trial import bert, gpt
+from training.engine.loop import LoopConfig
 from training.engine.optim import SCHEDULES, OptimConfig, adamw, lamb, lr_at, make, parameter_groups
+from training.feed.ramp import Ramp
 
 
 def test_linear_rises_to_the_peak_and_falls_to_the_floor() -> None:
@@ -167,3 +169,22 @@ def test_lamb_moves_weights_that_are_zero_by_adams_step() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         OptimConfig(**wrong)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_with_growing_steps_the_rate_is_that_of_as_many_tokens(schedule: str) -> None:
+    """GPT-3's warm-up and decay are in tokens (Brown et al. 2020, appendix B)."""
+    ramp, full = Ramp(full=64, start=16, over=1600, unit=16), 100
+    config = OptimConfig(lr=1.0, warmup=0.1, schedule=schedule)
+    steps = ramp.steps(64 * full)
+    loop = LoopConfig(steps=steps, micro_batch=1, optimiser=config, ramp=ramp)
+    whole = ramp.before(steps)
+    assert steps > full and whole == pytest.approx(64 * full, abs=32)
+    for step in range(steps):
+        share, warm = ramp.before(step) / whole, config.warmup_steps(steps) / steps
+        if schedule == "linear" and share >= warm:
+            assert loop.lr(step) == pytest.approx(0.1 + 0.9 * (1 - share) / (1 - warm), abs=2 / steps)
+        if share < warm:
+            assert loop.lr(step) == pytest.approx((share * steps + 1) / (warm * steps + 1))
+    assert LoopConfig(steps=steps, micro_batch=1, optimiser=config).lr(7) == lr_at(config, 7, steps)
+    assert loop.lr(1) < lr_at(config, 1, steps), "the first steps are small"
