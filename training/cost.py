@@ -40,10 +40,11 @@ FORMULAS = {
     "most 200 million numbers, or the scores of the vocabulary, whichever is more. "
     "On a CPU a quarter of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
-    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout twice and a byte); "
-    "the embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its matrix V E in "
-    "float32. Scores: twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB). A layer that is computed again keeps D, and all of one "
-    "such layer stands while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked for, the weights "
+    "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout twice and a "
+    "byte); the embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its "
+    "matrix V E in float32. Scores: twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB). A layer that is computed again keeps D, "
+    "and all of one such layer stands while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked "
+    "for, the weights "
     "into the host's memory.",
 }
 
