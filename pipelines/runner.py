@@ -121,7 +121,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
     run, begun = prepared.run, time.monotonic()
     with ExitStack() as stack:
         stack.callback(attach(run.listen))
-        board = Board(run.path)
+        board = Board(run.path, prepared.store)
         stack.callback(board.close)
         stack.callback(attach(board.listen))
         compute = stack.enter_context(_compute(prepared))
