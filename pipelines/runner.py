@@ -181,7 +181,7 @@ def _compute(prepared: Prepared) -> Any:
     resources, order = prepared.loaded.recipe.resources, prepared.order
     addresses = dict(resources.connect_to)
     if order.plain:
-        return _Closing(LocalCompute(ranks=resources.ranks, restarts=resources.restarts, addresses=addresses))
+        return _Closing(LocalCompute(resources.ranks, resources.restarts, addresses, resources.rank_cpus))
     from infra.ray_compute import RayCompute
 
     return RayCompute(
@@ -191,6 +191,7 @@ def _compute(prepared: Prepared) -> Any:
         restarts=resources.restarts,
         addresses=addresses,
         min_ranks=resources.min_ranks,
+        rank_cpus=resources.rank_cpus,
     )
 
 
