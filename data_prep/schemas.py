@@ -95,6 +95,7 @@ LANGUAGES = pa.schema(  # of a shard's documents, one row a language
     ]
 )
 PAIRS = pa.schema([("start", pa.uint32()), ("split", pa.uint32()), ("end", pa.uint32())])  # sentence rows: A [start, split), B [split, end)
+MOST_TOKENS = 2**31 - 1  # of a shard: Arrow's list offsets are 32 bits
 
 
 def token_type(vocab: int) -> pa.DataType:

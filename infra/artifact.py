@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from infra.errors import ArtifactError
+from infra.hashing import xxh3
 
 Counts = dict[str, int]
 MANIFEST = "manifest.json"
@@ -21,7 +20,7 @@ CHUNK = 1 << 20
 
 def digest(path: Path) -> str:
     """xxh3 (128 bits) of a file's bytes."""
-    state = xxhash.xxh3_128()
+    state = xxh3()
     with path.open("rb") as file:
         while block := file.read(CHUNK):
             state.update(block)

@@ -43,10 +43,13 @@ def cores() -> int:
 
 
 class LocalCompute:
-    """On this machine without Ray: map in this process, one item after another; a gang as child processes."""
+    """On this machine without Ray: map in this process, one item after another; a gang as child processes.
 
-    def __init__(self, ranks: int = 1, restarts: int = 2, addresses: Mapping[str, str] | None = None) -> None:
-        self.ranks, self.restarts, self.addresses = ranks, restarts, dict(addresses or {})
+    rank_cpus: threads that each rank computes with; 0: the ranks share this machine's cores.
+    """
+
+    def __init__(self, ranks: int = 1, restarts: int = 2, addresses: Mapping[str, str] | None = None, rank_cpus: int = 0) -> None:
+        self.ranks, self.restarts, self.addresses, self.rank_cpus = ranks, restarts, dict(addresses or {}), rank_cpus
 
     def map(self, name: str, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
         todo = list(items)
@@ -66,4 +69,4 @@ class LocalCompute:
 
     def gang(self, name: str, fn: Callable[[], R], ranks: int | None = None) -> list[R]:
         world = ranks or self.ranks
-        return run_gang(name, fn, world, threads=max(1, cores() // world), restarts=self.restarts)
+        return run_gang(name, fn, world, threads=self.rank_cpus or max(1, cores() // world), restarts=self.restarts)

@@ -36,7 +36,8 @@ class RayCompute:
     """Tasks on a Ray cluster: one started here (address None), or a running one by its address.
 
     A gang on a running cluster is spread over its nodes, and goes on with fewer ranks (min_ranks at least) when one is lost; on the
-    cluster started here there is no other node, and the ranks are plain child processes.
+    cluster started here there is no other node, and the ranks are plain child processes. rank_cpus: CPUs that each of them takes, which
+    is how many threads it computes with; 0: they share what there is.
     close() ends what was started here. Use as a context manager.
     """
 
@@ -48,9 +49,10 @@ class RayCompute:
         restarts: int = 2,
         addresses: Mapping[str, str] | None = None,
         min_ranks: int = 1,
+        rank_cpus: int = 0,
     ) -> None:
         self.address, self.cpus, self.ranks, self.restarts = address, cpus or cores(), ranks, restarts
-        self.min_ranks = min_ranks
+        self.min_ranks, self.rank_cpus = min_ranks, rank_cpus
         self.addresses = dict(addresses or {})
         self._ray: Any = None
         self._mailbox: Any = None
@@ -103,9 +105,9 @@ class RayCompute:
     def gang(self, name: str, fn: Callable[[], R], ranks: int | None = None) -> list[R]:
         world = ranks or self.ranks
         if self.address is None:
-            return run_gang(name, fn, world, threads=max(1, self.cpus // world), restarts=self.restarts)
+            return run_gang(name, fn, world, threads=self.rank_cpus or max(1, self.cpus // world), restarts=self.restarts)
         ray = self._connected()
-        order = Order(name, world, min(self.min_ranks, world), self.restarts)
+        order = Order(name, world, min(self.min_ranks, world), self.restarts, self.rank_cpus)
         return run_on_cluster(ray, self._mailbox, order, fn, self._tell)
 
     def _slots(self) -> int:

@@ -34,12 +34,32 @@ CUT_OFF_S = 30.0  # a rank that cannot reach its driver for so long ends itself:
 
 @dataclass(frozen=True)
 class Order:
-    """ranks are wanted, min_ranks will do; restarts: deaths in a row after which it is given up."""
+    """ranks are wanted, min_ranks will do; restarts: deaths in a row after which it is given up.
+
+    cpus: of each rank. 0: as many as all ranks can have alike on the cluster's nodes, or one beside a GPU.
+    """
 
     name: str
     ranks: int
     min_ranks: int = 1
     restarts: int = 2
+    cpus: int = 0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a rank takes of its node."""
+
+    cpus: int
+    gpus: int
+
+    @property
+    def bundle(self) -> dict[str, int]:
+        return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
+
+    def __str__(self) -> str:
+        parts = (f"{count} {unit}{'s' * (count > 1)}" for unit, count in self.bundle.items())
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], 
     left, patience, world = order.restarts, GROW_S, 0
     while True:
         gpus = ray.cluster_resources().get("GPU", 0) >= 1
-        gang = _Gang(ray, mailbox, _place(ray, order, gpus), order, gpus)
+        gang = _Gang(ray, mailbox, *_place(ray, order, gpus), order)
         patience = patience if gang.world > world else 2 * patience  # room that was seen and could not be had
         world, began = gang.world, time.monotonic()
         end = _try(gang, fn, tell, patience)
@@ -114,46 +134,67 @@ def _try(gang: _Gang, fn: Callable[[], Any], tell: Callable[[], None], patience:
         tell()
 
 
-def _place(ray: Any, order: Order, gpus: bool) -> Any:
+def _place(ray: Any, order: Order, gpus: bool) -> tuple[Any, Seat]:
     """Room for all ranks, or after a while for as many as fit."""
-    begun, told = time.monotonic(), False
-    unit = "GPUs" if gpus else "CPUs"
+    begun, told, most = time.monotonic(), False, order.ranks
     while True:
-        passed, free = time.monotonic() - begun, room(ray, gpus)
-        world = min(order.ranks, free)
-        waited = passed > (PLACE_S if capacity(ray, gpus) >= order.ranks else SETTLE_S)
-        if (world == order.ranks or (waited and world >= order.min_ranks)) and (group := _reserve(ray, world, gpus)) is not None:
+        passed = time.monotonic() - begun
+        seat = _seat(ray, order, gpus, int(passed / PLACE_S))
+        holds = capacity(ray, seat)
+        free = min(holds, room(ray, seat))
+        world = min(most, free)
+        waited = passed > (PLACE_S if holds >= order.ranks else SETTLE_S) and (order.cpus or seat.cpus == 1)
+        if (world == order.ranks or (waited and world >= order.min_ranks)) and (group := _reserve(ray, world, seat)) is not None:
             if world < order.ranks:
                 event("warning", message=f"{order.name}: the cluster has room for {world} of {order.ranks} ranks; goes on with {world}")
-            return group
+            return group, seat
+        if waited and world >= order.min_ranks and order.cpus > 1:  # what is free lies on more nodes than it seemed
+            most = max(order.min_ranks, world - 1)
         if passed > EMPTY_S:
             raise ConfigError(
-                f"{order.name}: the cluster has {free} free {unit}, at least {order.min_ranks} are needed; add nodes or end other jobs"
+                f"{order.name}: the cluster has room for {free} ranks of {seat}, at least {order.min_ranks} are needed; add nodes or "
+                "end other jobs" + (f", or lower resources.rank_cpus {order.cpus}" if order.cpus > 1 else "")
             )
         if waited and not told:
-            event("warning", message=f"{order.name}: waits for {order.min_ranks} free {unit} on the cluster, {free} are free")
+            event("warning", message=f"{order.name}: waits for room for {order.min_ranks} ranks of {seat} on the cluster, it has {free}")
             told = True
         time.sleep(POLL_S)
 
 
-def capacity(ray: Any, gpus: bool) -> int:
+def _seat(ray: Any, order: Order, gpus: bool, waits: int) -> Seat:
+    """Where nothing is said of CPUs and others hold some of them, half as many for each time that was waited in vain."""
+    if order.cpus or gpus:
+        return Seat(order.cpus or 1, int(gpus))
+    nodes = [int(has.get("CPU", 0)) for has in _nodes(ray)]
+    return Seat(max(1, share(nodes, order.ranks) >> waits), 0)
+
+
+def share(nodes: Sequence[int], ranks: int) -> int:
+    """The most CPUs each rank can have alike when all of them stand on nodes of so many CPUs; 1 where they cannot."""
+    return max((cpus for cpus in range(1, max(nodes, default=0) + 1) if sum(has // cpus for has in nodes) >= ranks), default=1)
+
+
+def capacity(ray: Any, seat: Seat) -> int:
     """Ranks that the living nodes could hold if nothing else ran on them."""
-    return _ranks(ray.cluster_resources(), gpus)
+    return sum(_ranks(has, seat) for has in _nodes(ray))
 
 
-def room(ray: Any, gpus: bool) -> int:
-    """Ranks that the free CPUs and GPUs of the living nodes could hold."""
-    return _ranks(ray.available_resources(), gpus)
+def room(ray: Any, seat: Seat) -> int:
+    """Ranks that the free CPUs and GPUs of the living nodes could hold, or fewer where a rank's would lie on two of them."""
+    return _ranks(ray.available_resources(), seat)
 
 
-def _ranks(resources: dict[str, float], gpus: bool) -> int:
-    cpus = resources.get("CPU", 0)
-    return int(min(cpus, resources.get("GPU", 0)) if gpus else cpus)
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    """What each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _reserve(ray: Any, world: int, gpus: bool) -> Any:
-    bundle = {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
-    group = ray.util.placement_group([bundle] * world, strategy="PACK")
+def _ranks(resources: dict[str, float], seat: Seat) -> int:
+    return min(int(resources.get(unit, 0)) // count for unit, count in seat.bundle.items())
+
+
+def _reserve(ray: Any, world: int, seat: Seat) -> Any:
+    group = ray.util.placement_group([seat.bundle] * world, strategy="PACK")
     try:
         if group.wait(PLACE_S):
             return group
@@ -167,8 +208,8 @@ def _reserve(ray: Any, world: int, gpus: bool) -> Any:
 class _Gang:
     """One try: its actors, in the order of their ranks."""
 
-    def __init__(self, ray: Any, mailbox: Any, group: Any, order: Order, gpus: bool) -> None:
-        self.ray, self.mailbox, self.group, self.order, self.gpus = ray, mailbox, group, order, gpus
+    def __init__(self, ray: Any, mailbox: Any, group: Any, seat: Seat, order: Order) -> None:
+        self.ray, self.mailbox, self.group, self.seat, self.order = ray, mailbox, group, seat, order
         self.world: int = group.bundle_count
         self.asked = False
         self.actors: list[Any] = []
@@ -177,7 +218,7 @@ class _Gang:
     def begin(self) -> None:
         """Start the actors. Their order is that of the bundles until they have said where they are."""
         at = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-        made = self.ray.remote(num_cpus=1, num_gpus=int(self.gpus), max_restarts=0)(_Rank)
+        made = self.ray.remote(num_cpus=self.seat.cpus, num_gpus=self.seat.gpus, max_restarts=0)(_Rank)
         for index in range(self.world):
             here = at(self.group, placement_group_bundle_index=index)
             self.actors.append(made.options(scheduling_strategy=here).remote(self.mailbox))
@@ -201,7 +242,7 @@ class _Gang:
                     break
             if self.world < self.order.ranks and not self.asked and time.monotonic() - looked > patience:
                 looked = time.monotonic()
-                if room(self.ray, self.gpus):
+                if room(self.ray, self.seat) and capacity(self.ray, self.seat) > self.world:
                     self.ask_to_stop()
         return end
 
@@ -211,7 +252,7 @@ class _Gang:
         nodes = list(dict.fromkeys(place.node for place in places))
         ranked = sorted(range(self.world), key=lambda index: (nodes.index(places[index].node), index))
         self.actors, places = [self.actors[i] for i in ranked], [places[i] for i in ranked]
-        settings = environments(places)
+        settings = environments(places, self.seat.cpus)
         self.ray.get([a.settle.remote(s) for a, s in zip(self.actors, settings, strict=True)], timeout=START_S)
         self.pending = {actor.work.remote(fn): rank for rank, actor in enumerate(self.actors)}
 
@@ -295,7 +336,7 @@ class _Rank:
                 return
 
 
-def environments(places: Sequence[Place]) -> list[dict[str, str]]:
+def environments(places: Sequence[Place], cpus: int) -> list[dict[str, str]]:
     """What torchrun would set, by rank; ranks of a node stand side by side. Every rank sees all GPUs of its gang on its node.
 
     A gang on one node talks over that node's loopback.
@@ -315,6 +356,7 @@ def environments(places: Sequence[Place]) -> list[dict[str, str]]:
                 "LOCAL_WORLD_SIZE": str(len(here)),
                 "MASTER_ADDR": master,
                 "MASTER_PORT": str(places[0].port),
+                "OMP_NUM_THREADS": str(cpus),
                 "OMP_WAIT_POLICY": "PASSIVE",
                 **_interfaces("" if alone else place.interface),
                 **({"CUDA_VISIBLE_DEVICES": ",".join(gpu for p in here for gpu in p.gpus)} if place.gpus else {}),

@@ -41,12 +41,13 @@ def run(
     profile: Annotated[str, typer.Option(metavar="N:M", help="Steps N to M-1 of every pretraining are profiled by torch.")] = "",
     ranks: Annotated[int | None, typer.Option(help="Ranks of every training; resources.ranks when left out.")] = None,
     min_ranks: Annotated[int | None, typer.Option(help="With --ray: as few will do when nodes are lost; resources.min_ranks.")] = None,
+    rank_cpus: Annotated[int | None, typer.Option(help="CPUs and threads of a rank; resources.rank_cpus (0: shared alike).")] = None,
     restarts: Annotated[int | None, typer.Option(help="Deaths of ranks in a row before it is given up; resources.restarts.")] = None,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
     from pipelines.runner import Order, plainly, prepare
 
-    given = {"ranks": ranks, "min_ranks": min_ranks, "restarts": restarts}
+    given = {"ranks": ranks, "min_ranks": min_ranks, "rank_cpus": rank_cpus, "restarts": restarts}
     resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
     prepared = prepare(Order(recipe, workspace, (*(settings or ()), *resources), until, ray, plain, profile))
     console = _console()

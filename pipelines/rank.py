@@ -1,7 +1,7 @@
 """One rank of a training that torchrun or Slurm starts: `torchrun --nproc-per-node 8 -m pipelines.rank PLAN`.
 
 PLAN is a folder or file that `textmill slurm` wrote: a stage, its config and its inputs in a store beside it. Training by it needs
-torch, DeepSpeed, pyarrow, numpy, xxhash and safetensors; no Ray, no Prefect, no network. The first rank commits the artifact, and the next
+torch, DeepSpeed, pyarrow, numpy and what these bring; no Ray, no Prefect, no network. The first rank commits the artifact, and the next
 `textmill run` of the recipe finds it made. Exit codes: 0 ok, 2 the plan cannot be carried out, 3 failed, 4 asked to stop, state saved.
 """
 

@@ -217,6 +217,7 @@ class Resources(Section):
 
     min_ranks: on a running Ray cluster a training that lost a node goes on with as few ranks as this, until there is room for `ranks`
     again. restarts: deaths of ranks in a row after which a training is given up; the state of the last checkpoint stays.
+    rank_cpus: CPUs, and so threads, of each rank; 0: the ranks share alike what this machine or the cluster has, beside a GPU one each.
     """
 
     ranks: int = Field(default=1, ge=1)
@@ -224,6 +225,7 @@ class Resources(Section):
     connect_to: dict[str, str] = Field(default_factory=dict)
     mirror: str = ""
     min_ranks: int = Field(default=1, ge=1)
+    rank_cpus: int = Field(default=0, ge=0)
     restarts: int = Field(default=2, ge=0)
 
 

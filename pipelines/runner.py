@@ -121,7 +121,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
     run, begun = prepared.run, time.monotonic()
     with ExitStack() as stack:
         stack.callback(attach(run.listen))
-        board = Board(run.path)
+        board = Board(run.path, prepared.store)
         stack.callback(board.close)
         stack.callback(attach(board.listen))
         compute = stack.enter_context(_compute(prepared))
@@ -181,7 +181,7 @@ def _compute(prepared: Prepared) -> Any:
     resources, order = prepared.loaded.recipe.resources, prepared.order
     addresses = dict(resources.connect_to)
     if order.plain:
-        return _Closing(LocalCompute(ranks=resources.ranks, restarts=resources.restarts, addresses=addresses))
+        return _Closing(LocalCompute(resources.ranks, resources.restarts, addresses, resources.rank_cpus))
     from infra.ray_compute import RayCompute
 
     return RayCompute(
@@ -191,6 +191,7 @@ def _compute(prepared: Prepared) -> Any:
         restarts=resources.restarts,
         addresses=addresses,
         min_ranks=resources.min_ranks,
+        rank_cpus=resources.rank_cpus,
     )
 
 

@@ -124,7 +124,7 @@ def script(label: str, folder: Path, job: Job) -> str:
 
 
 BODY = """\
-# Written by `textmill slurm`. A rank needs torch, deepspeed, pyarrow, numpy, xxhash and safetensors: no Ray, no Prefect, no network.
+# Written by `textmill slurm`. A rank needs torch, deepspeed, pyarrow and numpy: no Ray, no Prefect, no network.
 python=${TEXTMILL_PYTHON:-@PYTHON@}
 plan=@PLAN@
 export PYTHONPATH=@ROOT@${PYTHONPATH:+:$PYTHONPATH}

@@ -1,18 +1,21 @@
-"""TensorBoard's scalars of every training of a run, written while it goes: `tensorboard --logdir WORKSPACE/runs` shows them.
+"""TensorBoard's scalars of every training of a run: `tensorboard --logdir WORKSPACE/runs` shows them.
 
-A listener of the event bus in the driver's process: ranks need no library for it, whatever launched them, and nothing of it enters
-an artifact.
+Written while a training goes by a listener of the event bus in the driver's process, and from its metrics.jsonl where other ranks than
+this run's have done it or its begin (torchrun, Slurm, another machine): ranks need no library for it, and nothing of it enters an artifact.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from infra.log import Event
+from infra.store import Store
 
 FOLDER = "tensorboard"
+METRICS = "metrics.jsonl"
 FLUSH_S = 5
 TRAIN = {"loss": "loss/train", "lr": "optimiser/lr", "norm": "optimiser/gradient norm"}
 SPEED = ("real_tokens_per_s", "computed_tokens_per_s", "mfu", "data_wait", "communication", "peak_bytes")
@@ -20,31 +23,75 @@ EVAL = {"loss": "loss/held out", "valid_perplexity": "held out/perplexity", "val
 
 
 class Board:
-    """One folder of scalars for each label of a stage that trains."""
+    """One folder of scalars for each label of a stage that trains; in it a file named by the artifact, once they are all there."""
 
-    def __init__(self, run: Path) -> None:
-        self.folder, self.label = run / FOLDER, ""
+    def __init__(self, run: Path, store: Store) -> None:
+        self.runs, self.folder, self.store = run.parent, run / FOLDER, store
+        self.label, self.made = "", ("", "")
         self._writers: dict[str, Any] = {}
 
     def listen(self, told: Event) -> None:
         """For the event bus."""
         if told["kind"] == "stage":
-            self.label = told["label"]
+            self.label, self.made = told["label"], (told["stage"], told["fingerprint"])
+            if told["state"] == "cached":
+                self._fill(self.store.path(*self.made) / METRICS)
+            if told["state"] == "done" and self.label in self._writers:
+                self._marked().touch()
         elif told["kind"] in ("train", "eval"):
-            writer = self._writer(self.label or told["stage"])
-            for name, value in scalars(told):
-                writer.add_scalar(name, value, told["step"], walltime=told["time"])
+            label = self.label or told["stage"]
+            if label not in self._writers:
+                self._write_all(label, as_events(self.store.scratch(*self.made) / METRICS, before=told["step"]))
+            self._write(label, told)
 
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, label: str) -> Any:
+    def _fill(self, metrics: Path) -> None:
+        """The curves of a finished training that no run has shown to its end."""
+        mark = self._marked()
+        if metrics.exists() and not any(self.runs.glob(f"*/{FOLDER}/*/{mark.name}")):
+            self._write_all(self.label, as_events(metrics))
+            mark.touch()
+
+    def _marked(self) -> Path:
+        return self._home(self.label) / "-".join(self.made)
+
+    def _home(self, label: str) -> Path:
+        return self.folder / label.replace("/", "-")
+
+    def _write_all(self, label: str, events: Iterator[Event]) -> None:
+        for told in events:
+            self._write(label, told)
+
+    def _write(self, label: str, told: Event) -> None:
         if label not in self._writers:
             from tensorboardX import SummaryWriter  # runs that train nothing do not wait for it
 
-            self._writers[label] = SummaryWriter(str(self.folder / label.replace("/", "-")), flush_secs=FLUSH_S)
-        return self._writers[label]
+            self._writers[label] = SummaryWriter(str(self._home(label)), flush_secs=FLUSH_S)
+        for name, value in scalars(told):
+            self._writers[label].add_scalar(name, value, told["step"], walltime=told["time"])
+
+
+def as_events(metrics: Path, before: float = float("inf")) -> Iterator[Event]:
+    """What was told of the steps that a metrics file holds. No times stand in it: they are counted back from the file's own."""
+    texts = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    lines = [json.loads(text) for text in texts if text.endswith("\n")]  # a rank may be writing the last one
+    lines = [line for line in lines if line["step"] < before]
+    if not lines:
+        return
+    time = metrics.stat().st_mtime - sum(map(_seconds, lines))
+    for line in lines:
+        time += _seconds(line)
+        yield {"kind": "train", "time": time, **line}
+        if line.get("valid_loss") is not None:
+            held = {"loss": line["valid_loss"], "parts": line.get("valid_parts"), "accuracy": line.get("valid_accuracy")}
+            yield {"kind": "eval", "time": time, **{name: line[name] for name in EVAL if name in line}, **held, "step": line["step"]}
+
+
+def _seconds(line: dict[str, Any]) -> float:
+    return float((line.get("speed") or {}).get("seconds", 0.0))
 
 
 def scalars(told: Event) -> Iterator[tuple[str, float]]:

@@ -91,7 +91,7 @@ def work(config: FinetuneConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("finetune", partial(train_rank, config, dict(inputs), labels, out))[0]
 
 
-FINETUNE = Stage(name="finetune", version=1, work=work)
+FINETUNE = Stage(name="finetune", version=2, work=work)
 
 
 def read_both(config: FinetuneConfig) -> tuple[Examples, Examples, tuple[str, ...]]:

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_prep import schemas, shards
-from data_prep.examples.encode import MOST_TOKENS, keep_meta
 from data_prep.shards import Made
-from data_prep.tokenizer.base import META, Meta, read_meta
+from data_prep.tokenizer.base import META, Meta, keep_meta, read_meta
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
@@ -157,7 +156,7 @@ def sentence_units(side: pa.Table, lengths: I64, chosen: I64, config: BlocksConf
 
 def into_sentence_blocks(stream: Ids, owner: NDArray[np.uint32], units: Units, config: BlocksConfig, meta: Meta) -> tuple[pa.Table, Counts]:
     """Counts: blocks; tokens in them (separators included); sentences that had to be cut."""
-    if len(stream) > MOST_TOKENS:
+    if len(stream) > schemas.MOST_TOKENS:
         raise ArtifactError(f"blocks: a shard of {len(stream)} tokens is too large; make smaller document shards")
     edges = np.array([0, *sentence_edges(units, config)], np.int64)
     schema = schemas.blocks(meta.vocab, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from data_prep import schemas, shards
 from data_prep.examples.sentences import split
 from data_prep.shards import Draft, Made
-from data_prep.tokenizer.base import META, Tokenizer
+from data_prep.tokenizer.base import META, Tokenizer, keep_meta
 from data_prep.tokenizer.catalog import folder_of, load
 from infra.artifact import Counts
 from infra.compute import Compute
@@ -29,7 +28,6 @@ from infra.stage import Inputs, Stage
 
 TOGETHER = 1 << 21  # bytes of text encoded in one call: enough that words repeat, little memory
 Numbers = NDArray[np.int64]
-MOST_TOKENS = 2**31 - 1  # of a shard: Arrow's list offsets are 32 bits
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,6 @@ def work(config: EncodeConfig, inputs: Inputs, out: Path, compute: Compute) -> C
     return shards.balance("encode", counted)
 
 
-def keep_meta(source: Path, out: Path) -> None:
-    """The tokenizer's description goes with the ids, so that a feed can refuse another tokenizer's."""
-    draft = out / f"{META}.{os.getpid()}.part"
-    shutil.copyfile(source, draft)
-    os.replace(draft, out / META)
-
-
 def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
     """One shard's sentences, with its documents and its languages beside them.
 
@@ -80,7 +71,7 @@ def encode(config: EncodeConfig, folder: Path, shard: Path, out: Path) -> Made:
             languages.add(rows, made)
             counts = shards.total([counts, _count(described, made)])
             give_back()
-    if counts["tokens"] > MOST_TOKENS:
+    if counts["tokens"] > schemas.MOST_TOKENS:
         raise ArtifactError(f"encode: a shard of {counts['tokens']} tokens is too large; make smaller document shards")
     return Made(sentences.read(), counts, {"documents": side.read(), "languages": languages.table()}, tokenizer.fingerprint)
 

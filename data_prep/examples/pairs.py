@@ -20,9 +20,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from data_prep import schemas, shards
-from data_prep.examples.encode import keep_meta
 from data_prep.shards import Made
-from data_prep.tokenizer.base import META, read_meta
+from data_prep.tokenizer.base import META, keep_meta, read_meta
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError

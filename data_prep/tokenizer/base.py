@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from data_prep.tokenizer.word_ids import Encoded
 from infra.artifact import digest
 from infra.errors import ArtifactError, ConfigError
+from infra.hashing import xxh3
 
 META = "meta.json"
 JSON = "tokenizer.json"
@@ -109,7 +110,7 @@ def with_specials(starts: list[bool], specials: Mapping[str, int]) -> NDArray[np
 
 def identity(kind: str, pieces: Sequence[str], normaliser: Any, specials: Mapping[str, int]) -> str:
     """The fingerprint of a tokenizer: every piece with its id, what is done to text before, the specials."""
-    state = xxhash.xxh3_128()
+    state = xxh3()
     for part in (kind, json.dumps(normaliser, sort_keys=True), json.dumps(dict(specials), sort_keys=True), *pieces):
         data = part.encode("utf-8", "surrogatepass")
         state.update(len(data).to_bytes(8, "little") + data)
@@ -128,3 +129,10 @@ def read_meta(path: Path) -> Meta:
         return Meta(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: not a tokenizer's {META} ({error}); run the tokenizer stage again") from error
+
+
+def keep_meta(source: Path, out: Path) -> None:
+    """The tokenizer's description goes with the ids, so that a feed can refuse another tokenizer's."""
+    draft = out / f"{META}.{os.getpid()}.part"
+    shutil.copyfile(source, draft)
+    os.replace(draft, out / META)

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from data_prep.tokenizer.base import Meta, Tokenizer, read_meta
 from infra.artifact import Artifact
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, ConfigError
 
 FOLDER = "tokenizer"  # within an artifact
 
@@ -25,7 +25,12 @@ class Loader(Protocol):
 
 
 def _loaded(module: str, folder: Path, meta: Meta) -> Tokenizer:
-    return cast("Loader", import_module(f"data_prep.tokenizer.{module}").load)(folder, meta)
+    """Raises ConfigError where the library is missing that this kind stands on."""
+    try:
+        found = import_module(f"data_prep.tokenizer.{module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{folder}: a {meta.kind} tokenizer needs the library {error.name}: install it on this machine") from error
+    return cast("Loader", found.load)(folder, meta)
 
 
 LOADERS: dict[str, Loader] = {
@@ -78,5 +83,7 @@ def load(source: Artifact | Path) -> Tokenizer:
         raise ArtifactError(f"{folder}: unknown kind of tokenizer {known.kind!r}; this textmill knows {', '.join(LOADERS)}")
     try:
         return LOADERS[known.kind](folder, known)
+    except ConfigError:  # which is a ValueError too
+        raise
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: the tokenizer cannot be read ({error}); run `textmill verify`, then run again") from error

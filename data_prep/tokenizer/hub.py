@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from string import punctuation
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ import tokenizers
 from numpy.typing import NDArray
 
 from data_prep.tokenizer import cuts, merging
-from data_prep.tokenizer.base import JSON, META, Meta, check_files, ordered, threads, with_specials
+from data_prep.tokenizer.base import JSON, META, Meta, check_files, threads
+from data_prep.tokenizer.pieces import SPACED, UNIGRAM, pieces_of, word_start
 from data_prep.tokenizer.word_ids import Encoded, WordIds, between, concatenated, flattened
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ArtifactError
 from infra.log import event
 
-BYTES, SPACED, UNIGRAM = "byte_bpe", "sentencepiece", "Unigram"
-SPACE = "\u2581"  # what sentencepiece writes for a space
+BYTES = "byte_bpe"
 FEW = 4096  # letters: fewer are not worth the tables of the fast way
 MARK = "\U0010fffe"  # between words encoded in one call: a letter that Unicode keeps for use inside programs
 MARKED_WORDS = 256  # in one call
@@ -63,16 +62,7 @@ class HubTokenizer:
 
     @property
     def word_start(self) -> NDArray[np.bool_]:
-        """WordPiece marks what continues a word; byte-level BPE writes a leading space as Ġ, a new line as Ċ."""
-        if self.kind == "bpe_eow":
-            raise ConfigError("a bpe_eow tokenizer marks where words end, not where they begin: take single tokens, or another kind")
-        if self.kind.startswith(SPACED):
-            starts = [piece.startswith(SPACE) for piece in self.pieces]
-        elif self.kind == "wordpiece":
-            starts = [not piece.startswith("##") for piece in self.pieces]
-        else:
-            starts = [piece[0] in "ĠĊĉč" or piece[0] in punctuation for piece in self.pieces]
-        return with_specials(starts, self.specials)
+        return word_start(self.kind, self.pieces, self.specials)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.encode_flat(texts).lists()
@@ -131,12 +121,6 @@ class HubTokenizer:
         if self.kind.startswith(SPACED):  # by the pieces' own names
             return str(self._engine.decoder.decode([self.pieces[number] for number in ids]))
         return str(self._engine.decode(list(ids), skip_special_tokens=False))
-
-
-def pieces_of(model: Mapping[str, Any]) -> list[str]:
-    """The pieces of a record's model, by id."""
-    vocabulary = model["vocab"]
-    return [piece for piece, _ in vocabulary] if model["type"] == UNIGRAM else ordered(vocabulary)
 
 
 def save_hub(folder: Path, engine: tokenizers.Tokenizer, names: Mapping[str, str], extra: Mapping[str, Any]) -> None:

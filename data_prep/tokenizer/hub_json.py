@@ -19,6 +19,7 @@ from tokenizers import models
 
 from data_prep.tokenizer import bpe_eow, byte_bpe, catalog, charsmap, hub, sentencepiece, wordpiece
 from data_prep.tokenizer.base import JSON, META, Meta, digests, identity, ordered, save_meta
+from data_prep.tokenizer.pieces import SPACE
 from infra.errors import ArtifactError, ConfigError
 
 SETTINGS = "tokenizer_config.json"
@@ -138,8 +139,8 @@ def check_steps(record: Mapping[str, Any], path: Path) -> None:
         for part in parts(record.get(what)):
             if part.get("type") not in known:
                 raise ConfigError(f"{path} has {part.get('type')!r} as a {what}; known: {', '.join(sorted(known))}")
-            if part.get("replacement", hub.SPACE) != hub.SPACE:
-                raise ConfigError(f"{path} writes a space as {part['replacement']!r}; only {hub.SPACE!r} can be read")
+            if part.get("replacement", SPACE) != SPACE:
+                raise ConfigError(f"{path} writes a space as {part['replacement']!r}; only {SPACE!r} can be read")
             pattern = part.get("pattern") or {}
             if pattern.get("Regex", SPACES) != SPACES or len(part.get("content") or "") > LONGEST_REPLACEMENT:
                 raise ConfigError(

@@ -17,8 +17,9 @@ from sentencepiece import sentencepiece_model_pb2 as protobuf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from data_prep.tokenizer import charsmap
-from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads, with_specials
-from data_prep.tokenizer.hub import SPACE, HubTokenizer, save_hub
+from data_prep.tokenizer.base import JSON, Meta, check_files, digests, identity, save_meta, threads
+from data_prep.tokenizer.hub import HubTokenizer, save_hub
+from data_prep.tokenizer.pieces import SPACE, word_start
 from data_prep.tokenizer.word_ids import Encoded, concatenated, flattened
 from data_prep.tokenizer.wordpiece import around
 from infra.errors import ArtifactError, ConfigError
@@ -166,7 +167,7 @@ class SentencePieceTokenizer:
 
     @property
     def word_start(self) -> NDArray[np.bool_]:
-        return with_specials([piece.startswith(SPACE) for piece in self.pieces], self.specials)
+        return word_start(self.kind, self.pieces, self.specials)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self._engine.encode(list(texts), out_type=int, num_threads=threads())

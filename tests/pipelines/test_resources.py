@@ -29,16 +29,18 @@ def test_the_commands_options_reach_the_cluster(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(runner, "prepare", prepare)
     words = ["run", "demo", "-w", str(tmp_path), "--ray", "127.0.0.1:1", "--ranks", "6", "--min-ranks", "3", "--restarts", "0"]
+    words += ["--rank-cpus", "5"]
     assert isinstance(CliRunner().invoke(app, words).exception, Enough)
     monkeypatch.undo()
     compute = runner._compute(runner.prepare(asked[0]))
     assert isinstance(compute, RayCompute)
-    assert (compute.address, compute.ranks, compute.min_ranks, compute.restarts) == ("127.0.0.1:1", 6, 3, 0)
+    assert (compute.address, compute.ranks, compute.min_ranks, compute.restarts, compute.rank_cpus) == ("127.0.0.1:1", 6, 3, 0, 5)
 
 
 def test_left_out_options_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
-    compute = runner._compute(runner.prepare(Order("demo", tmp_path, ("resources.restarts=7",), plain=True))).compute
-    assert (compute.ranks, compute.restarts) == (2, 7)
+    said = ("resources.restarts=7", "resources.rank_cpus=3")
+    compute = runner._compute(runner.prepare(Order("demo", tmp_path, said, plain=True))).compute
+    assert (compute.ranks, compute.restarts, compute.rank_cpus) == (2, 7, 3)
 
 
 def test_more_than_there_are_cannot_be_the_least() -> None:
@@ -48,7 +50,7 @@ def test_more_than_there_are_cannot_be_the_least() -> None:
 
 def test_help_names_them() -> None:
     told = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200"}).output
-    assert all(option in told for option in ("--ranks", "--min-ranks", "--restarts"))
+    assert all(option in told for option in ("--ranks", "--min-ranks", "--rank-cpus", "--restarts"))
 
 
 def test_what_this_machine_cannot_train_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tests.infra.slurm import Slurm, why_no_slurm
 from tests.pipelines.conftest import Textmill
 
 ROOT = Path(__file__).parents[2]
-ALLOWED = {"torch", "deepspeed", "pyarrow", "numpy", "xxhash", "safetensors", "psutil", "pydantic"}
+ALLOWED = {"torch", "deepspeed", "pyarrow", "numpy", "psutil", "pydantic"}
 BARE = """
 import sys, socket
 from importlib.abc import MetaPathFinder
@@ -75,8 +75,8 @@ def blocked() -> set[str]:
     ours = {re.split(r"[][<>=;! ]", line)[0].lower().replace("_", "-") for line in requires("textmill") or [] if "extra ==" not in line}
     homes = packages_distributions()
     found = {top for top, names in homes.items() if {n.lower().replace("_", "-") for n in names} & (ours - ALLOWED)}
-    assert found >= {"ray", "prefect", "typer", "rich", "tokenizers", "sentencepiece", "trafilatura"}
-    return found | {"transformers", "datasets"}
+    assert found >= {"ray", "prefect", "typer", "rich", "tokenizers", "sentencepiece", "trafilatura", "xxhash"}
+    return found | {"transformers", "datasets", "safetensors"}
 
 
 @pytest.fixture
@@ -124,6 +124,38 @@ def test_torchrun_carries_out_the_job_on_a_bare_machine_and_the_run_goes_on_from
     again = subprocess.run(command, env=bare, cwd="/", capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "step" not in again.stderr
     assert "every training of this recipe is made already" in textmill("slurm", "small.yaml").stderr
+
+
+@pytest.mark.timeout(400)
+def test_a_student_needs_no_more_and_a_task_its_tokenizers_library(
+    recipe: Path, bare: dict[str, str], textmill: Textmill, tmp_path: Path
+) -> None:
+    for name in ("train", "dev"):
+        rows = [f"{text}\t{label}" for label, text in enumerate(("the page of a text", "data from that link")) for _ in range(4)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    student = "students:\n  half: {teacher: gpt, method: distilgpt2, control: false, tokens: 2e3, batch_tokens: 512, length: 32}\n"
+    task = "tasks:\n  which: {kind: classify, train: train.tsv, dev: dev.tsv, text: text, label: label, models: [gpt], length: 32}\n"
+    recipe.write_text(recipe.read_text() + student + task)
+    assert textmill("run", "small.yaml", "--plain", "--until", "pretrain").returncode == 0
+    told = textmill("slurm", "small.yaml")
+    folders = {line.split("# ")[1]: Path(line.split()[1]).parent for line in told.stdout.splitlines()}
+    assert len(folders) == 2, told.stdout + told.stderr
+
+    def work(label: str, there: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines.rank", str(folders[label])]
+        return subprocess.run(command, env=there, cwd="/", capture_output=True, text=True, check=False)
+
+    done = work("half", bare)
+    assert done.returncode == 0 and "made distill/" in done.stderr, done.stderr[-3000:]
+    (classify,) = folders.keys() - {"half"}
+    done = work(classify, bare)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "a byte_bpe tokenizer needs the library t" in done.stderr and "install it on this machine" in done.stderr
+    (Path(bare["PYTHONPATH"].split(os.pathsep)[0]) / "sitecustomize.py").write_text(
+        BARE.format(blocked=blocked() - {"tokenizers", "tiktoken", "regex"})
+    )
+    done = work(classify, bare)
+    assert done.returncode == 0 and "made finetune/" in done.stderr, done.stderr[-3000:]
 
 
 @pytest.mark.slow

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from infra.store import Store
+from pipelines.tensorboard import Board
 from tests.pipelines.conftest import Textmill
+
+ROOT = Path(__file__).parents[2]
+
+
+def curve(board: Path, name: str = "loss/train") -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in EventAccumulator(str(board)).Reload().Scalars(name)]
 
 
 def test_a_run_is_seen_in_tensorboard_and_profiled(recipe: Path, textmill: Textmill, tmp_path: Path) -> None:
@@ -30,6 +41,48 @@ def test_a_run_is_seen_in_tensorboard_and_profiled(recipe: Path, textmill: Textm
     assert "Steps 1 to 2 in the profiler" in page and "aten::" in page
     again = textmill("run", "small.yaml", "--plain", "--until", "pretrain")
     assert again.returncode == 0 and len(list((tmp_path / "workspace/artifacts/pretrain").iterdir())) == 1, "looking is no other model"
+
+
+def test_a_training_of_launched_ranks_is_seen_at_the_next_run_and_once(recipe: Path, textmill: Textmill, tmp_path: Path) -> None:
+    assert textmill("run", "small.yaml", "--plain", "--until", "blocks").returncode == 0
+    job = Path(textmill("slurm", "small.yaml").stdout.split()[1]).parent
+    there = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "pipelines.rank", str(job)], env=there, cwd="/", check=True, capture_output=True)
+    runs = tmp_path / "workspace" / "runs"
+    assert not list(runs.glob("*/tensorboard"))
+    for _ in range(2):
+        told = textmill("run", "small.yaml", "--plain", "--until", "pretrain")
+        assert told.returncode == 0, told.stderr
+        (board,) = runs.glob("*/tensorboard/gpt")  # the second run shows nothing again
+    (model,) = (tmp_path / "workspace/artifacts/pretrain").iterdir()
+    lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+    assert curve(board) == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert curve(board, "loss/held_out") == [(line["step"], pytest.approx(line["valid_loss"])) for line in lines if "valid_loss" in line]
+    seen = EventAccumulator(str(board)).Reload()
+    assert {"speed/mfu", "optimiser/lr", "optimiser/gradient_norm", "held_out/perplexity"} <= set(seen.Tags()["scalars"])
+    times = [point.wall_time for point in seen.Scalars("loss/train")]
+    assert times == sorted(times) and times[-1] == pytest.approx((model / "metrics.jsonl").stat().st_mtime, abs=0.01)
+
+
+def test_what_others_began_and_this_run_ends_is_one_curve(tmp_path: Path) -> None:
+    store, run = Store(tmp_path / "artifacts"), tmp_path / "runs" / "one"
+    metrics = store.scratch("pretrain", "abc") / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    lines = [{"step": step, "loss": 9.0 - step, "parts": {}, "speed": {"seconds": 2.0}} for step in range(4)]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo')
+    board = Board(run, store)
+    stage = {"kind": "stage", "time": 0.0, "label": "gpt", "stage": "pretrain", "fingerprint": "abc"}
+    board.listen(stage | {"state": "running"})
+    for step in (3, 4):  # step 3's line stands in the file already
+        board.listen({"kind": "train", "time": 1e9 + step, "stage": "pretrain", "step": step, "loss": 9.0 - step})
+    board.listen(stage | {"state": "done"})
+    board.close()
+    assert curve(run / "tensorboard" / "gpt") == [(step, 9.0 - step) for step in range(5)]
+    metrics.parent.rename(store.path("pretrain", "abc"))
+    again = Board(tmp_path / "runs" / "two", store)
+    again.listen(stage | {"state": "cached"})
+    again.close()
+    assert not (tmp_path / "runs" / "two").exists(), "an earlier run shows it to its end"
 
 
 def test_a_window_behind_the_end_is_refused_at_once(recipe: Path, textmill: Textmill) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from infra.errors import ArtifactError, ConfigError
 from training.backbone.config import BackboneConfig
+from training.backbone.tensor_file import read_entries, read_tensors, write_tensors
 
 if TYPE_CHECKING:  # the tower stands on this room; its name is needed here for readers only
     from training.objectives.tower import Tower
@@ -191,21 +189,6 @@ def write(folder: Path, settings: Mapping[str, Any], weights: Mapping[str, Tenso
     part.replace(folder / SETTINGS)
 
 
-def write_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """A safetensors file of float32 tensors, the same bytes as the library's, one tensor at a time: its writer holds a copy of all."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(weights):
-        begin, end = end, end + 4 * weights[name].numel()
-        header[name] = {"dtype": "F32", "shape": list(weights[name].shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(weights):
-            weights[name].detach().float().cpu().contiguous().numpy().tofile(file)
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """The folder's config.json; ArtifactError when there is none."""
     try:
@@ -219,10 +202,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """One file, or the parts that an index names."""
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        try:
-            weights.update(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path}: no safetensors file that can be read ({error})") from error
+        weights.update(read_tensors(path))
     return weights
 
 
@@ -243,13 +223,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def check_size(config: BackboneConfig, folder: Path) -> None:
     """Raises ArtifactError when config.json asks for more numbers than the files hold: told before memory is taken for them."""
-    held = 0
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, "pt") as file:
-                held += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path}: no safetensors file that can be read ({error})") from error
+    held = sum(math.prod(entry.shape) for path in weight_files(folder) for entry in read_entries(path).values())
     c = config
     layers = c.layers if c.share == "none" else 1
     asked = (c.vocab + c.positions) * c.embedding_width + layers * (3 * c.width**2 if c.share != "ffn" else 2 * c.width * c.ffn)

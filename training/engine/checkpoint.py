@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import xxhash
-
 from infra.artifact import digest
 from infra.errors import ConfigError, PipelineError
+from infra.hashing import xxh3
 from infra.log import event
 from training.engine.guard import ANCHORS, Watch
 from training.engine.rank import Rank
@@ -280,7 +279,7 @@ def _seal(folder: Path, record: dict[str, Any], entries: dict[str, Any]) -> None
 
 
 def _seal_of(record: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(record, sort_keys=True).encode())
+    return xxh3(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from data_prep.examples.blocks import STREAM
 from data_prep.tokenizer.base import META, Meta, read_meta
-from data_prep.tokenizer.catalog import load
+from data_prep.tokenizer.catalog import folder_of
 from data_prep.tokenizer.catalog import meta as meta_of
+from data_prep.tokenizer.pieces import word_start_of
 from infra.artifact import Artifact
 from infra.errors import ArtifactError, ConfigError
 from training.feed.block_feed import BlockSource, Cut
@@ -95,7 +96,7 @@ def _masker(config: FeedConfig, meta: Meta, tokenizer: Artifact) -> Masker:
         raise ConfigError(
             f"feed.objective {config.objective!r} needs the specials {', '.join(sorted(missing))}, which a {meta.kind} tokenizer lacks"
         )
-    word_start = None if config.masking.unit == "token" else load(tokenizer).word_start
+    word_start = None if config.masking.unit == "token" else word_start_of(folder_of(tokenizer), meta)
     return Masker.of(meta.vocab, meta.specials, config.masking, word_start)
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import AutoTokenizer
 from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
 from data_prep.tokenizer.base import Meta, identity, ordered, read_meta, save_meta, threads
 from data_prep.tokenizer.catalog import load, trainer
+from data_prep.tokenizer.pieces import word_start_of
 from infra.errors import ArtifactError, ConfigError
 
 KINDS = ["byte_bpe", "wordpiece", "sentencepiece_bpe", "sentencepiece_unigram"]
@@ -98,6 +101,16 @@ def test_word_starts_are_the_words_of_a_text(trained: dict[str, Path], kind: str
     assert len(starts) == tokenizer.vocab and starts.dtype == bool
     assert len(ids) > 5 and int(starts[ids].sum()) == 5 and starts[ids[0]]
     assert all(starts[number] for number in tokenizer.specials.values())
+    assert word_start_of(trained[kind], read_meta(trained[kind])).tolist() == starts.tolist()
+
+
+def test_word_starts_need_no_library(trained: dict[str, Path]) -> None:
+    code = "import sys; sys.modules |= dict.fromkeys(('tokenizers', 'tiktoken', 'sentencepiece', 'xxhash')); from pathlib import Path; "
+    code += "from data_prep.tokenizer.base import read_meta; from data_prep.tokenizer.pieces import word_start_of; "
+    code += "print([int(word_start_of(Path(f), read_meta(Path(f))).sum()) for f in sys.argv[1:]])"
+    folders = [trained[kind] for kind in KINDS]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, folders)], capture_output=True, text=True)
+    assert done.stdout.strip() == str([int(load(folder).word_start.sum()) for folder in folders]), done.stderr
 
 
 def test_the_identity_changes_with_any_piece_its_id_the_normaliser_and_the_specials() -> None:

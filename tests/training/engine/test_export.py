@@ -16,7 +16,7 @@ from torch import nn
 
 from infra.compute import LocalCompute
 from tests.training.engine.trial import backbone, gpt, together
-from training.backbone.exchange import write_tensors
+from training.backbone.tensor_file import write_tensors
 from training.engine import heap
 from training.engine.rank import here
 from training.engine.zero import Engine, ZeroConfig, join
