@@ -60,7 +60,7 @@ class DistillConfig:
     warmup: float = 0.05
     min_ratio: float = 0.0
     clip: float = 5.0
-    zero: int = 1
+    zero: int = how(1)
     precision: str = "fp32"
     seed: int = 1
     micro_batch: int = 16

@@ -56,7 +56,7 @@ class FinetuneConfig:
     min_ratio: float = 0.0
     clip: float = 1.0
     from_scratch: bool = False
-    zero: int = 1
+    zero: int = how(1)
     precision: str = "fp32"
     seed: int = 1
     micro_batch: int = 32

@@ -36,7 +36,7 @@ class PretrainConfig:
     tokens: int = 1_000_000  # the whole budget, padding included
     batch_tokens: int = 16_384  # of one step, over all ranks
     length: int = 128
-    zero: int = 1
+    zero: int = how(1)  # how the ranks share the state out: may change while a training is stopped, as their number may
     precision: str = "fp32"
     lr: float | None = None
     schedule: str | None = None
@@ -69,7 +69,7 @@ class PretrainConfig:
     stall_seconds: float = how(1800.0)
     guard: dict[str, int | float | str] = field(default_factory=dict)
     activation_checkpointing: int = how(0)  # every so many-th layer keeps its input alone and is computed again; 1: all, 0: none
-    offload: str = ""  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
+    offload: str = how("")  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
     compile: str = "auto"  # the layers, by torch.compile: always, never, or auto: on a GPU that has a compiler, under zero 0 to 2
     batch_ramp: dict[str, int] = field(default_factory=dict)  # {"start": 32_768, "tokens": 4_000_000_000}: a step's tokens grow from start
     profile: str = how("")  # N:M: steps N to M-1 are looked at by torch's profiler

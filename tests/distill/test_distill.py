@@ -103,11 +103,12 @@ def test_what_cannot_be_taught_is_refused_before_any_rank_starts(store: Store, t
         run(DISTILL, replace(CONFIG, method="distilgpt2"), data | gpt, Store(tmp_path), Here())
 
 
-def test_two_ranks_with_zero_teach_what_one_teaches(store: Store) -> None:
+def test_two_ranks_with_zero_teach_what_one_teaches(store: Store, tmp_path: Path) -> None:
     data = prepared(store, causal=False)
     inputs = data | {"teacher": model(store, "bert", data, steps=40)}
     one = run(DISTILL, CONFIG, inputs, store, Here())
-    two = run(DISTILL, replace(CONFIG, zero=2), inputs, store, LocalCompute(ranks=2))
+    two = run(DISTILL, replace(CONFIG, zero=2), inputs, Store(tmp_path), LocalCompute(ranks=2))
+    assert one.fingerprint == two.fingerprint and one.path != two.path
     ours, theirs = (catalog.load(a.path / "model").state_dict() for a in (one, two))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], atol=2e-3, rtol=0, msg=name)

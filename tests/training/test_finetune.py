@@ -109,11 +109,13 @@ def test_a_pretrained_pooler_goes_on_and_scratch_keeps_nothing(inputs: dict[str,
         assert torch.equal(tuned.heads[0].pool.weight, before.head("pair").pool.weight)
 
 
-def test_two_processes_make_the_model_of_one(config: FinetuneConfig, store: Store) -> None:
+def test_two_processes_make_the_model_of_one(config: FinetuneConfig, store: Store, tmp_path: Path) -> None:
     data = prepared(store, causal=False)
     inputs = {"model": model(store, "bert", data, layers=2), "tokenizer": data["tokenizer"]}
     calm = replace(config, epochs=1, lr=1e-4)
-    one, two = run(FINETUNE, calm, inputs, store, Here()), run(FINETUNE, replace(calm, zero=2), inputs, store, LocalCompute(ranks=2))
+    one = run(FINETUNE, calm, inputs, store, Here())
+    two = run(FINETUNE, replace(calm, zero=2), inputs, Store(tmp_path), LocalCompute(ranks=2))
+    assert one.fingerprint == two.fingerprint and one.path != two.path
     ours, theirs = (catalog.load(a.path / "model").state_dict() for a in (one, two))
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], atol=1e-3, rtol=0, msg=name)

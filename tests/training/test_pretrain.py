@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ import transformers
 
 from infra.artifact import Artifact, fingerprint
 from infra.compute import LocalCompute
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ArtifactError, ConfigError, Preempted
 from infra.stage import run
 from infra.store import Store
-from tests.training.small import LENGTH, prepared
+from tests.training.small import LENGTH, Here, prepared
 from training.card import read_card
+from training.engine import loop
 from training.engine.measure import read
 from training.families import catalog
 from training.pretrain import PRETRAIN, check, make_feed
@@ -124,6 +126,28 @@ def test_killed_whole_and_started_again_the_model_is_the_same_file(
         assert again.file(name).read_bytes() == artifact.file(name).read_bytes(), name
 
 
+def test_stopped_under_one_stage_of_zero_it_goes_on_under_others(
+    tmp_path: Path, inputs: dict[str, dict[str, Artifact]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One artifact, one curve: dropout is on, and its masks follow from the step."""
+    config, data, save = config_of("bert", log_every=1, valid_every=0), inputs["bert"], loop._Run._save
+    whole = run(PRETRAIN, config, data, Store(tmp_path / "whole"), Here())
+    for at, zero in ((7, 1), (12, 2), (17, 0)):
+
+        def stopped(self: Any, wish: Any, verdict: Any, at: int = at) -> None:
+            save(self, wish._replace(stop=self.point.step == at), verdict)
+
+        monkeypatch.setattr(loop._Run, "_save", stopped)
+        with pytest.raises(Preempted, match=f"saved after step {at}"):
+            run(PRETRAIN, replace(config, zero=zero), data, Store(tmp_path / "other"), Here())
+    monkeypatch.setattr(loop._Run, "_save", save)
+    again = run(PRETRAIN, replace(config, zero=3, offload="optimizer"), data, Store(tmp_path / "other"), Here())
+    assert again.fingerprint == whole.fingerprint and again.config == whole.config and "zero" not in again.config
+    lines, straight = read(again.file("metrics.jsonl")), read(whole.file("metrics.jsonl"))
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in straight], abs=1e-5)
+
+
 def refused(config: PretrainConfig, inputs: dict[str, Artifact], ranks: int = 1) -> str:
     with pytest.raises(ConfigError) as caught:
         check(config, inputs, ranks)
@@ -171,6 +195,7 @@ def test_what_is_not_said_is_the_familys_own() -> None:
     assert model_of(plain, 1234)[1].vocab == 1234
 
 
-def test_every_setting_is_part_of_the_fingerprint_and_ranks_are_not() -> None:
+def test_what_is_learnt_is_fingerprinted_and_how_it_is_shared_out_is_not() -> None:
     assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2"))
+    assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2", zero=3, offload="parameters"))
     assert fingerprint(config_of("gpt2")) != fingerprint(config_of("gpt2", overrides={**SMALL, "layers": 3}))

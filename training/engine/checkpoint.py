@@ -71,13 +71,16 @@ class Keep:
 
 
 class Stateful(Protocol):
-    """What has a state in shares, one a rank."""
+    """What has a state in shares, one a rank, of a form that the stage of ZeRO decides."""
+
+    @property
+    def stage(self) -> int: ...
 
     def save(self, folder: Path, apart: bool) -> Callable[[], Iterable[Path]]:
         """What writes this rank's share and says which files it made; with `apart` it writes a copy and may be called at any time."""
         ...
 
-    def load(self, folder: Path, world: int) -> None: ...
+    def load(self, folder: Path, world: int, stage: int) -> None: ...
 
 
 class Checkpoints:
@@ -104,7 +107,7 @@ class Checkpoints:
         self.place.sum([0.0])
         apart = self.background and not now
         write = engine.save(part, apart)
-        record = {**asdict(point), "world": self.place.world, "valid_loss": valid_loss}
+        record = {**asdict(point), "world": self.place.world, "zero": engine.stage, "valid_loss": valid_loss}
         if apart:
             self._thread = threading.Thread(target=self._finish, args=(write, part, final, record), name="checkpoint", daemon=True)
             self._thread.start()
@@ -158,7 +161,8 @@ class Checkpoints:
         if not there:
             return None
         record = _record(self._folder(step))
-        engine.load(self._folder(step), record["world"])
+        stage = record.get("zero", engine.stage)  # before manifests said it, another stage was another training
+        engine.load(self._folder(step), record["world"], stage)
         return Point(record["step"], record["tokens"], Watch.of(record.get("watch", {})))
 
     def _whole(self, choose: Callable[[list[int]], int]) -> dict[str, Any] | None:

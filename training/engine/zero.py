@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError
+from training.engine import universal
 from training.engine.optim import OptimConfig, make
 from training.engine.rank import Rank
 from training.engine.scaling import HYSTERESIS, LEAST, POWER, WINDOW, Overflow, Scale, check_fp16, lowest
@@ -32,7 +30,6 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OFFLOADS = ("", "optimizer", "parameters")
 TAG = "state"  # the folder DeepSpeed writes its shares of the state to
 BUCKET = 200_000_000  # numbers reduced at once
-UNIVERSAL = "universal"  # the same, taken apart by parameter, for another number of ranks
 
 
 @dataclass(frozen=True)
@@ -99,12 +96,16 @@ class Engine:
         if config.precision == "fp16":
             check_fp16(place.device)
         size = sum(getattr(p, "ds_numel", p.numel()) for p in tower.parameters())  # zero.Init leaves shares of no length
-        engine, *_ = _deepspeed().initialize(
-            model=tower, optimizer=make(tower, config.optimiser), config=_settings(config, micro_batch, size, place.world)
-        )
+        names, optimiser = {p: name for name, p in tower.named_parameters()}, make(tower, config.optimiser)
+        self._order = [names[p] for group in optimiser.param_groups for p in group["params"]]  # DeepSpeed may put others in their place
+        engine, *_ = _deepspeed().initialize(model=tower, optimizer=optimiser, config=_settings(config, micro_batch, size, place.world))
         self._engine, self._open = engine, False
         self._scale = loss_scale() if config.precision == "fp16" and not config.stage else None
         _lighten(engine, config, place.world)
+
+    @property
+    def stage(self) -> int:
+        return self.config.stage
 
     @property
     def module(self) -> nn.Module:
@@ -244,38 +245,28 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=TAG, client_state=more, save_latest=False)
         return write
 
-    def load(self, folder: Path, world: int) -> None:
-        """Continue from what `world` ranks saved; for another number of ranks the state is taken apart first."""
-        universal = world != self.place.world and self.config.stage > 0
-        if universal:
-            self._take_apart(folder)
-        groups = [{name: value for name, value in group.items() if name != "params"} for group in self._optimiser.param_groups]
-        self._engine._config.load_universal_checkpoint = universal
-        path, more = self._engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else TAG, load_lr_scheduler_states=False)
-        self._engine._config.load_universal_checkpoint = False  # or the next save would leave out all ranks but the first
-        # A universal load under ZeRO 3 gives every group the first one's weight decay, and all parameters one step counter between
-        # them, which then counts several times an update (seen in 0.19.8).
-        for group, own in zip(self._optimiser.param_groups, groups, strict=True):
-            group.update(own)
-        for state in self._optimiser.state.values():
-            state["step"] = state["step"].clone()
+    def load(self, folder: Path, world: int, stage: int) -> None:
+        """Continue from what `world` ranks saved under ZeRO `stage`. Where one of the two is another now, it is read by parameter."""
+        if stage != self.config.stage or (stage and world != self.place.world):
+            self._take_over(folder / TAG, world, stage)
+            return
+        path, more = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise PipelineError(f"{folder}: DeepSpeed finds no state there; delete the folder to start from the one before")
         if self._scale:
             self._scale.take(more["scale"])
 
-    def _take_apart(self, folder: Path) -> None:
-        """ZeRO's shares to a universal checkpoint (Lian et al. 2024), by DeepSpeed's own tool, on rank 0."""
-        if self.place.first and not (folder / UNIVERSAL).exists():
-            part = folder / f"{UNIVERSAL}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
-            command += ["--num_merge_workers", "1", "--input_folder", str(folder / TAG), "--output_folder", str(part)]
-            done = subprocess.run(command, capture_output=True, text=True, env=_alone(), check=False)
-            if done.returncode:
-                raise PipelineError(f"{folder}: cannot be converted for {self.place.world} ranks: {done.stderr[-500:]}")
-            part.rename(folder / UNIVERSAL)
-        self.place.sum([0.0])  # nobody reads before it is whole
+    def _take_over(self, folder: Path, world: int, stage: int) -> None:
+        """Every rank reads all shares and keeps what is its own now."""
+        sharing, mine = self._engine.optimizer, self.config.stage
+        if mine == 3:
+            sharing.checkpoint_event_prologue()  # whole weights that are still about are given up
+        state = universal.saved(folder, stage, world, self._order, mapped)
+        with torch.no_grad():
+            universal.take_over(state, universal.live(sharing, self.module, mine, self.place), self._optimiser)
+            universal.work_from(sharing, mine)
+        if state.scale and self.config.precision == "fp16":
+            (self._scale or Scale(sharing.loss_scaler)).take(state.scale)
 
 
 def loss_scale() -> Scale:
@@ -294,9 +285,15 @@ def on_disk(value: Tensor, folder: Path) -> Tensor:
     return kept.copy_(value.detach())
 
 
-def _alone() -> dict[str, str]:
-    """The environment without this gang's, so that the tool does not wait for other ranks."""
-    return {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+def mapped(path: Path) -> dict[str, Any]:
+    """A file of a checkpoint: its tensors are read when they are looked at, and nothing in it is run."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
+        content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return content
 
 
 def _lighten(engine: Any, config: ZeroConfig, world: int) -> None:

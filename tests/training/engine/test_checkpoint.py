@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.log import attach
-from training.engine.checkpoint import Checkpoints, Point, verify
+from training.engine.checkpoint import Checkpoints, Point, _seal_of, verify
 from training.engine.rank import Rank
 from training.engine.snapshot import frozen
 
@@ -26,8 +26,8 @@ ALONE = Rank(0, 1, torch.device("cpu"))
 class Weights:
     """The simplest thing with a state."""
 
-    def __init__(self, value: float = 0.0, pause_s: float = 0.0) -> None:
-        self.value, self.pause_s, self.world = torch.full((64,), value), pause_s, 0
+    def __init__(self, value: float = 0.0, pause_s: float = 0.0, stage: int = 1) -> None:
+        self.value, self.pause_s, self.world, self.stage, self.saved_under = torch.full((64,), value), pause_s, 0, stage, -1
 
     def save(self, folder: Path, apart: bool) -> Callable[[], list[Path]]:
         value = frozen({"value": self.value})["value"] if apart else self.value
@@ -41,10 +41,10 @@ class Weights:
 
         return write
 
-    def load(self, folder: Path, world: int) -> None:
+    def load(self, folder: Path, world: int, stage: int) -> None:
         a, b = (torch.load(folder / "state" / name, weights_only=True) for name in ("a.pt", "b.pt"))
         assert torch.equal(a, b)
-        self.value, self.world = a, world
+        self.value, self.world, self.saved_under = a, world, stage
 
 
 def saved(root: Path, *steps: int) -> Checkpoints:
@@ -59,6 +59,17 @@ def test_the_newest_is_loaded_with_its_step_tokens_and_world(tmp_path: Path) -> 
     weights = Weights()
     assert Checkpoints(tmp_path, ALONE).resume(weights) == Point(10, 1000)
     assert weights.value[0] == 10 and weights.world == 1
+
+
+def test_the_stage_it_was_saved_under_is_told_and_ones_own_where_nobody_said(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, ALONE).save(Weights(5, stage=3), Point(5, 500))
+    weights = Weights(stage=2)
+    assert Checkpoints(tmp_path, ALONE).resume(weights) == Point(5, 500) and weights.saved_under == 3
+    manifest = tmp_path / "step-5" / "manifest.json"
+    record = json.loads(manifest.read_text())["record"]
+    del record["zero"]
+    manifest.write_text(json.dumps({"record": record, "xxh3": _seal_of(record)}))
+    assert Checkpoints(tmp_path, ALONE).resume(weights) == Point(5, 500) and weights.saved_under == 2
 
 
 def test_without_a_checkpoint_training_starts_at_the_start(tmp_path: Path) -> None:

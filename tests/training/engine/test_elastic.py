@@ -1,10 +1,12 @@
-"""Four ranks, then two, then one, then four again: the run goes on by itself each time, along the very curve of one process."""
+"""Four ranks, then two, then one, then four again, each under another stage of ZeRO: the run goes on by itself, along one curve."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,12 +18,42 @@ from training.engine.optim import OptimConfig
 
 STEPS = 20
 WORLDS = {4: 7, 2: 12, 1: 17}  # ranks -> the step at which they lose their disk; checkpoints stand at 5, 10 and 15
-KINDS = [("bert", 0), ("bert", 1), ("bert", 2), ("bert", 3), ("electra", 2)]
+OPTIMISERS = {
+    "adamw": OptimConfig(lr=1e-3, warmup=3),
+    "lamb": OptimConfig(lr=1e-2, warmup=3, optimiser="lamb", bias_correction=False),
+    "muon": OptimConfig(lr=1e-3, warmup=3, optimiser="muon"),
+}
 pytestmark = pytest.mark.slow
 
 
-def config(zero: int) -> LoopConfig:
-    return settings(steps=STEPS, zero=zero, micro_batch=3, optimiser=OptimConfig(lr=1e-3, warmup=3), background=False)
+class Way(NamedTuple):
+    """A training, and ZeRO's stage on the four, two, one and four ranks that carry it on."""
+
+    kind: str
+    optimiser: str
+    stages: tuple[int, int, int, int]
+    precision: str = "fp32"
+
+    def config(self, leg: int) -> LoopConfig:
+        optimiser = OPTIMISERS[self.optimiser]
+        return settings(steps=STEPS, zero=self.stages[leg], micro_batch=3, optimiser=optimiser, precision=self.precision, background=False)
+
+    def trial(self, root: Path, leg: int, **feed: object) -> Trial:
+        name = f"{self.kind}-{self.optimiser}-{self.precision}-{''.join(map(str, self.stages))}"
+        return Trial(root / name, self.config(leg), self.kind, feed=feed)
+
+
+WAYS = [
+    *(Way("bert", "adamw", (stage,) * 4) for stage in range(4)),
+    Way("electra", "adamw", (2, 2, 2, 2)),
+    Way("half", "adamw", (3, 0, 2, 1)),
+    Way("albert", "adamw", (3, 2, 1, 0)),
+    Way("electra", "adamw", (0, 3, 1, 2)),
+    Way("bert", "lamb", (1, 3, 2, 0)),
+    Way("bert", "muon", (2, 3, 0, 1)),
+]
+ROUNDED = Way("bert", "adamw", (1, 0, 3, 2), "bf16")
+CALM = Way("bert", "adamw", (1, 1, 1, 1), "bf16")  # never disturbed
 
 
 def until_the_disk_is_gone(trials: list[Trial]) -> int:
@@ -36,21 +68,19 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Seen], list[st
     root: Path = tmp_path_factory.mktemp("elastic")
     told: list[dict] = []
     detach = attach(told.append)
-    for ranks, step in WORLDS.items():
-        trials = [Trial(root / f"{kind}-{zero}", config(zero), kind, feed={"fail_at": step}) for kind, zero in KINDS]
+    for leg, (ranks, step) in enumerate(WORLDS.items()):
+        trials = [way.trial(root, leg, fail_at=step) for way in (*WAYS, ROUNDED)]
         assert LocalCompute(ranks, restarts=0).gang("elastic", partial(until_the_disk_is_gone, trials)) == [ranks] * ranks
-    whole = [Trial(root / f"{kind}-{zero}", config(zero), kind) for kind, zero in KINDS]
+    whole = [way.trial(root, 3) for way in (*WAYS, ROUNDED, CALM)]
     seen = LocalCompute(4, restarts=0).gang("elastic", partial(run_all, whole))[0]
     detach()
     assert seen is not None
     return seen, [e["message"] for e in told if "goes on from step" in e.get("message", "")]
 
 
-@pytest.mark.parametrize(("number", "kind"), enumerate(KINDS))
-def test_four_ranks_then_two_then_one_then_four_replay_one_curve(
-    number: int, kind: tuple[str, int], ended: tuple[list[Seen], list[str]]
-) -> None:
-    losses, _, weights = plain(kind[0], config(kind[1]))
+@pytest.mark.parametrize(("number", "way"), list(enumerate(WAYS)))
+def test_four_ranks_then_two_then_one_then_four_replay_one_curve(number: int, way: Way, ended: tuple[list[Seen], list[str]]) -> None:
+    losses, _, weights = plain(way.kind, way.config(0))
     seen = ended[0][number]
     assert [line["step"] for line in seen.lines] == list(range(STEPS))
     assert seen.losses == pytest.approx(losses, abs=1e-5)
@@ -58,5 +88,17 @@ def test_four_ranks_then_two_then_one_then_four_replay_one_curve(
         assert seen.weights[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
 
 
-def test_every_change_of_ranks_went_on_from_the_last_checkpoint(ended: tuple[list[Seen], list[str]]) -> None:
-    assert [int(said.rsplit(" ", 1)[1]) for said in ended[1]] == [step for step in (5, 10, 15) for _ in KINDS]
+def test_in_bf16_the_curve_stays_beside_that_of_an_undisturbed_run(ended: tuple[list[Seen], list[str]]) -> None:
+    """Not on it: other shares of a batch are rounded otherwise. That no bit of the weights is lost is test_universal's."""
+    seen, calm = ended[0][-2:]
+    assert [line["step"] for line in seen.lines] == list(range(STEPS))
+    assert seen.losses == pytest.approx(calm.losses, abs=0.01)
+
+
+def test_the_ways_take_every_change_of_stage() -> None:
+    changes = {change for way in (*WAYS, ROUNDED) for change in itertools.pairwise(way.stages)}
+    assert changes == set(itertools.product(range(4), range(4)))
+
+
+def test_every_change_went_on_from_the_last_checkpoint(ended: tuple[list[Seen], list[str]]) -> None:
+    assert [int(said.rsplit(" ", 1)[1]) for said in ended[1]] == [step for step in (5, 10, 15) for _ in (*WAYS, ROUNDED)]

@@ -19,7 +19,7 @@ from training.backbone.config import BackboneConfig
 from training.backbone.transformer import Backbone
 from training.engine.loop import LoopConfig, train
 from training.engine.measure import METRICS, read
-from training.engine.optim import lr_at
+from training.engine.optim import lr_at, make
 from training.engine.rank import key_of
 from training.families.catalog import family
 from training.feed.batch import IGNORE, Batch
@@ -68,8 +68,17 @@ def electra(dropout: float = 0.0) -> Tower:
     return family("electra").build(replace(backbone(False, dropout), embedding_width=24, generator=0.25))
 
 
+def half(dropout: float = 0.0) -> Tower:
+    """BERT whose first layer and segments are frozen."""
+    tower = bert(dropout)
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(not name.startswith(("backbone.blocks.0.", "backbone.embedding.segment.")))
+    return tower
+
+
 TOWERS = {"gpt": gpt, "bert": bert}
 ALL_TOWERS = {**TOWERS, "albert": albert, "electra": electra}
+KINDS = {**ALL_TOWERS, "half": half}
 
 
 class Poisonable(Tower):
@@ -197,10 +206,10 @@ def plain(kind: str, config: LoopConfig, idle: Collection[int] = ()) -> tuple[li
     """What one process does with torch alone, one whole batch a step: losses, gradient norms, weights. idle: steps that move nothing."""
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
-    tower, feed, o = ALL_TOWERS[kind](), Numbers(kind), config.optimiser
+    tower, feed, o = KINDS[kind](), Numbers(kind), config.optimiser
     matrices, vectors = ([p for p in tower.parameters() if (p.ndim > 1) is big] for big in (True, False))
     groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=o.betas, eps=o.eps)
+    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=o.betas, eps=o.eps) if o.optimiser == "adamw" else make(tower, o)
     losses, norms = [], []
     for step in range(config.steps):
         for group in optimiser.param_groups:
@@ -221,7 +230,7 @@ def run_all(trials: list[Trial]) -> list[Seen] | None:
     seen = []
     for trial in trials:
         trial.out.mkdir(parents=True, exist_ok=True)
-        make = trial.make or partial(ALL_TOWERS[trial.kind], trial.dropout)
+        make = trial.make or partial(KINDS[trial.kind], trial.dropout)
         valid = partial(Numbers, trial.kind, batch_size=7, steps_per_epoch=3) if trial.valid else None
         done = train(make, partial(Numbers, trial.kind, **trial.feed), valid, trial.config, trial.out, "pretrain", trial.imported)
         lines = read(trial.out / METRICS)
