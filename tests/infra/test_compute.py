@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.compute import Compute, LocalCompute
+from infra.compute import Compute, LocalCompute, cores
 from infra.errors import ConfigError, Preempted, StageFailed
 from infra.log import attach, event
 from infra.ray_compute import RayCompute
@@ -121,6 +123,18 @@ def test_a_gang_has_its_ranks_and_shares_the_cores() -> None:
         detach()
     assert [r[:2] for r in results] == [(0, 2), (1, 2)]
     assert sorted(str(e.get("message")) for e in told) == ["hello from 0", "hello from 1"]
+
+
+def test_a_program_that_imports_torch_first_has_its_ranks_share_the_cores_too(tmp_path: Path) -> None:
+    """A spawned process looks at its parent's main module before it knows that it is a rank."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import torch\nfrom infra.compute import LocalCompute\n\n"
+        "if __name__ == '__main__':\n    print(LocalCompute(3).gang('count', torch.get_num_threads))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == f"{[max(1, cores() // 3)] * 3}\n", done.stderr
 
 
 def test_a_killed_rank_restarts_the_gang(tmp_path: Path) -> None:
