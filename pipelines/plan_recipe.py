@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from infra.compute import cores
 from infra.errors import ConfigError
 from pipelines.plan_model import MFU, ROOM, gib, span
 from pipelines.recipe import Model, Recipe
@@ -51,6 +52,7 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
     longest = replace(setting, length=max(config.lengths))
     memory = cost.memory(family, tower, longest, config.zero)
     flops = _flops(config, lambda length: cost.training_flops(family, tower, length), backbone.layers)
+    dropping = 0.0 if device["gpu"] else _over_lengths(config, lambda length: cost.dropped(family, tower, length)) * cost.DROPPING / cores()
     return {
         "parameters": family.parameters(backbone),
         "setting": asdict(longest) | {"zero": config.zero},
@@ -60,7 +62,7 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
         "training_flops": flops,
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
-        "seconds": flops / (device["flops"] * device["share"]),
+        "seconds": flops / (device["flops"] * device["share"]) + dropping,
         **({"measured": _measured(config, backbone.vocab, ranks)} if measure else {}),
     }
 
@@ -79,10 +81,14 @@ def _measured(config: PretrainConfig, vocab: int, ranks: int) -> dict[str, Any]:
 
 def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
     """Of the whole run; a layer that is computed again goes forward once more."""
-    parts: tuple[dict[str, float], ...] = config.parts or ({"share": 1.0, "length": config.length},)
-    whole: float = sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in parts)
     again = -(-layers // config.activation_checkpointing) / layers if config.activation_checkpointing else 0.0
-    return whole * (1 + again / 3)
+    return _over_lengths(config, a_token) * (1 + again / 3)
+
+
+def _over_lengths(config: PretrainConfig, a_token: Any) -> float:
+    """What a token of a sequence of some length takes, over all of the run's."""
+    parts: tuple[dict[str, float], ...] = config.parts or ({"share": 1.0, "length": config.length},)
+    return sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in parts)
 
 
 def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:

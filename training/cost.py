@@ -23,6 +23,7 @@ BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine
 LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
 HOLES = 0.25  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.15 to 0.5 measured (bench_plan.py)
 GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
+DROPPING = 4.6e-9  # seconds of a CPU's core for a number that goes through dropout and back, measured (bench_plan.py)
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -117,6 +118,16 @@ def forward_flops(family: Family, tower: Tower, length: int) -> float:
 def training_flops(family: Family, tower: Tower, length: int) -> float:
     """Forward and backward: each product of matrices becomes three."""
     return 3 * forward_flops(family, tower, length)
+
+
+def dropped(family: Family, tower: Tower, length: int) -> float:
+    """Numbers that go through dropout, per token: E once, 2 D and H T a layer."""
+    return sum(_dropped(part.config, length) for part in _parts(family, tower))
+
+
+def _dropped(c: BackboneConfig, length: int) -> float:
+    hidden = c.embedding_width + 2 * c.layers * c.width if c.dropout else 0
+    return hidden + (c.layers * c.heads * length if c.attention_rate else 0)
 
 
 def whole_flops(family: Family, tower: Tower, preset: Preset) -> float:

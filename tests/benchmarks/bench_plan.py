@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from trials import Case, batch, engine_of, step_of
 
-from infra.compute import LocalCompute
+from infra.compute import LocalCompute, cores
 from training.engine.ceiling import probe
 from training.engine.heap import held
 from training.engine.rank import choose_matmul_mode, here
@@ -94,8 +94,8 @@ def main() -> None:
         key = case.precision, case.ranks
         ceilings[key] = ceilings.get(key) or min(LocalCompute(case.ranks).gang("probe", partial(probed, case.precision)))
         told, plan = run(case), case.foretold()
-        share = case.flops() / told["seconds"] / ceilings[key]
-        expected = case.flops() / ceilings[key] / reached.setdefault(case.precision, share)
+        share, dropping = case.flops() / told["seconds"] / ceilings[key], case.dropping() / max(1, cores() // case.ranks)
+        expected = case.flops() / ceilings[key] / reached.setdefault(case.precision, share) + dropping
         family, backbone = case.shape()
         more = f" x {case.micros}" * (case.micros > 1) + f", recompute {case.recompute}" * (case.recompute > 0)
         cells = [case.model, f"{family.parameters(backbone) / 1e6:.1f}M", str(case.stage), str(case.ranks), case.precision]

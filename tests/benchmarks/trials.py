@@ -69,6 +69,11 @@ class Case:
         family, backbone = self.shape()
         return self.rows * self.length * self.micros * cost.training_flops(family, cost.shape_of(family, backbone), self.length)
 
+    def dropping(self) -> float:
+        """Core-seconds of dropout in a step of one rank on a CPU."""
+        family, backbone = self.shape()
+        return self.rows * self.length * self.micros * cost.dropped(family, cost.shape_of(family, backbone), self.length) * cost.DROPPING
+
 
 def batch(case: Case) -> Batch:
     """Random ids under the labels of the family's objective."""
