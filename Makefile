@@ -35,10 +35,10 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow and not cluster"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m "slow and not cluster"
+	$(BIN)/python -m pytest -q -rs -m "slow and not cluster"
 
 cluster: $(STAMP)
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -rs -m "cluster or (ray and slow)"
 
 cluster-soak: $(STAMP)
 	$(BIN)/python -m tests.infra.cluster_soak --blows 8

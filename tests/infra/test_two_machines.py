@@ -18,7 +18,7 @@ from tests.infra.cluster_soak import Driver, Plan
 from tests.infra.nodes import HOSTS, ROOT, Machines, why_no_machines
 from tests.training.engine.trial import Trial, run_all, settings
 
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 WITHIN_S = 60.0
 PLAN = Plan(steps=40, save_every=10, dropout=0.1, pace_s=0.0)
 TASK = """
@@ -88,6 +88,7 @@ def _slurm(number: int) -> dict[str, str]:
     return {**os.environ, **said, "SLURM_STEP_NODELIST": ",".join(HOSTS), "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.cluster
 def test_when_the_cable_is_pulled_the_training_goes_on_with_the_machine_that_is_left(tmp_path: Path) -> None:
     """The worst way to lose a node: nobody is told. What works on the other side ends itself."""
     with Machines() as machines:
