@@ -60,9 +60,9 @@ def test_a_recipe_whose_guard_goes_back_leaves_the_strange_batches_out(recipe: P
     """One document of sixty is noise: when its blocks come the loss jumps, and the run ends without them."""
     with (recipe.parent / "docs.jsonl").open("a") as file:
         file.write(json.dumps({"text": strange(Random(5))}) + "\n")
-    guard = "{on_spike: rewind, window: 16, deviations: 6, rewind_steps: 5, max_rewinds: 60}"
+    guard = "{on_spike: rewind, window: 16, deviations: 10, rewind_steps: 5, max_rewinds: 60}"
     words = ["models.gpt.pretrain.batch_tokens=128", "models.gpt.pretrain.tokens=2e4", f"models.gpt.pretrain.guard={guard}"]
-    words += ["models.gpt.pretrain.lr=5e-3", "models.gpt.pretrain.log_every=1"]
+    words += ["models.gpt.pretrain.lr=5e-3", "models.gpt.pretrain.log_every=1", "seed=2"]  # of which the noise comes when enough is known
     done = textmill("run", "small.yaml", "--plain", "--until", "pretrain", *[part for word in words for part in ("--set", word)])
     assert done.returncode == 0, done.stderr[-2000:]
     folder = recipe.parent / "workspace"
