@@ -21,7 +21,7 @@ from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
 LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
-HOLES = 0.25  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.15 to 0.5 measured (bench_plan.py)
+HOLES = 0.13  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.05 to 0.25 measured (bench_plan.py)
 GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
 DROPPING = 4.6e-9  # seconds of a CPU's core for a number that goes through dropout and back, measured (bench_plan.py)
 STAGES = (0, 1, 2, 3)
@@ -38,8 +38,9 @@ FORMULAS = {
     "weights too; it brings together as many as DeepSpeed lets live, 10^9 numbers, so a smaller model stays whole. The total is the most "
     "that stands at once: weights and optimiser with either the activations and what goes with them (gradients only where micro-batches "
     "add up, or under ZeRO 3), or the gradients and their float32 copy, 4 P / R, that the update reads. Buffers: one reduce bucket of at "
-    "most 200 million numbers, or the scores of the vocabulary, whichever is more. "
-    "On a CPU a quarter of the rest is added for the buffers of kernels and the heap's gaps, and two buckets for gloo's own copies.",
+    "most 200 million numbers, or the scores of the vocabulary, whichever is more. On a CPU the update's copies stand beside the "
+    "activations unless micro-batches add up, 13% of the rest is added for the buffers of kernels and the heap's gaps, and two buckets "
+    "for gloo's own copies (ZeRO 3: three). Under autocast (bf16 without ZeRO) the inputs of layer norms, 2 D a layer, are float32.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
     "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout twice and a "
     "byte); the embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its "
@@ -210,15 +211,36 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
     if stage == 0:
         weights = 4 * parameters + (size * parameters if size < 4 else 0)
         bucket = 4 * parameters if ranks > 1 else 0
-        return Memory(weights, 4 * parameters, 8 * parameters, kept, seen, bucket, setting.accumulated, holes=holes)
+        kept += _uncast(family, tower, setting)
+        return _beside(Memory(weights, 4 * parameters, 8 * parameters, kept, seen, bucket, setting.accumulated, holes=holes), setting)
     bucket = size * min(parameters, BUCKET) if ranks > 1 or stage == 3 else 0
     flat = 4 * share + (size * share if size < 4 else 0)
     weights, gradients = size * parameters, size * (parameters if stage == 1 else share)
     buffers = max(seen, bucket) + (GLOO * bucket if ranks > 1 and not setting.gpu else 0)
     if stage == 3:
         weights, buffers = size * share, buffers + min(seen, bucket) + size * (_gathered(tower, ranks) + 2 * _embedding(tower) // ranks)
+        buffers += bucket if ranks > 1 and not setting.gpu else 0  # one more was seen
     made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3, holes=holes)
-    return _offloaded(made, setting, share)
+    return _offloaded(_beside(made, setting), setting, share)
+
+
+def _beside(made: Memory, setting: Setting) -> Memory:
+    """On a CPU the update's copies find no hole as large among freed activations, between which gradients lie: they stand beside these.
+
+    Where micro-batches add up gradients have their places from the first one on, and the holes are large.
+    """
+    if setting.gpu or setting.accumulated or setting.offload:
+        return made
+    return replace(made, buffers=made.buffers + made.update, update=0)
+
+
+def _uncast(family: Family, tower: Tower, setting: Setting) -> int:
+    """Under autocast the inputs of layer norms are float32: what that takes beyond the half's own size."""
+    if setting.precision == "fp32":
+        return 0
+    return round(
+        sum(2 * 2 * part.config.width * part.config.layers for part in _parts(family, tower)) * setting.length * setting.micro_batch
+    )
 
 
 def lowest(offload: str) -> int:
