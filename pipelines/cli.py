@@ -92,6 +92,8 @@ def plan(
 ) -> None:
     """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing of it."""
     if model:
+        if measure:
+            raise ConfigError("--measure takes steps of a recipe's models, whose vocabulary and batches it knows: name a recipe")
         from pipelines import plan_model
 
         more: dict[str, Any] = {"gpu": gpu, "on": on, "mfu": mfu, "activation_checkpointing": activation_checkpointing, "offload": offload}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from infra.compute import cores
+from infra.compute import LocalCompute, cores
 from infra.errors import ConfigError
 from pipelines.plan_model import MFU, ROOM, gib, span
-from pipelines.recipe import Model, Recipe
+from pipelines.recipe import Model, Recipe, Resources
 
 if TYPE_CHECKING:
     from training.pretrain_config import PretrainConfig
@@ -63,19 +63,20 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
         "seconds": flops / (device["flops"] * device["share"]) + dropping,
-        **({"measured": _measured(config, backbone.vocab, ranks)} if measure else {}),
+        **({"measured": _measured(config, backbone.vocab, recipe.resources)} if measure else {}),
     }
 
 
-def _measured(config: PretrainConfig, vocab: int, ranks: int) -> dict[str, Any]:
+def _measured(config: PretrainConfig, vocab: int, resources: Resources) -> dict[str, Any]:
     """Seconds of the whole run and a rank's bytes, from steps that were taken here."""
     from training.rehearsal import pieces, rehearse
 
-    found, seconds = rehearse(config, vocab, ranks), 0.0
-    for part in config.parts or ({"share": 1.0, "length": config.length},):
-        length = int(part["length"])
-        whole = config.tokens / config.batch_tokens * pieces(config, length, ranks)  # micro-batches, were all steps of this length
-        seconds += part["share"] * (config.steps * found[length].rest + whole * found[length].micro)
+    found = rehearse(config, vocab, LocalCompute(resources.ranks, restarts=0, rank_cpus=resources.rank_cpus))
+    micro_batches = config.tokens / config.batch_tokens * pieces(config, resources.ranks)
+    seconds = sum(
+        part["share"] * (config.steps * found[int(part["length"])].rest + micro_batches * found[int(part["length"])].micro)
+        for part in _parts(config)
+    )
     return {"seconds": seconds, "memory": max(one.peak for one in found.values())}
 
 
@@ -87,8 +88,12 @@ def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
 
 def _over_lengths(config: PretrainConfig, a_token: Any) -> float:
     """What a token of a sequence of some length takes, over all of the run's."""
-    parts: tuple[dict[str, float], ...] = config.parts or ({"share": 1.0, "length": config.length},)
-    return sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in parts)
+    return sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in _parts(config))
+
+
+def _parts(config: PretrainConfig) -> tuple[dict[str, float], ...]:
+    """Those of the curriculum; one where there is none."""
+    return config.parts or ({"share": 1.0, "length": config.length},)
 
 
 def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:

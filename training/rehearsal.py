@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,18 +13,19 @@ import torch
 import torch.distributed as dist
 
 from infra.compute import LocalCompute
-from training.backbone.transformer import compiled, recompute
-from training.engine.able import compiles
 from training.engine.heap import held
+from training.engine.loop import ready
 from training.engine.measure import micros
-from training.engine.rank import Rank, choose_matmul_mode, here, key_of
-from training.engine.zero import Engine, join
+from training.engine.rank import here, key_of
+from training.engine.scaling import Overflow
+from training.engine.see import peak_bytes
+from training.engine.zero import Engine
 from training.families.family import Family
 from training.feed.batch import IGNORE, Batch
 from training.pretrain_config import PretrainConfig
 from training.settings import loop_config, masked_as, model_of
 
-STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MARKS = Path("/proc/self/clear_refs")
 TRIES = 2
 
 
@@ -36,22 +38,18 @@ class Rehearsed:
     rest: float
     peak: int
 
-    def step(self, pieces: float) -> float:
-        """Seconds of a step of so many micro-batches."""
-        return self.rest + pieces * self.micro
 
-
-def rehearse(config: PretrainConfig, vocab: int, ranks: int) -> dict[int, Rehearsed]:
-    """By length of the config's curriculum. The ranks are this machine's; each builds the whole model and takes some steps with it.
+def rehearse(config: PretrainConfig, vocab: int, compute: LocalCompute) -> dict[int, Rehearsed]:
+    """By length of the config's curriculum. Each of the compute's ranks builds the whole model and takes some steps with it.
 
     Raises what the training itself would raise of a model that does not fit, or of a machine that cannot do what is asked for.
     """
-    return LocalCompute(ranks, restarts=0).gang("rehearsal", partial(_try_all, config, vocab))[0]
+    return compute.gang("rehearsal", partial(_try_all, config, vocab))[0]
 
 
-def pieces(config: PretrainConfig, length: int, ranks: int) -> int:
-    """Micro-batches of a full step."""
-    return micros(config.batch_tokens // length, ranks, loop_config(config).micro_batch)
+def pieces(config: PretrainConfig, ranks: int) -> int:
+    """Micro-batches of a full step: as many at every length, as many as the shortest needs (feed/curriculum.py)."""
+    return micros(config.batch_tokens // min(config.lengths), ranks, loop_config(config).micro_batch)
 
 
 def _try_all(config: PretrainConfig, vocab: int) -> dict[int, Rehearsed]:
@@ -66,47 +64,44 @@ def _try_all(config: PretrainConfig, vocab: int) -> dict[int, Rehearsed]:
 def _try(config: PretrainConfig, vocab: int, length: int) -> Rehearsed:
     place, loop = here(), loop_config(config)
     family, backbone = model_of(config, vocab)
+    parts = pieces(config, place.world)
+    rows = -(-(config.batch_tokens // length) // (place.world * parts))
     with held():
-        join(place)
-        choose_matmul_mode()
-        parts = pieces(config, length, place.world)
-        rows = -(-(config.batch_tokens // length) // (place.world * parts))
         base = mark(place.device)
-        tower = recompute(family.build(backbone, seed=config.seed), loop.recompute)
-        if compiles(loop.compile, loop.zero, place.device):
-            compiled(tower)
-        engine = Engine(tower, loop.engine(parts), place, rows)
+        engine = Engine(ready(partial(family.build, backbone, seed=config.seed), loop, place), loop.engine(parts), place, rows)
         engine.module.train()
         given = made_up(masked_as(config, family), backbone.vocab, rows, length, config.packed or config.documents_apart)
         given = replace(given.to(place.device), draws=key_of(config.seed, 0))
-        step = partial(_step, engine, given, loop.optimiser.lr)
         counts = (1, 2) if parts > 1 else (1,)
         for count in counts:  # what is made the first time is kept
-            step(count)
-        taken = [[step(count) for count in counts] for _ in range(TRIES)]
+            take(engine, given, count)
+        taken = [[take(engine, given, count) for count in counts] for _ in range(TRIES)]
         one, two = min(times[0] for times in taken), min(times[-1] for times in taken)
-        told = torch.tensor([one, two, float(most(place.device) - base)], dtype=torch.float64, device=place.device)
+        held_at_most = max(0, peak_bytes(place.device) - base)
+        told = torch.tensor([one, two, float(held_at_most)], dtype=torch.float64, device=place.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
     one, two, peak = told.tolist()
     micro = max(0.0, two - one) if parts > 1 else one
     return Rehearsed(micro, max(0.0, one - micro), int(peak))
 
 
-def _step(engine: Engine, given: Batch, lr: float, count: int) -> float:
-    """Seconds of a step of `count` micro-batches; all ranks take it together. Of what it learns nothing is kept."""
-    _settle(engine.place)
+def take(engine: Engine, given: Batch, count: int = 1, lr: float = 0.0) -> float:
+    """Seconds of a step of `count` micro-batches; all ranks take it together. With a rate of 0 no weight moves."""
+    settle(engine.place.device)
     began = time.perf_counter()
     for index in range(count):
         engine.begin(last=index + 1 == count)
         engine.backward(engine.forward(given).total)
-    engine.step(lr)
-    _settle(engine.place)
+    with suppress(Overflow):  # fp16's first factors are too large, and fall
+        engine.step(lr)
+    settle(engine.place.device)
     return time.perf_counter() - began
 
 
-def _settle(place: Rank) -> None:
-    if place.device.type == "cuda":
-        torch.cuda.synchronize(place.device)
+def settle(device: torch.device) -> None:
+    """All ranks, and all that a GPU was given, have come this far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     dist.barrier()
 
 
@@ -130,20 +125,10 @@ def made_up(family: Family, vocab: int, rows: int, length: int, apart: bool) -> 
 
 
 def mark(device: torch.device) -> int:
-    """What is held now; from here on the most that is held is counted anew."""
+    """What is held now; from here on peak_bytes counts anew. 0 where nobody knows what a process holds."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    MARKS.write_text("5")
-    return resident()
-
-
-def most(device: torch.device) -> int:
-    """Bytes that were held at the most since mark()."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
-
-
-def resident(name: str = "VmRSS") -> int:
-    """Bytes, by a line of Linux's /proc/self/status."""
-    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    elif MARKS.exists():
+        MARKS.write_text("5")
+    return peak_bytes(device)

@@ -23,16 +23,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from trials import CLIP, LR, Case, batch, engine_of, step_of, sync, tower_of
+from trials import CLIP, LR, Case, batch, engine_of, step_of, tower_of
 
 from training.engine.ceiling import ceiling
 from training.engine.heap import held
 from training.engine.optim import OptimConfig, adamw
 from training.engine.rank import choose_matmul_mode, here
+from training.engine.see import peak_bytes
 from training.engine.zero import join
 from training.feed.batch import IGNORE, Batch
 from training.feed.packing import move, pack
-from training.rehearsal import mark, most
+from training.rehearsal import mark, settle
 
 LIMIT, ROW_LIMIT = 450.0, 200.0  # seconds: after the first no row is begun, after the second a row is given up
 WARM, SECONDS = 3, 5.0
@@ -88,7 +89,7 @@ def bare(row: Row, device: torch.device, whole: Batch) -> Callable[[], float]:
     optimiser = adamw(tower, OptimConfig(lr=LR))
 
     def step() -> float:
-        sync(device)
+        settle(device)
         began = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16):
             loss = tower(whole).total
@@ -96,7 +97,7 @@ def bare(row: Row, device: torch.device, whole: Batch) -> Callable[[], float]:
         torch.nn.utils.clip_grad_norm_(tower.parameters(), CLIP)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        sync(device)
+        settle(device)
         return time.perf_counter() - began
 
     return step
@@ -121,7 +122,7 @@ def measure(row: Row) -> dict[str, Any]:
         times: list[float] = []
         while sum(times) < SECONDS and len(times) < 200 and not (len(times) >= 3 and not row.case.gpu):
             times.append(step())
-        found = {"best": min(times), "median": statistics.median(times), "peak": most(place.device) - base, "real": real}
+        found = {"best": min(times), "median": statistics.median(times), "peak": peak_bytes(place.device) - base, "real": real}
     gc.collect()
     return found | {"computed": whole.tokens_BL.numel(), **asdict(ceiling(place.device, row.case.precision))}
 

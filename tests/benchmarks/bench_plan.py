@@ -4,7 +4,7 @@
 
 Memory is the most that the fullest rank held resident above what it held before its model was built (a small engine has run by then,
 so that libraries have what they keep for themselves). Time is the best of some steps; it is foretold from the ceiling that a probe
-finds on as many ranks just before, and from the share of the ceiling that the precision's first row reached.
+finds on as many ranks just before, from the share of the ceiling that the precision's first row reached, and from what dropout takes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from infra.compute import LocalCompute, cores
 from training.engine.ceiling import probe
 from training.engine.heap import held
 from training.engine.rank import choose_matmul_mode, here
+from training.engine.see import peak_bytes
 from training.engine.zero import join
-from training.rehearsal import mark, most
+from training.rehearsal import mark
 
 PROBE_SECONDS = 1.0
 SMALL, LARGE = {"layers": 6, "width": 384, "heads": 6}, {"layers": 8, "width": 512, "heads": 8}
@@ -53,7 +54,7 @@ def measure(case: Case, steps: int = 4) -> dict[str, float]:
         base = mark(place.device)
         engine, given = engine_of(case), batch(case)
         best = min(step_of(engine, case, given) for _ in range(steps))
-    told = torch.tensor([float(most(place.device) - base), best], dtype=torch.float64)
+    told = torch.tensor([float(peak_bytes(place.device) - base), best], dtype=torch.float64)
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return dict(zip(("peak", "seconds"), told.tolist(), strict=True))
 

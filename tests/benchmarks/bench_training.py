@@ -1,9 +1,11 @@
 """Our training step, bare and through the engine, against transformers' and nanoGPT's: same sizes, data, precision, threads, in turns.
 
     python tests/benchmarks/bench_training.py [--only gpt,bf16] [--rounds 5] [--threads 2]
+    python tests/benchmarks/bench_training.py --where [--threads 2]
 
 Each has a process of its own (contest.py, peers.py). The machine may be shared: tokens a second of process CPU time stand beside wall
 time. The ceiling is what products of square matrices reach in two seconds; shares of it are by training/cost.py's count for our model.
+--where tells what the time of our GPT step in bf16 under ZeRO-1 goes to, by torch's profiler.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ SHAPES = {"gpt": (8, 256), "bert": (16, 128)}  # sequences x length: 2048 tokens
 HEADS = {"gpt": (), "bert": ("mlm",)}  # BERT with the masked head alone, as BertForMaskedLM has it
 MASKED = 0.15
 STAGES = (0, 1, 2)
+WARM, LEAST = 4, 0.01  # steps before the profile; shares below are left out
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 def data(model: str) -> Batch:
@@ -112,10 +116,38 @@ def contestants(model: str, precision: str, threads: int) -> list[contest.Contes
     return [contest.Contestant(name, {**usual, **spec}, flops) for name, spec in specs.items()]
 
 
+def where(threads: int, steps: int = 8) -> None:
+    """Shares of the profiled time, by operation; of products also their rate, by shape."""
+    from torch.profiler import ProfilerActivity, profile
+
+    most = contest.ceiling("bf16", threads)
+    step = make({"threads": threads, "model": "gpt", "precision": "bf16", "kind": "engine", "stage": 1})
+    for _ in range(WARM):
+        step()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as told:
+        for _ in range(steps):
+            step()
+    whole = sum(each.self_cpu_time_total for each in told.key_averages())
+    print("| operation | of the time |\n|---|---|")
+    for each in sorted(told.key_averages(), key=lambda one: -one.self_cpu_time_total):
+        if (share := each.self_cpu_time_total / whole) >= LEAST:
+            print(f"| {each.key} | {share:.1%} |")
+    print(f"\n| product | of the time | of the ceiling, {most / 1e9:,.0f} Gflop/s |\n|---|---|---|")
+    products = [each for each in told.key_averages(group_by_input_shape=True) if each.flops and each.key in PRODUCTS]
+    for each in sorted(products, key=lambda one: -one.self_cpu_time_total):
+        if (share := each.self_cpu_time_total / whole) >= LEAST:
+            shapes = [shape for shape in each.input_shapes if shape]
+            print(f"| {each.key} {shapes} | {share:.1%} | {each.flops / (each.self_cpu_time_total * 1e-6) / most:.0%} |")
+
+
 def main() -> None:
-    chosen = contest.parser(__doc__).parse_args()
+    parser = contest.parser(__doc__)
+    parser.add_argument("--where", action="store_true")
+    chosen = parser.parse_args()
     if chosen.serve:
         return contest.serve(json.loads(chosen.serve), make)
+    if chosen.where:
+        return where(chosen.threads)
     print(f"{peers.LAYERS} layers, {peers.WIDTH} wide, V {peers.VOCAB}, 2048 tokens a step (GPT 8 x 256, BERT 16 x 128); ", end="")
     print(f"torch {torch.__version__}, {chosen.threads} threads; best and median of {chosen.rounds} rounds in turns; to transformers\n")
     print(contest.header(["model", "precision"]))

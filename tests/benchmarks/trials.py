@@ -5,12 +5,10 @@ Needs torch, deepspeed and numpy alone, and what the training package itself nee
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from training import cost
 from training.backbone.transformer import recompute
@@ -19,6 +17,7 @@ from training.engine.rank import here
 from training.engine.zero import Engine, ZeroConfig
 from training.families import catalog
 from training.feed.batch import IGNORE, Batch
+from training.rehearsal import take
 
 LR, CLIP = 1e-4, 1.0
 
@@ -106,17 +105,4 @@ def engine_of(case: Case, compiled: bool = False) -> Engine:
 
 def step_of(engine: Engine, case: Case, given: Batch) -> float:
     """Seconds of one step; all ranks take it together."""
-    sync(engine.place.device)
-    dist.barrier()
-    began = time.perf_counter()
-    for micro in range(case.micros):
-        engine.begin(last=micro + 1 == case.micros)
-        engine.backward(engine.forward(given).total)
-    engine.step(LR)
-    sync(engine.place.device)
-    return time.perf_counter() - began
-
-
-def sync(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return take(engine, given, case.micros, LR)

@@ -114,6 +114,10 @@ class Slurm:
         said = dict(word.split("=", 1) for word in self.call("scontrol", "show", "job", job).split() if "=" in word)
         return said.get("JobState", "")
 
+    def told(self) -> str:
+        """The last words of all daemons."""
+        return "\n".join(f"{log.name}:\n{log.read_text()[-2500:]}" for log in sorted(self.folder.glob("slurm*.log")))
+
     def __exit__(self, *_: object) -> None:
         for daemon in reversed(self.daemons):
             daemon.terminate()

@@ -117,3 +117,5 @@ def test_what_is_made_up_has_the_labels_of_every_objective() -> None:
 def test_steps_here_and_a_cluster_elsewhere_do_not_go_together(recipe: Path, tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli.app, ["plan", str(recipe), "--workspace", str(tmp_path / "w"), "--on", "H200", "--measure"])
     assert isinstance(shown.exception, ConfigError) and "leave one of the two out" in str(shown.exception)
+    shown = CliRunner().invoke(cli.app, ["plan", "--model", "gpt2/124m", "--measure"])
+    assert isinstance(shown.exception, ConfigError) and "name a recipe" in str(shown.exception)

@@ -203,7 +203,7 @@ def test_a_real_slurm_takes_the_job_queues_it_again_and_ends_it(job: Path, bare:
         _until(lambda: slurm.state(number) == "PENDING", lambda: (slurm.state(number), log.read_text()))
         reached = len(steps(tmp_path))
         slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")  # else it waits for two minutes
-        _until(lambda: slurm.state(number) == "COMPLETED", lambda: (slurm.state(number), log.read_text()))
+        _until(lambda: slurm.state(number) == "COMPLETED", lambda: f"{slurm.state(number)}\n{log.read_text()}\n{slurm.told()}")
     said = log.read_text()
     assert 3 < reached < 60 and f"goes on from step {reached}" in said and "made pretrain/" in said, said
     assert steps(tmp_path) == list(range(60))

@@ -120,13 +120,7 @@ def train(
     place, known = here(), known or Known()
     talk = Talk(place)
     with talk.listening(), held():
-        check(config.precision, config.compile, config.zero, place.device)
-        join(place)
-        choose_matmul_mode()
-        torch.manual_seed(config.seed)
-        tower, feed = recompute(make_tower(), config.recompute), make_feed()
-        if compiles(config.compile, config.zero, place.device):
-            compiled(tower)
+        tower, feed = ready(make_tower, config, place), make_feed()
         valid = make_valid() if make_valid else None
         if feed.batch_size < place.world:
             raise ConfigError(
@@ -141,6 +135,16 @@ def train(
             if place.world > 1:  # a killed peer breaks our collectives at once: let the launcher see its death before this echo
                 time.sleep(PEER_GRACE_S)
             raise
+
+
+def ready(make_tower: Callable[[], nn.Module], config: LoopConfig, place: Rank) -> nn.Module:
+    """The tower as it will be trained, in a rank that has joined the others. Raises ConfigError for what this machine cannot do."""
+    check(config.precision, config.compile, config.zero, place.device)
+    join(place)
+    choose_matmul_mode()
+    torch.manual_seed(config.seed)
+    tower = recompute(make_tower(), config.recompute)
+    return compiled(tower) if compiles(config.compile, config.zero, place.device) else tower
 
 
 class Wish(NamedTuple):
