@@ -7,18 +7,17 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from infra.environ import holding
 from infra.errors import Preempted, StageFailed
 from infra.log import attach, event
 
 R = TypeVar("R")
 GRACE_S = 20.0  # between asking a rank to end and ending it
-_SETTING = threading.Lock()
 
 
 class RankDied(RuntimeError):
@@ -66,28 +65,12 @@ def _start(fn: Callable[[], Any], world: int, threads: int) -> _Gang:
         ours, theirs = context.Pipe()
         environment = _environment(rank, world, port, threads)
         process = context.Process(target=_rank, args=(work, environment, theirs), daemon=False)
-        with _set({name: value for name, value in environment.items() if name.startswith("OMP_")}):
+        with holding({name: value for name, value in environment.items() if name.startswith("OMP_")}):
             process.start()  # a child looks at its parent's main module before anything else, which may import torch
         theirs.close()
         gang.processes.append(process)
         gang.pipes.append(ours)
     return gang
-
-
-@contextmanager
-def _set(environment: dict[str, str]) -> Iterator[None]:
-    """For as long as this lasts; one thread at a time."""
-    with _SETTING:
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
 
 def _environment(rank: int, world: int, port: int, threads: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from infra.environ import holding
 from infra.errors import ConfigError, PipelineError
 from training.engine import universal
 from training.engine.optim import OptimConfig, make
@@ -74,18 +75,23 @@ def _deepspeed() -> Any:
 
 def join(place: Rank) -> None:
     """Make this process one of the group. A second call does nothing."""
-    address = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
-    for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.world), ("LOCAL_RANK", 0)):
-        os.environ.setdefault(name, str(value))
-    if address in ("127.0.0.1", "localhost") and Path("/sys/class/net/lo").exists():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo asks the resolver for this host's own name
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it at any time, the others only when something begins
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
     backend = "nccl" if place.device.type == "cuda" else "gloo"
-    if place.world == 1 and not dist.is_initialized():  # alone: no port that another run might hold
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    _deepspeed().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    with holding(_missing(place)):
+        if place.world == 1 and not dist.is_initialized():  # alone: no port that another run might hold
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        _deepspeed().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _missing(place: Rank) -> dict[str, str]:
+    """What a launcher would have said and did not. Not for longer than needed: programs started later would take it for theirs."""
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    said = {"MASTER_ADDR": address, "MASTER_PORT": "29500", "RANK": str(place.rank), "WORLD_SIZE": str(place.world)}
+    if address in ("127.0.0.1", "localhost") and Path("/sys/class/net/lo").exists():
+        said["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo, at each group it makes, asks the resolver for this host's own name
+    return {name: value for name, value in said.items() if name not in os.environ}
 
 
 class Engine:
@@ -98,7 +104,9 @@ class Engine:
         size = sum(getattr(p, "ds_numel", p.numel()) for p in tower.parameters())  # zero.Init leaves shares of no length
         names, optimiser = {p: name for name, p in tower.named_parameters()}, make(tower, config.optimiser)
         self._order = [names[p] for group in optimiser.param_groups for p in group["params"]]  # DeepSpeed may put others in their place
-        engine, *_ = _deepspeed().initialize(model=tower, optimizer=optimiser, config=_settings(config, micro_batch, size, place.world))
+        settings = _settings(config, micro_batch, size, place.world)
+        with holding(_missing(place)):
+            engine, *_ = _deepspeed().initialize(model=tower, optimizer=optimiser, config=settings)
         self._engine, self._open = engine, False
         self._scale = loss_scale() if config.precision == "fp16" and not config.stage else None
         _lighten(engine, config, place.world)

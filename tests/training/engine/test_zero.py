@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +48,27 @@ def test_every_stage_on_one_and_two_ranks_follows_the_plain_loop(kind: str, curv
             assert set(seen.weights) == set(weights)
             for name, value in weights.items():
                 torch.testing.assert_close(seen.weights[name], value, atol=2e-4, rtol=1e-3, msg=f"{ranks} {stage} {name}")
+
+
+LEFT = """
+import os, sys
+from pathlib import Path
+from tests.training.engine.trial import Trial, run_all, settings
+before = set(os.environ)
+for stage in range(4):
+    run_all([Trial(Path(sys.argv[1]) / str(stage), settings(steps=3, zero=stage, save_every=99))])
+print(*sorted(set(os.environ) - before))
+"""
+
+
+def test_a_training_within_a_program_leaves_nothing_that_what_it_starts_later_takes_for_a_launchers_word(tmp_path: Path) -> None:
+    """RANK left behind makes every task of a later srun the first of its own world: they write over each other."""
+    own = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    done = subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], env=own, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    left = set(done.stdout.split())
+    assert "LOCAL_RANK" in left
+    assert not left & {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME"}, left
 
 
 def test_tied_weights_come_back_as_one(curves: dict[tuple[int, str, int], Seen]) -> None:

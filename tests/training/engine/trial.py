@@ -237,7 +237,7 @@ def run_all(trials: list[Trial]) -> list[Seen] | None:
         arrays = {name: x.numpy() for name, x in (done.weights or {}).items()}
         tied = len({x.ctypes.data for name, x in arrays.items() if name in TIED}) == 1
         seen.append(Seen([line["loss"] for line in lines], lines, arrays, tied, done.loss, together(done.weights or {})))
-    return seen if os.environ["RANK"] == "0" else None
+    return seen if os.environ.get("RANK", "0") == "0" else None
 
 
 def settings(**changes: object) -> LoopConfig:
