@@ -202,7 +202,7 @@ def test_a_real_slurm_takes_the_job_queues_it_again_and_ends_it(job: Path, bare:
         slurm.call("scancel", "--signal=USR1", "--batch", number)  # what Slurm itself sends two minutes before the time is up
         _until(lambda: slurm.state(number) == "PENDING", lambda: (slurm.state(number), log.read_text()))
         reached = len(steps(tmp_path))
-        slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")  # else it waits for two minutes
+        slurm.start_again(number)
         _until(lambda: slurm.state(number) == "COMPLETED", lambda: f"{slurm.state(number)}\n{log.read_text()}\n{slurm.told()}")
     said = log.read_text()
     assert 3 < reached < 60 and f"goes on from step {reached}" in said and "made pretrain/" in said, said
