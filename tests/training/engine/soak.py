@@ -50,6 +50,7 @@ class Plan:
     save_every: int = 10
     pace_s: float = 0.02
     stall_s: float = 8.0
+    dropout: float = 0.1
     seed: int = 6
 
 
@@ -74,7 +75,7 @@ def drive(root: Path, plan: Plan) -> None:
     log = (root / "events.jsonl").open("a", buffering=1)
     attach(lambda told: print(json.dumps(told), file=log))
     config = settings(steps=plan.steps, zero=plan.zero, micro_batch=3, save_every=plan.save_every, stall_seconds=plan.stall_s, log_every=1)
-    trial = Trial(root / "out", config, "bert", dropout=0.1, feed={"pace_s": plan.pace_s})
+    trial = Trial(root / "out", config, "bert", dropout=plan.dropout, feed={"pace_s": plan.pace_s})
     try:
         seen = LocalCompute(plan.ranks, restarts=99).gang("soak", partial(run_all, [trial]))[0]
     except PipelineError as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.training.engine.soak import Plan, soak
+from tests.training.engine.soak import Plan, Victim, soak
+from tests.training.engine.trial import plain, settings
+from training.engine.measure import METRICS, read
 
 
 @pytest.mark.slow
@@ -15,3 +19,21 @@ def test_three_blows_leave_no_trace(tmp_path: Path) -> None:
     told = soak(tmp_path, Plan(steps=60, save_every=5, seed=3), ["rank", "torn", "driver"])
     assert told.equal and told.damaged == 1 and len(told.resumed) == 3
     assert all(back > 0 for back in told.resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_what_was_struck_under_one_stage_is_carried_on_by_others_and_by_other_ranks(tmp_path: Path) -> None:
+    """Along the curve of a plain loop. Without dropout, whose draws hang on the rank."""
+    plan = Plan(steps=60, save_every=5, zero=2, dropout=0.0)
+    losses, _, expected = plain("bert", settings(steps=plan.steps))
+    victim = Victim(tmp_path, plan)
+    for step, zero, ranks in ((14, 3, 1), (28, 0, 2), (43, 1, 1)):
+        victim.reach(step)
+        victim.plan = replace(plan, zero=zero, ranks=ranks)
+        victim.strike("driver", random.Random(step))
+    weights = victim.finish()
+    assert sum("goes on from step" in e.get("message", "") for e in victim.events()) == 3
+    assert [line["loss"] for line in read(tmp_path / "out" / METRICS)] == pytest.approx(losses, abs=1e-5)
+    for name, value in expected.items():
+        assert weights[name] == pytest.approx(value.numpy(), abs=1e-4, rel=1e-3), name
