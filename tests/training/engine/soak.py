@@ -153,10 +153,14 @@ def _signal(processes: list[psutil.Process], number: int) -> None:
             continue
 
 
+def newest(root: Path) -> Path:
+    """The checkpoint of the most steps."""
+    return max((f for f in root.glob("step-*") if (f / MANIFEST).exists()), key=lambda f: int(f.name.removeprefix("step-")))
+
+
 def tear(root: Path, rng: random.Random) -> None:
     """One byte of one file of the newest checkpoint is another, or the file ends there."""
-    newest = max((f for f in root.glob("step-*") if (f / MANIFEST).exists()), key=lambda f: int(f.name.removeprefix("step-")))
-    path = rng.choice(sorted(p for p in newest.rglob("*") if p.is_file() and p.name != MANIFEST))
+    path = rng.choice(sorted(p for p in newest(root).rglob("*") if p.is_file() and p.name != MANIFEST))
     content = bytearray(path.read_bytes())
     at = rng.randrange(len(content))
     content[at] ^= 1 << rng.randrange(8)

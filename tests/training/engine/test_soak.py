@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.engine.soak import Plan, Victim, soak
+from tests.training.engine.soak import Plan, Victim, newest, soak
 from tests.training.engine.trial import plain, settings
+from training.engine.checkpoint import verify
 from training.engine.measure import METRICS, read
 
 
@@ -30,6 +31,8 @@ def test_what_was_struck_under_one_stage_is_carried_on_by_others_and_by_other_ra
     victim = Victim(tmp_path, plan)
     for step, zero, ranks in ((14, 3, 1), (28, 0, 2), (43, 1, 1)):
         victim.reach(step)
+        saved = verify(newest(tmp_path / "out" / ".checkpoints"))
+        assert (saved["zero"], saved["world"]) == (victim.plan.zero, victim.plan.ranks)
         victim.plan = replace(plan, zero=zero, ranks=ranks)
         victim.strike("driver", random.Random(step))
     weights = victim.finish()
