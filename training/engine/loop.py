@@ -196,6 +196,7 @@ class _Run:
         while ahead is not None:
             self.profiler.before(self.point.step)
             batch, step, counted, began = ahead, self.point.step, counts, time.perf_counter()
+            meter.starts()
             tokens, lr = int(counts["tokens"]), self.config.lr(step)
             told = self._forward_backward(ahead, counts, step)
             with meter.waiting():

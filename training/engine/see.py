@@ -100,33 +100,39 @@ class Meter:
         self.ceiling = ceiling(place.device, precision) if known.flops else Ceiling(0.0, "")
         self._a_token: dict[int, float] = {}
         self._clear()
+        self.starts()
 
     def _clear(self) -> None:
-        self._real = self._computed = self._flop = self._waited = self._seconds = 0.0
-        self._talked = self.talk.seconds
+        self._real = self._computed = self._flop = self._waited = self._talked = self._seconds = 0.0
+
+    def starts(self) -> None:
+        """A step begins: talk and waits from here to passed() are its own, what saving and held-out tests take is not."""
+        self._talk_before, self._wait = self.talk.seconds, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """For the feed."""
         began = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - began
+        self._wait += time.perf_counter() - began
 
     def passed(self, batch: Batch, seconds: float) -> None:
-        """One more step with this rank's share of its batch."""
+        """One more step with this rank's share of its batch; seconds since it started."""
         length, tokens = batch.tokens_BL.shape[1], batch.tokens_BL.numel()
         if self.flops and length not in self._a_token:
             self._a_token[length] = self.flops(length)
         self._real += real_tokens(batch)
         self._computed += tokens
         self._flop += tokens * self._a_token.get(length, 0.0)
+        self._waited += self._wait
+        self._talked += self.talk.seconds - self._talk_before
         self._seconds += seconds
 
     def tell(self) -> dict[str, Any]:
-        """Figures since the last time, over all ranks. Shares are of the ranks' time; peak_bytes is the fullest rank's."""
-        talked, peaks = self.talk.seconds - self._talked, [0.0] * self.place.world
+        """Figures of the steps since the last time, over all ranks. Shares are of the ranks' time; peak_bytes is the fullest rank's."""
+        peaks = [0.0] * self.place.world
         peaks[self.place.rank] = float(peak_bytes(self.place.device))
-        mine = [self._real, self._computed, self._flop, self._waited, talked, self._seconds, self.ceiling.flops]
+        mine = [self._real, self._computed, self._flop, self._waited, self._talked, self._seconds, self.ceiling.flops]
         real, computed, flop, waited, talked, seconds, most, *peaks = self.place.sum([*mine, *peaks])
         wall = seconds / self.place.world
         self._clear()

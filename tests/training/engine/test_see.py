@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_a_share_of_the_ceiling_is_arithmetic_over_time() -> None:
     assert told["mfu"] == pytest.approx(2 * 10 * LENGTH * 1e6 * LENGTH / 2.0 / meter.ceiling.flops, rel=1e-3)
     assert told["ceiling_flops"] == pytest.approx(probe("cpu", "fp32"), rel=1e-3) and "1024" in told["ceiling"]
     assert meter.tell() == {}, "each figure is of the steps since the last time"
+
+
+def test_only_the_talk_and_waits_within_steps_are_shares_of_their_time() -> None:
+    """Between steps ranks wait while one writes a checkpoint, which can take longer than the few steps since the last figures."""
+    talk = Talk(ALONE)
+    meter = Meter(ALONE, talk, Known(), "fp32")
+    for talked in (0.1, 0.3):
+        talk.seconds += 9.0
+        with meter.waiting():
+            time.sleep(0.02)
+        meter.starts()
+        talk.seconds += talked
+        meter.passed(Numbers("bert").whole(0), 0.5)
+    told = meter.tell()
+    assert told["communication"] == pytest.approx(0.4) and told["data_wait"] == 0
+    meter.starts()
+    meter.passed(Numbers("bert").whole(0), 0.5)
+    assert meter.tell()["communication"] == 0
 
 
 def test_bits_per_byte_are_those_of_the_text(tmp_path: Path) -> None:
