@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from training.feed.order import StepFeed
 TEXTS = {"reviews": "text/en/movie-reviews.jsonl.gz", "addresses, paragraphs": "text/en/state-of-the-union.jsonl.gz"}
 CASES = [("reviews", 128), ("reviews", 512), ("addresses, paragraphs", 128)]
 POSITIONS = 8192  # of a step before packing
+HELD = ExitStack()  # for as long as the process lives
 
 
 def prepared(place: Path, data: Path, text: str, length: int) -> None:
@@ -126,7 +128,7 @@ def make(spec: dict[str, Any]) -> contest.Step:
     feed = feed_of(Path(spec["place"]), spec["length"], spec["packed"])
     if spec["kind"] == "transformers":
         return of_transformers(feed, spec["length"], spec["precision"])
-    held().__enter__()  # as the training loop does for as long as it lasts
+    HELD.enter_context(held())  # as the training loop does for as long as it lasts
     return through_engine(feed, spec["length"], spec["precision"], spec["stage"])
 
 

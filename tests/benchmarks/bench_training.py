@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads would be counted as work
@@ -33,6 +34,7 @@ MASKED = 0.15
 STAGES = (0, 1, 2)
 WARM, LEAST = 4, 0.01  # steps before the profile; shares below are left out
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+HELD = ExitStack()  # for as long as the process lives
 
 
 def data(model: str) -> Batch:
@@ -94,7 +96,7 @@ def make(spec: dict[str, Any]) -> contest.Step:
     elif kind == "nano":
         step = of_nano(model, precision, spec["compiled"])
     else:
-        held().__enter__()  # as the training loop does for as long as it lasts
+        HELD.enter_context(held())  # as the training loop does for as long as it lasts
         step = bare(model, precision) if kind == "bare" else through_engine(model, precision, spec["stage"])
     tokens = SHAPES[model][0] * SHAPES[model][1]
 
