@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -21,8 +22,9 @@ from training.objectives.vocabulary import Vocabulary
 
 BUCKET = 200_000_000  # numbers that the engine reduces at once (training/engine/zero.py)
 LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its stage3_max_live_parameters, as it comes)
-HOLES = 0.13  # of a CPU rank: what kernels' own buffers and the heap's gaps hold beyond tensors; 0.05 to 0.25 measured (bench_plan.py)
-GLOO = 2  # buckets' worth that gloo holds while it sums one, measured
+HOLES = 0.18  # of a CPU rank: what the heap's gaps hold beyond tensors; 0.13 to 0.23 measured (bench_plan.py)
+KERNELS = 20_000_000  # bytes of a CPU rank: programs that kernels make for their shapes, and pages of libraries, measured
+GLOO = {1: (0, 0), 2: (1, 3), 3: (2, 3)}  # by ranks, 3 for more: buckets' worth on a CPU while one is summed up, and under ZeRO 3; measured
 DROPPING = 4.6e-9  # seconds of a CPU's core for a number that goes through dropout and back, measured (bench_plan.py)
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
@@ -37,17 +39,19 @@ FORMULAS = {
     "ZeRO 1 to 3 hold a float32 copy of a rank's share, 4 P / R. Stage 1 divides the moments by R, 2 the gradients too, 3 the "
     "weights too; it brings together as many as DeepSpeed lets live, 10^9 numbers, so a smaller model stays whole. The total is the most "
     "that stands at once: weights and optimiser with either the activations and what goes with them (gradients only where micro-batches "
-    "add up, or under ZeRO 3), or the gradients and their float32 copy, 4 P / R, that the update reads. Buffers: one reduce bucket of at "
-    "most 200 million numbers, or the scores of the vocabulary, whichever is more. On a CPU the update's copies stand beside the "
-    "activations unless micro-batches add up, 13% of the rest is added for the buffers of kernels and the heap's gaps, and two buckets "
-    "for gloo's own copies (ZeRO 3: three). Under autocast (bf16 without ZeRO) the inputs of layer norms, 2 D a layer, are float32.",
+    "add up, or under ZeRO 3), or the gradients and the update's flat copies of a rank's share, 4 P / R in float32 and 2 P / R in half. "
+    "Buffers: one reduce bucket of at most 200 million numbers, or the scores of the vocabulary, whichever is more. On a CPU a heap is "
+    "left with gaps: the update's copies take the room of the scores at best (none, where they are more than the activations, and none "
+    "under ZeRO 3), and stand beside all else; so do, on two ranks, a bucket and the gradients (on more two buckets, under ZeRO 3 three "
+    "more); 18% of it all is added, and 20 MB for kernels. Under autocast (bf16 without ZeRO) the inputs of layer norms, 2 D a layer, "
+    "are float32.",
     "activations": "Korthikanti et al. 2022, section 4.1, counted for this code: each layer keeps 8 D + 2 F numbers a token, with dropout "
     "2 D masks (4 bytes a number on a CPU, 1 on a GPU), attention weights where a CPU writes attention out (H T, with dropout twice and a "
     "byte); the embedding 3 D; a language head E for each predicted token, 4 E more where it has a transform, and the gradient of its "
-    "matrix V E in float32. Scores: twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB). A layer that is computed again keeps D, "
-    "and all of one such layer stands while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked "
-    "for, the weights "
-    "into the host's memory.",
+    "matrix V E, in float32 where it is made in parts. Scores: all, or twice as many tokens' as fit into 64 MiB (a GPU: 512 MiB), or the "
+    "copy of that gradient that is made when they are gone. A layer that is computed again keeps D, and all of one such layer stands "
+    "while its gradient is made. Offload puts the optimiser's part, the float32 gradients and, asked for, the weights into the host's "
+    "memory.",
 }
 
 
@@ -92,12 +96,13 @@ class Memory:
     lasting: bool = False  # gradients stand beside activations: micro-batches add up, or ZeRO 3 sets their place aside
     host: int = 0
     holes: float = 0.0  # of a CPU's heap, as a share of the rest
+    kernels: int = 0  # what a CPU's keep for themselves
 
     @property
     def total(self) -> int:
         """The most that stands at once."""
         through = self.activations + self.buffers + (self.gradients if self.lasting else 0)
-        return round((self.weights + self.optimiser + max(through, self.gradients + self.update)) * (1 + self.holes))
+        return round((self.weights + self.optimiser + max(through, self.gradients + self.update)) * (1 + self.holes)) + self.kernels
 
 
 def shape_of(family: Family, backbone: BackboneConfig) -> Tower:
@@ -168,18 +173,36 @@ def activations(family: Family, tower: Tower, setting: Setting) -> int:
     for part in _parts(family, tower):
         total += _kept(part.config, setting, share_predicted(family), part) * tokens
         c = part.config
-        if _judges(part):
-            predicted = share_predicted(family) * tokens
-            total += 4 * 3 * predicted * c.vocab if c.generator else 4 * c.vocab * c.embedding_width  # ELECTRA's keeps all scores
+        if not _judges(part):
+            continue
+        if c.generator:  # ELECTRA's keeps all scores
+            total += 4 * 3 * share_predicted(family) * tokens * c.vocab
+        else:
+            total += _judged(family, c, setting).gradient
     return round(total)
 
 
 def scores(family: Family, tower: Tower, setting: Setting) -> int:
-    """Bytes of the vocabulary's scores that stand for a moment: those of one part of the tokens, and the last or next part's."""
-    predicted = share_predicted(family) * setting.length * setting.micro_batch
-    most, size = SCORES["cuda" if setting.gpu else "cpu"], BYTES[setting.precision]
+    """Bytes that stand for a moment at the vocabulary: scores of one part of the tokens, and the last or next part's, or what scales
+    the gradient of its matrix when they are gone."""
     parts = [part.config for part in _parts(family, tower) if _judges(part) and not part.config.generator]
-    return round(max((2 * min(most, size * predicted * c.vocab) for c in parts), default=0))
+    return round(max((max(judged.scores, judged.scaling) for c in parts for judged in [_judged(family, c, setting)]), default=0))
+
+
+class _Judged(NamedTuple):
+    """Bytes of the vocabulary's work, as training/objectives/vocabulary.py does it."""
+
+    scores: float
+    gradient: float  # of the matrix, made with the loss
+    scaling: float  # copies of it when the loss's own gradient is known
+
+
+def _judged(family: Family, c: BackboneConfig, setting: Setting) -> _Judged:
+    size, matrix = BYTES[setting.precision], c.vocab * c.embedding_width
+    whole, most = size * share_predicted(family) * setting.length * setting.micro_batch * c.vocab, SCORES["cuda" if setting.gpu else "cpu"]
+    if whole <= most:
+        return _Judged(whole, size * matrix, 4 * matrix)
+    return _Judged(2 * most if whole > 2 * most else whole, 4 * matrix, (4 + size % 4) * matrix)  # in float32, then rounded
 
 
 def _judges(tower: Tower) -> bool:
@@ -207,31 +230,31 @@ def memory(family: Family, tower: Tower, setting: Setting, stage: int) -> Memory
     share, size = -(-parameters // ranks), BYTES[setting.precision]
     if stage < lowest(setting.offload):
         raise ConfigError(f"ZeRO {stage} cannot offload {setting.offload}: take a higher stage, or take offload out")
-    kept, seen, holes = activations(family, tower, setting), scores(family, tower, setting), 0.0 if setting.gpu else HOLES
+    kept, seen, several = activations(family, tower, setting), scores(family, tower, setting), ranks > 1
     if stage == 0:
         weights = 4 * parameters + (size * parameters if size < 4 else 0)
-        bucket = 4 * parameters if ranks > 1 else 0
         kept += _uncast(family, tower, setting)
-        return _beside(Memory(weights, 4 * parameters, 8 * parameters, kept, seen, bucket, setting.accumulated, holes=holes), setting)
-    bucket = size * min(parameters, BUCKET) if ranks > 1 or stage == 3 else 0
+        bucket = 4 * parameters if several else 0
+        return _on_cpu(Memory(weights, 4 * parameters, 8 * parameters, kept, seen, bucket, setting.accumulated), setting, stage)
+    bucket = size * min(parameters, BUCKET) if several or stage == 3 else 0
     flat = 4 * share + (size * share if size < 4 else 0)
     weights, gradients = size * parameters, size * (parameters if stage == 1 else share)
-    buffers = max(seen, bucket) + (GLOO * bucket if ranks > 1 and not setting.gpu else 0)
+    buffers = max(seen, bucket) if setting.gpu else seen
     if stage == 3:
-        weights, buffers = size * share, buffers + min(seen, bucket) + size * (_gathered(tower, ranks) + 2 * _embedding(tower) // ranks)
-        buffers += bucket if ranks > 1 and not setting.gpu else 0  # one more was seen
-    made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3, holes=holes)
-    return _offloaded(_beside(made, setting), setting, share)
+        weights, buffers = size * share, seen + bucket + size * _gathered(tower, ranks)
+    made = Memory(weights, gradients, (4 + 8) * share, kept, buffers, flat, setting.accumulated or stage == 3)
+    return _on_cpu(_offloaded(made, setting, share) if setting.offload else made, setting, stage, bucket)
 
 
-def _beside(made: Memory, setting: Setting) -> Memory:
-    """On a CPU the update's copies find no hole as large among freed activations, between which gradients lie: they stand beside these.
-
-    Where micro-batches add up gradients have their places from the first one on, and the holes are large.
-    """
-    if setting.gpu or setting.accumulated or setting.offload:
+def _on_cpu(made: Memory, setting: Setting, stage: int, bucket: int = 0) -> Memory:
+    """Between freed activations a heap is left with gradients, so that the update's copies find no room there: they take the scores',
+    or stand beside all. So do a bucket and the gradients where ranks sum them up."""
+    if setting.gpu:
         return made
-    return replace(made, buffers=made.buffers + made.update, update=0)
+    apart = stage == 3 or made.activations < made.update
+    buffers = made.buffers + made.update if apart else max(made.buffers, made.update)
+    buffers += GLOO[min(setting.ranks, max(GLOO))][stage == 3] * bucket
+    return replace(made, buffers=buffers, update=0, lasting=made.lasting or bool(bucket), holes=HOLES, kernels=KERNELS)
 
 
 def _uncast(family: Family, tower: Tower, setting: Setting) -> int:
@@ -250,19 +273,12 @@ def lowest(offload: str) -> int:
 
 def _offloaded(whole: Memory, setting: Setting, share: int) -> Memory:
     """What stays on the rank's device. On a CPU nothing goes away, and the float32 gradients have a place of their own."""
-    if not setting.offload:
-        return whole
     size = BYTES[setting.precision]
     moved = whole.optimiser + 4 * share + (size * share if setting.offload == "parameters" else 0)
     if not setting.gpu:
         return replace(whole, optimiser=whole.optimiser + (4 + size) * share, update=0)
     weights = whole.weights - (size * share if setting.offload == "parameters" else 0)
     return replace(whole, weights=weights, optimiser=0, update=0, host=moved)
-
-
-def _embedding(tower: Tower) -> int:
-    """Numbers of the vocabulary's matrix, of whose share ZeRO 3 was seen to hold two more: it has two names."""
-    return tower.config.vocab * tower.config.embedding_width
 
 
 def _gathered(tower: Tower, ranks: int) -> int:

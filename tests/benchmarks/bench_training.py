@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 import contest
 import peers
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from training.engine.heap import held
 from training.engine.optim import OptimConfig
@@ -32,7 +33,7 @@ SHAPES = {"gpt": (8, 256), "bert": (16, 128)}  # sequences x length: 2048 tokens
 HEADS = {"gpt": (), "bert": ("mlm",)}  # BERT with the masked head alone, as BertForMaskedLM has it
 MASKED = 0.15
 STAGES = (0, 1, 2)
-WARM, LEAST = 4, 0.01  # steps before the profile; shares below are left out
+WARM, PROFILED, LEAST = 12, 4, 0.01  # steps before the profile and in it; shares below are left out
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 HELD = ExitStack()  # for as long as the process lives
 
@@ -118,28 +119,37 @@ def contestants(model: str, precision: str, threads: int) -> list[contest.Contes
     return [contest.Contestant(name, {**usual, **spec}, flops) for name, spec in specs.items()]
 
 
-def where(threads: int, steps: int = 8) -> None:
-    """Shares of the profiled time, by operation; of products also their rate, by shape."""
-    from torch.profiler import ProfilerActivity, profile
+def where(threads: int) -> None:
+    """Shares of the profiled time, by operation; of products also their rate, by shape.
 
+    Two profiles: the records of shapes lie between a step's tensors and keep its largest blocks from being used again, so that
+    with them copies of gradients seemed to take a fifth of the time.
+    """
     most = contest.ceiling("bf16", threads)
     step = make({"threads": threads, "model": "gpt", "precision": "bf16", "kind": "engine", "stage": 1})
     for _ in range(WARM):
         step()
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as told:
-        for _ in range(steps):
-            step()
-    whole = sum(each.self_cpu_time_total for each in told.key_averages())
+    told = _profiled(step, shapes=False).key_averages()
+    whole = sum(each.self_cpu_time_total for each in told)
     print("| operation | of the time |\n|---|---|")
-    for each in sorted(told.key_averages(), key=lambda one: -one.self_cpu_time_total):
+    for each in sorted(told, key=lambda one: -one.self_cpu_time_total):
         if (share := each.self_cpu_time_total / whole) >= LEAST:
             print(f"| {each.key} | {share:.1%} |")
-    print(f"\n| product | of the time | of the ceiling, {most / 1e9:,.0f} Gflop/s |\n|---|---|---|")
-    products = [each for each in told.key_averages(group_by_input_shape=True) if each.flops and each.key in PRODUCTS]
+    told = _profiled(step, shapes=True).key_averages(group_by_input_shape=True)
+    products = [each for each in told if each.flops and each.key in PRODUCTS]
+    whole = sum(each.self_cpu_time_total for each in products)
+    print(f"\n| product | of the products' time | of the ceiling, {most / 1e9:,.0f} Gflop/s |\n|---|---|---|")
     for each in sorted(products, key=lambda one: -one.self_cpu_time_total):
         if (share := each.self_cpu_time_total / whole) >= LEAST:
             shapes = [shape for shape in each.input_shapes if shape]
             print(f"| {each.key} {shapes} | {share:.1%} | {each.flops / (each.self_cpu_time_total * 1e-6) / most:.0%} |")
+
+
+def _profiled(step: Callable[[], float], shapes: bool) -> profile:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=shapes, with_flops=shapes) as told:
+        for _ in range(PROFILED):
+            step()
+    return told
 
 
 def main() -> None:

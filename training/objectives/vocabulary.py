@@ -85,8 +85,10 @@ def _added(whole: Tensor | None, part: Tensor) -> Tensor:
 
 
 def _times(x: Tensor, factor: Tensor, kind: torch.dtype) -> Tensor:
-    """Rounded once."""
-    return (x * factor).to(kind) if x.dtype is torch.float32 else x.to(kind) * factor
+    """Rounded once, and copied no more often than it must be."""
+    if x.dtype is torch.float32:
+        return (x * factor).to(kind)
+    return x * factor if x.dtype is kind else x.to(kind).mul_(factor)
 
 
 def _judge(scores: Tensor, labels: Tensor, losses: Tensor) -> None:
