@@ -11,9 +11,10 @@ from pipelines.plan_model import MFU, ROOM, gib, span
 from pipelines.recipe import Model, Recipe, Resources
 
 if TYPE_CHECKING:
+    from training.cost import Setting
+    from training.families.family import Family
+    from training.objectives.tower import Tower
     from training.pretrain_config import PretrainConfig
-
-CPU_SHARE = {"fp32": 0.65, "bf16": 0.5}  # of what products of matrices alone reach: what training did (tests/benchmarks/RESULTS.md)
 
 
 def costs(recipe: Recipe, on: str = "", mfu: float = MFU, measure: bool = False) -> dict[str, dict[str, Any]]:
@@ -52,7 +53,6 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
     longest = replace(setting, length=max(config.lengths))
     memory = cost.memory(family, tower, longest, config.zero)
     flops = _flops(config, lambda length: cost.training_flops(family, tower, length), backbone.layers)
-    dropping = 0.0 if device["gpu"] else _over_lengths(config, lambda length: cost.dropped(family, tower, length)) * cost.DROPPING / cores()
     return {
         "parameters": family.parameters(backbone),
         "setting": asdict(longest) | {"zero": config.zero},
@@ -62,22 +62,41 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
         "training_flops": flops,
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
-        "seconds": flops / (device["flops"] * device["share"]) + dropping,
+        "seconds": flops / (device["flops"] * device["share"]) if device["gpu"] else _foretold(config, family, tower, setting, device),
         **({"measured": _measured(config, backbone.vocab, recipe.resources)} if measure else {}),
     }
 
 
+def _foretold(config: PretrainConfig, family: Family, tower: Tower, setting: Setting, device: dict[str, Any]) -> float:
+    """Seconds of the whole run on this machine's CPU, shared out to the ranks."""
+    from training.pace import on_cpu
+    from training.rehearsal import rows_at
+
+    ranks = setting.ranks
+    paces = {}
+    for length in config.lengths:
+        at = replace(setting, length=length, micro_batch=rows_at(config, length, ranks))
+        pace = on_cpu(family, tower, at, device["flops"] / ranks, cores() / ranks)
+        paces[length] = pace.micro, pace.update
+    return _whole(config, ranks, paces)
+
+
 def _measured(config: PretrainConfig, vocab: int, resources: Resources) -> dict[str, Any]:
     """Seconds of the whole run and a rank's bytes, from steps that were taken here."""
-    from training.rehearsal import pieces, rehearse
+    from training.rehearsal import rehearse
 
     found = rehearse(config, vocab, LocalCompute(resources.ranks, restarts=0, rank_cpus=resources.rank_cpus))
-    micro_batches = config.tokens / config.batch_tokens * pieces(config, resources.ranks)
-    seconds = sum(
-        part["share"] * (config.steps * found[int(part["length"])].rest + micro_batches * found[int(part["length"])].micro)
-        for part in _parts(config)
-    )
+    seconds = _whole(config, resources.ranks, {length: (one.micro, one.rest) for length, one in found.items()})
     return {"seconds": seconds, "memory": max(one.peak for one in found.values())}
+
+
+def _whole(config: PretrainConfig, ranks: int, paces: dict[int, tuple[float, float]]) -> float:
+    """Seconds of a run whose micro-batches and rests of steps take so long, by the length of their rows."""
+    from training.rehearsal import pieces
+
+    micro_batches = config.tokens / config.batch_tokens * pieces(config, ranks)
+    taken = ((part["share"], *paces[int(part["length"])]) for part in _parts(config))
+    return sum(share * (config.steps * rest + micro_batches * micro) for share, micro, rest in taken)
 
 
 def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
@@ -115,7 +134,7 @@ def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
     choose_matmul_mode()
     found = ceiling(device, precision)
     told = {"name": f"{ranks} ranks on this machine's CPU", "flops": found.flops, "source": found.source}
-    return told | {"memory": 0, "gpu": False, "precision": precision, "share": CPU_SHARE.get(precision, min(CPU_SHARE.values()))}
+    return told | {"memory": 0, "gpu": False, "precision": precision}
 
 
 def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -138,6 +157,8 @@ def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def line(told: dict[str, dict[str, Any]]) -> str:
-    """What the table's times are of."""
+    """What the table's times and bytes are of."""
     device = next(iter(told.values()))["device"]
-    return f"pretraining on {device['name']}, at {device['share']:.0%} of {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}):"
+    share = f"{device['share']:.0%} of " if device["gpu"] else ""
+    libraries = "" if device["gpu"] else "; a rank's libraries take about 0.4 GiB more"
+    return f"pretraining on {device['name']}, at {share}{device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}){libraries}:"

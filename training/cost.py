@@ -25,7 +25,6 @@ LIVE = 1_000_000_000  # numbers that DeepSpeed's stage 3 keeps gathered (its sta
 HOLES = 0.18  # of a CPU rank: what the heap's gaps hold beyond tensors; 0.13 to 0.23 measured (bench_plan.py)
 KERNELS = 20_000_000  # bytes of a CPU rank: programs that kernels make for their shapes, and pages of libraries, measured
 GLOO = {1: (0, 0), 2: (1, 3), 3: (2, 3)}  # by ranks, 3 for more: buckets' worth on a CPU while one is summed up, and under ZeRO 3; measured
-DROPPING = 4.6e-9  # seconds of a CPU's core for a number that goes through dropout and back, measured (bench_plan.py)
 STAGES = (0, 1, 2, 3)
 OFFLOADS = ("", "optimizer", "parameters")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -14,12 +14,13 @@ import torch.distributed as dist
 
 from infra.compute import LocalCompute
 from training.engine.heap import held
-from training.engine.loop import ready
+from training.engine.loop import LoopConfig, ready
 from training.engine.measure import micros
 from training.engine.rank import here, key_of
 from training.engine.scaling import Overflow
 from training.engine.see import peak_bytes
 from training.engine.zero import Engine
+from training.families import catalog
 from training.families.family import Family
 from training.feed.batch import IGNORE, Batch
 from training.pretrain_config import PretrainConfig
@@ -32,7 +33,7 @@ TRIES = 2
 @dataclass(frozen=True)
 class Rehearsed:
     """Of the slowest and of the fullest rank: seconds of one micro-batch, those a step takes beside its micro-batches, and bytes at the
-    most, above what the process held before its model was built."""
+    most, above what the process held, its libraries in use, before its model was built."""
 
     micro: float
     rest: float
@@ -52,20 +53,36 @@ def pieces(config: PretrainConfig, ranks: int) -> int:
     return micros(config.batch_tokens // min(config.lengths), ranks, loop_config(config).micro_batch)
 
 
+def rows_at(config: PretrainConfig, length: int, ranks: int) -> int:
+    """Sequences of a length in the fullest micro-batch of a full step."""
+    return -(-(config.batch_tokens // length) // (ranks * pieces(config, ranks)))
+
+
 def _try_all(config: PretrainConfig, vocab: int) -> dict[int, Rehearsed]:
     """In each rank."""
-    found = {}
+    found: dict[int, Rehearsed] = {}
+    warm(loop_config(config))
     for length in dict.fromkeys(config.lengths):
         found[length] = _try(config, vocab, length)
         gc.collect()  # engines hold themselves
     return found
 
 
+def warm(loop: LoopConfig) -> None:
+    """Libraries load what they load with a first step, which is no model's memory: one of a GPT that is hardly there."""
+    place, family = here(), catalog.family("gpt2")
+    whole = family.backbone(next(iter(family.sizes)), vocab=64)
+    backbone = replace(whole, layers=1, width=64, heads=1, ffn=0, embedding_width=0, positions=32)
+    with held():
+        engine = Engine(ready(partial(family.build, backbone, seed=0), loop, place), loop.engine(1), place, 2)
+        take(engine, made_up(family, backbone.vocab, 2, 32, apart=False).to(place.device))
+    gc.collect()  # engines hold themselves
+
+
 def _try(config: PretrainConfig, vocab: int, length: int) -> Rehearsed:
     place, loop = here(), loop_config(config)
     family, backbone = model_of(config, vocab)
-    parts = pieces(config, place.world)
-    rows = -(-(config.batch_tokens // length) // (place.world * parts))
+    parts, rows = pieces(config, place.world), rows_at(config, length, place.world)
     with held():
         base = mark(place.device)
         engine = Engine(ready(partial(family.build, backbone, seed=config.seed), loop, place), loop.engine(parts), place, rows)

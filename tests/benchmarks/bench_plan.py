@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_plan.py [--only gpt,bf16] [--ranks 1,2] [--stages 0,1,2,3]
 
 Memory is the most that the fullest rank held resident above what it held before its model was built (a small engine has run by then,
-so that libraries have what they keep for themselves). Time is the best of some steps; it is foretold from the ceiling that a probe
-finds on as many ranks just before, from the share of the ceiling that the precision's first row reached, and from what dropout takes.
+so that libraries have what they keep for themselves). Time is the best of some steps; it is foretold by training/pace.py from the rate
+that a probe finds on as many ranks just before.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ MODELS = (
     Case("bert", LARGE, 128, 16, vocab=16384, dropout=0.1),
 )
 MORE = (  # beside every stage of every model
+    Case("gpt", {"layers": 4, "width": 256, "heads": 4}, 64, 32, vocab=4096),
+    Case("gpt", SMALL, 256, 2, precision="fp32"),
+    Case("gpt", LARGE, 1024, 2, vocab=16384),
+    Case("albert", {**LARGE, "embedding_width": 128}, 128, 16, vocab=16384, dropout=0.1),
+    Case("electra", LARGE, 128, 16, vocab=16384, dropout=0.1, stage=0),
+    Case("roberta", LARGE, 128, 16, vocab=16384, dropout=0.1, stage=2),
+    Case("gpt", LARGE, 256, 4, vocab=16384, stage=1, ranks=3),
+    Case("gpt", LARGE, 256, 4, vocab=16384, stage=2, ranks=4),
     Case("gpt", LARGE, 256, 16, vocab=16384, recompute=1),
     Case("gpt", LARGE, 256, 16, vocab=16384, recompute=2),
     Case("gpt", LARGE, 256, 8, vocab=16384, micros=2),
@@ -90,13 +98,11 @@ def main() -> None:
     print("| step s, foretold | measured | off |")
     print("|" + "---|" * 12)
     ceilings: dict[tuple[str, int], float] = {}
-    reached: dict[str, float] = {}
     for case in cases:
         key = case.precision, case.ranks
         ceilings[key] = ceilings.get(key) or min(LocalCompute(case.ranks).gang("probe", partial(probed, case.precision)))
-        told, plan = run(case), case.foretold()
-        share, dropping = case.flops() / told["seconds"] / ceilings[key], case.dropping() / max(1, cores() // case.ranks)
-        expected = case.flops() / ceilings[key] / reached.setdefault(case.precision, share) + dropping
+        told, plan, pace = run(case), case.foretold(), case.pace(ceilings[key], cores() / case.ranks)
+        expected = case.micros * pace.micro + pace.update
         family, backbone = case.shape()
         more = f" x {case.micros}" * (case.micros > 1) + f", recompute {case.recompute}" * (case.recompute > 0)
         cells = [case.model, f"{family.parameters(backbone) / 1e6:.1f}M", str(case.stage), str(case.ranks), case.precision]

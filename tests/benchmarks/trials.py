@@ -17,6 +17,7 @@ from training.engine.rank import here
 from training.engine.zero import Engine, ZeroConfig
 from training.families import catalog
 from training.feed.batch import IGNORE, Batch
+from training.pace import Pace, on_cpu
 from training.rehearsal import take
 
 LR, CLIP = 1e-4, 1.0
@@ -68,10 +69,10 @@ class Case:
         family, backbone = self.shape()
         return self.rows * self.length * self.micros * cost.training_flops(family, cost.shape_of(family, backbone), self.length)
 
-    def dropping(self) -> float:
-        """Core-seconds of dropout in a step of one rank on a CPU."""
+    def pace(self, rate: float, cores: float) -> Pace:
+        """What a CPU's step takes, where products of matrices run at a rate."""
         family, backbone = self.shape()
-        return self.rows * self.length * self.micros * cost.dropped(family, cost.shape_of(family, backbone), self.length) * cost.DROPPING
+        return on_cpu(family, cost.shape_of(family, backbone), self.setting(), rate, cores)
 
 
 def batch(case: Case) -> Batch:
