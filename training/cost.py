@@ -201,7 +201,7 @@ def _judged(family: Family, c: BackboneConfig, setting: Setting) -> _Judged:
     whole, most = size * share_predicted(family) * setting.length * setting.micro_batch * c.vocab, SCORES["cuda" if setting.gpu else "cpu"]
     if whole <= most:
         return _Judged(whole, size * matrix, 4 * matrix)
-    return _Judged(2 * most if whole > 2 * most else whole, 4 * matrix, (4 + size % 4) * matrix)  # in float32, then rounded
+    return _Judged(min(whole, 2 * most), 4 * matrix, (4 + size % 4) * matrix)  # in float32, for a half also rounded
 
 
 def _judges(tower: Tower) -> bool:
