@@ -88,3 +88,9 @@ def test_a_file_says_what_it_is_for_and_fits_a_few_pages(path: Path) -> None:
 def test_no_pickle_is_read_but_between_our_own_processes() -> None:
     readers = {name(p) for p in FILES if "pickle.load" in p.read_text()}
     assert readers <= {"infra/gang.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/benchmarks").glob("*.py")), ids=name)
+def test_a_benchmark_starts_as_the_makefile_starts_it(path: Path) -> None:
+    """As a file, whose own folder alone is on the path beside what is installed."""
+    assert "tests" not in {module.split(".")[0] for module in modules(path)}

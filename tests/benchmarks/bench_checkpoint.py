@@ -16,9 +16,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads would be counted as work
 
 import torch
+from bench_training import data
 
 from infra.log import attach
-from tests.benchmarks.bench_training import data
 from training.backbone.config import BackboneConfig
 from training.engine.checkpoint import Checkpoints
 from training.engine.loop import LoopConfig, train
