@@ -185,7 +185,8 @@ def scores(family: Family, tower: Tower, setting: Setting) -> int:
     """Bytes that stand for a moment at the vocabulary: scores of one part of the tokens, and the last or next part's, or what scales
     the gradient of its matrix when they are gone."""
     parts = [part.config for part in _parts(family, tower) if _judges(part) and not part.config.generator]
-    return round(max((max(judged.scores, judged.scaling) for c in parts for judged in [_judged(family, c, setting)]), default=0))
+    judged = [_judged(family, c, setting) for c in parts]
+    return round(max((max(one.scores, one.scaling) for one in judged), default=0))
 
 
 class _Judged(NamedTuple):
@@ -201,7 +202,8 @@ def _judged(family: Family, c: BackboneConfig, setting: Setting) -> _Judged:
     whole, most = size * share_predicted(family) * setting.length * setting.micro_batch * c.vocab, SCORES["cuda" if setting.gpu else "cpu"]
     if whole <= most:
         return _Judged(whole, size * matrix, 4 * matrix)
-    return _Judged(min(whole, 2 * most), 4 * matrix, (4 + size % 4) * matrix)  # in float32, for a half also rounded
+    rounded = size * matrix if size < 4 else 0
+    return _Judged(min(whole, 2 * most), 4 * matrix, 4 * matrix + rounded)
 
 
 def _judges(tower: Tower) -> bool:

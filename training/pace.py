@@ -1,9 +1,8 @@
 """How long a CPU takes for a step, from the model's shape and from the rate at which products of matrices run there.
 
 What is not a product goes over the numbers that are kept for the backward pass, over those that dropout draws for, and, once a step,
-over the parameters. What one of these takes was fitted to 32 trainings (GPT, BERT, ALBERT and ELECTRA, 256 to 512 wide, rows of 64
-to 1024 tokens, one and two ranks, layers computed again or not), which it foretells within 11% (tests/benchmarks/bench_plan.py);
-a share of the ceiling, alike for all, was off by up to 39%.
+over the parameters. What one of these takes was fitted to trainings of GPT, BERT, ALBERT and ELECTRA, 256 to 512 wide, rows of 64 to
+1024 tokens, one and two ranks. tests/benchmarks/bench_plan.py tells how far off it is; what ranks say to each other is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from training.cost import Setting
 from training.families.family import Family
 from training.objectives.tower import Tower
 
-# Seconds of a core, on an AMD EPYC with AVX-512
+# Seconds of a core, on an AMD EPYC with AVX-512; float16 was not measured and is taken for bfloat16
 KEPT = {"fp32": 3.0e-9, "bf16": 1.9e-9, "fp16": 1.9e-9}  # for a number that is kept: made, read, its gradient made
 DROPPED = {"fp32": 7.4e-9, "bf16": 5.2e-9, "fp16": 5.2e-9}  # for one that goes through dropout and back
 MOVED = {"fp32": 3.0e-9, "bf16": 5.5e-9, "fp16": 5.5e-9}  # for a parameter, when it is moved

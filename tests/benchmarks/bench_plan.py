@@ -10,7 +10,6 @@ that a probe finds on as many ranks just before.
 from __future__ import annotations
 
 import argparse
-import gc
 from dataclasses import replace
 from functools import partial
 
@@ -21,10 +20,11 @@ from trials import Case, batch, engine_of, step_of
 from infra.compute import LocalCompute, cores
 from training.engine.ceiling import probe
 from training.engine.heap import held
+from training.engine.loop import LoopConfig
 from training.engine.rank import choose_matmul_mode, here
 from training.engine.see import peak_bytes
 from training.engine.zero import join
-from training.rehearsal import mark
+from training.rehearsal import mark, warm
 
 PROBE_SECONDS = 1.0
 SMALL, LARGE = {"layers": 6, "width": 384, "heads": 6}, {"layers": 8, "width": 512, "heads": 8}
@@ -52,12 +52,7 @@ MORE = (  # beside every stage of every model
 def measure(case: Case, steps: int = 4) -> dict[str, float]:
     """In each rank: bytes above the start at the most, of the fullest rank, and seconds of the best step."""
     place = here()
-    with held():
-        join(place)
-        choose_matmul_mode()
-        tiny = replace(case, size={"layers": 1, "width": 64, "heads": 1}, length=32, rows=2, vocab=64)
-        step_of(engine_of(tiny), tiny, batch(tiny))
-        gc.collect()
+    warm(LoopConfig(1, case.rows, case.stage, case.precision, offload=case.offload))
     with held():
         base = mark(place.device)
         engine, given = engine_of(case), batch(case)

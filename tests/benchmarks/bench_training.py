@@ -23,6 +23,7 @@ import peers
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from training.backbone.transformer import compiled
 from training.engine.heap import held
 from training.engine.optim import OptimConfig
 from training.engine.rank import choose_matmul_mode, here
@@ -49,10 +50,11 @@ def data(model: str) -> Batch:
     return Batch(tokens.masked_fill(chosen, 4), torch.zeros_like(tokens), None, {"mlm": tokens.masked_fill(~chosen, IGNORE)})
 
 
-def through_engine(model: str, precision: str, stage: int) -> Callable[[], float]:
+def through_engine(model: str, precision: str, stage: int, layers_compiled: bool = False) -> Callable[[], float]:
     join(here())
     batch, settings = data(model), OptimConfig(lr=peers.LR)
     tower = peers.ours(model, SHAPES[model][1], HEADS[model])
+    tower = compiled(tower) if layers_compiled else tower
     engine = Engine(tower, ZeroConfig(stage, precision, 1, peers.CLIP, settings), here(), len(batch))
     engine.module.train()
 
@@ -98,7 +100,11 @@ def make(spec: dict[str, Any]) -> contest.Step:
         step = of_nano(model, precision, spec["compiled"])
     else:
         HELD.enter_context(held())  # as the training loop does for as long as it lasts
-        step = bare(model, precision) if kind == "bare" else through_engine(model, precision, spec["stage"])
+        step = (
+            bare(model, precision)
+            if kind == "bare"
+            else through_engine(model, precision, spec["stage"], spec.get("layers_compiled", False))
+        )
     tokens = SHAPES[model][0] * SHAPES[model][1]
 
     def counted() -> float:
@@ -116,6 +122,8 @@ def contestants(model: str, precision: str, threads: int) -> list[contest.Contes
         specs |= {"nanoGPT's step": {"kind": "nano", "compiled": False}, "nanoGPT's, compiled": {"kind": "nano", "compiled": True}}
     specs |= {"ours, bare loop": {"kind": "bare"}}
     specs |= {f"ours, engine ZeRO-{stage}": {"kind": "engine", "stage": stage} for stage in STAGES}
+    if (model, precision) == ("gpt", "bf16"):
+        specs |= {"ours, engine ZeRO-1, compiled": {"kind": "engine", "stage": 1, "layers_compiled": True}}
     return [contest.Contestant(name, {**usual, **spec}, flops) for name, spec in specs.items()]
 
 

@@ -31,8 +31,8 @@ def compiler(device: torch.device) -> str:
 def compiles(asked: str, zero: int, device: torch.device) -> bool:
     """Whether the layers are compiled. auto: on a GPU that has what it takes, under ZeRO 0 to 2.
 
-    On a CPU compiled layers are as fast as plain ones (GPT, 6 layers, 384 wide, 8 x 256, bf16, torch 2.13: 319 and 327 ms a step under
-    ZeRO-1, 335 and 325 without ZeRO): what is fused there is a small part, and the first step waits for the compiler.
+    On a CPU compiled layers are about as fast as plain ones (tests/benchmarks/bench_training.py): what is fused there is a small part,
+    and the first step waits for the compiler.
     """
     if asked == "always":
         return True
