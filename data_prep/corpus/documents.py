@@ -26,15 +26,18 @@ from data_prep.corpus.readers import Row
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
+from infra.log import event
 from infra.stage import Inputs, Stage
 
 PART_CHARACTERS = 64_000_000  # of text in memory, and in a part
+LONG_TEXT = 500_000  # characters: about the 100,000 words that filters allow a document
 SET_ASIDE = pa.schema([("line", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True)
 class DocumentsConfig:
-    """sources: files by content. text, title, url, id, date: the fields that hold them. separator: cuts a plain text file into documents.
+    """sources: files by content. text, title, url, id, date: the fields that hold them (a MediaWiki export has these names).
+    format: json, parquet, text or mediawiki; "": by each file's name. separator: divides a plain text file into documents.
 
     A document keeps its own id if its file gives one; else it is named by its URL, else by its source and text.
     """
@@ -46,6 +49,7 @@ class DocumentsConfig:
     id: str = "id"
     date: str = "date"
     separator: str = ""
+    format: str = ""
     shards: int = 8
 
     def __post_init__(self) -> None:
@@ -54,8 +58,14 @@ class DocumentsConfig:
             raise ConfigError(f"documents: shards {self.shards} must be at least 1")
         if not self.sources:
             raise ConfigError("documents: no file to read; check the path in the recipe")
+        if self.format and self.format not in readers.FORMATS:
+            raise ConfigError(f"documents: format {self.format!r} is none of {', '.join(readers.FORMATS)}")
         for source in self.sources:
-            readers.kind_of(source.name)
+            self.format_of(source)
+
+    def format_of(self, source: SourceFile) -> str:
+        """The format of one file. Raises ConfigError when neither the config nor its name shows it."""
+        return self.format or readers.format_of(source.name)
 
 
 def work(config: DocumentsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
@@ -77,12 +87,26 @@ def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
     if not Path(source.path).is_file():
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
     aside: list[dict[str, str]] = []
-    rows = readers.rows(source.path, readers.kind_of(source.name), columns, config.separator)
-    parts = 0
+    rows = readers.rows(source.path, config.format_of(source), columns, config.separator)
+    parts = found = longest = 0
     for part in _parts(config, source, rows, aside):
         shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), folder / f"parts-{number:05d}" / shards.name(parts))
-        parts += 1
+        parts, found = parts + 1, found + len(part)
+        longest = max(longest, *(len(row["text"]) for row in part))
+    _warn(config, source, found, len(aside), longest)
     shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": parts})
+
+
+def _warn(config: DocumentsConfig, source: SourceFile, found: int, quarantined: int, longest: int) -> None:
+    """Warn of a file that gives nothing, and of a long text file that is read as one document."""
+    if not found:
+        event("warning", message=f"{source.name}: no document in it; {quarantined} rows quarantined (`textmill show documents`)")
+    elif config.format_of(source) == readers.TEXT and not config.separator and longest > LONG_TEXT:
+        event(
+            "warning",
+            message=f"{source.name} is read as one document of {longest:,} characters, which filter.max_words may remove as a whole; "
+            'if it holds several, set the source\'s `separator` to the text between them (such as "\\n\\n\\n")',
+        )
 
 
 def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
@@ -152,4 +176,4 @@ def _host(url: str) -> str:
         return ""
 
 
-DOCUMENTS = Stage(name="documents", version=2, work=work)
+DOCUMENTS = Stage(name="documents", version=3, work=work)

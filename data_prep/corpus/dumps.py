@@ -53,6 +53,7 @@ class Post(NamedTuple):
     is_self: bool
     over_18: bool
     gone: bool
+    id: str = ""  # of the submission itself; a dump may list it more than once
 
 
 Parsed = tuple[Line, Any]  # the line a record begins on, and the record; None where the line is set aside
@@ -60,13 +61,14 @@ Parsed = tuple[Line, Any]  # the line a record begins on, and the record; None w
 
 def open_packed(path: Path) -> IO[bytes]:
     """The file's bytes unpacked; its name says how it is packed."""
-    if path.suffix == ".gz":
+    packing = path.suffix.lower()
+    if packing == ".gz":
         return cast(IO[bytes], gzip.open(path))
-    if path.suffix == ".xz":
+    if packing == ".xz":
         return cast(IO[bytes], lzma.open(path))
-    if path.suffix == ".bz2":
+    if packing == ".bz2":
         return cast(IO[bytes], bz2.open(path))
-    if path.suffix in (".zst", ".zstd"):
+    if packing in (".zst", ".zstd"):
         unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST_WINDOW)
         return io.BufferedReader(cast(io.RawIOBase, unpacker.stream_reader(path.open("rb"), read_across_frames=True)))
     return path.open("rb")
@@ -77,7 +79,7 @@ def is_cut(path: Path) -> bool:
 
     Only headers of frames and blocks are read. The other packings tell of a missing end by themselves.
     """
-    if path.suffix not in (".zst", ".zstd"):
+    if path.suffix.lower() not in (".zst", ".zstd"):
         return False
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -106,7 +108,7 @@ def is_cut(path: Path) -> bool:
 
 def form(path: Path) -> str:
     """csv, tsv or jsonl, by the name without its packing."""
-    inner = path.with_suffix("") if path.suffix in PACKINGS else path
+    inner = path.with_suffix("") if path.suffix.lower() in PACKINGS else path
     return FORMATS.get(inner.suffix.lower(), "jsonl")
 
 
@@ -185,18 +187,36 @@ def post(record: dict[str, Any]) -> Post:
     karma = _karma(record)
     if not isinstance(url, str) or "\n" in url.strip():
         raise ValueError("the URL is no line of text")
-    domain, text = str(origin.get("domain") or ""), str(record.get("selftext") or "")
-    is_self = _true(origin.get("is_self")) or domain.startswith("self.")
-    gone = bool(record.get("removed_by_category")) or url in GONE or text in GONE or (not url and not is_self)
+    is_self = _is_self(origin)
+    removed = is_self and str(record.get("selftext") or "") in GONE  # a link's own page is there whatever became of its text
+    gone = bool(record.get("removed_by_category")) or url in GONE or removed or (not url and not is_self)
     over_18 = _true(record.get("over_18")) or (origin is not record and _true(origin.get("over_18")))
-    return Post(_plain(url.strip()), karma, is_self, over_18, gone)
+    return Post(_plain(url.strip()), karma, is_self, over_18, gone, str(record.get("id") or "").removeprefix("t3_"))
+
+
+def _is_self(record: dict[str, Any]) -> bool:
+    """A post without a link of its own, by its fields: `is_self`, or where a dump lacks it the domain `self.SUBREDDIT`.
+
+    A site may have a host that begins with `self.` itself: then its URLs are on that host.
+    """
+    if record.get("is_self") not in (None, ""):
+        return _true(record["is_self"])
+    domain = str(record.get("domain") or "").lower()
+    return domain.startswith("self.") and f"//{domain}/" not in f"{record.get('url') or ''}/".lower()
 
 
 def _plain(url: str) -> str:
-    """Reddit's API writes `&`, `<` and `>` as HTML does unless asked not to, and so do dumps made with it (all of 2005 and of 2013)."""
-    if "&" not in url or BARE.search(url):
+    """Reddit's API writes `&`, `<` and `>` as HTML does unless asked not to, and so do dumps made with it (all of 2005 and of 2013).
+
+    No query has a parameter named `amp;...`, so `&amp;` is always an escaped `&`, next to bare ones and twice escaped too; `&lt;` and
+    `&gt;` may be parameters named `lt` and `gt`, so a bare `&` elsewhere shows that nothing was escaped.
+    """
+    if "&" not in url:
         return url
-    return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    escaped = not BARE.search(url)
+    while "&amp;" in url:
+        url = url.replace("&amp;", "&")
+    return url.replace("&lt;", "<").replace("&gt;", ">") if escaped else url
 
 
 def _karma(record: dict[str, Any]) -> int:

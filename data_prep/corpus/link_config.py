@@ -15,7 +15,8 @@ from infra.errors import ConfigError
 KINDS = ("submissions", "urls", "sitemap", "feed", "site")
 RULES = ("post", "sum")
 EXTENSION = re.compile(r"\.?[A-Za-z0-9_-]{1,20}(\.[A-Za-z0-9_-]{1,20})*")
-FOUND = COLUMNS.append(pa.field("origin", pa.int32()))  # origin: the source's place in the config
+# origin: the source's index in the config; post: a submission's own id, null where there is none
+FOUND = COLUMNS.append(pa.field("origin", pa.int32())).append(pa.field("post", pa.string()))
 SET_ASIDE = pa.schema([("line", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 SITES = pa.schema([("url", pa.string()), ("host", pa.string()), ("depth", pa.int32()), ("max_pages", pa.int64())])
 FILES = pa.schema([("origin", pa.int32()), ("name", pa.string()), ("digest", pa.string())])  # files whose posts stand in the tally `sums`

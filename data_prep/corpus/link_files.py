@@ -43,8 +43,8 @@ def read_file(config: LinksConfig, parts: Path, count: int, item: Item) -> None:
             if rule:
                 counted[f"removed.{rule}"] += 1
             else:
-                karma = post.karma if isinstance(post, dumps.Post) else None
-                kept.add((url, host, karma, f"{short}:{line.number}", place), host)
+                karma, own = (post.karma, post.id or None) if isinstance(post, dumps.Post) else (None, None)
+                kept.add((url, host, karma, f"{short}:{line.number}", place, own), host)
         aside.flush()
         kept.flush()
         found.counts = dict(counted)

@@ -1,9 +1,9 @@
 """One pile of links merged: each URL once, ranked by karma, without what an earlier list has, and at most so many of a domain.
 
-What is remembered for the next list lies in three tallies beside the links. `known`: the URLs listed so far. `domains`: how many of
+What is remembered for the next list lies in four tallies next to the links. `known`: the URLs listed so far. `domains`: how many of
 each registered domain (only where max_per_domain is given). `sums`: under the karma rule "sum", the karma of every URL so far, listed
-or not, so that 2 on one day and 2 on the next make 4; `files` has the names and digests of the files that are in it, for a file that
-is given again must not count twice. A source is known by its place in the recipe: new ones go behind the old ones.
+or not, so that 2 on one day and 2 on the next make 4. `posts`: the submissions whose karma is in `sums`, and `files` the names and
+digests of their files, for neither may count twice. A source is known by its place in the recipe: new ones go behind the old ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from data_prep.schemas import LINKS as COLUMNS
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 
-TALLIES = ("known", "domains", "sums")  # with a value each, but the first
+TALLIES = ("known", "domains", "sums", "posts")
+COUNTED = frozenset({"domains", "sums"})  # tallies with a number for each hash
 LISTED = "listed"  # the scratch folder of merged piles
 EXEMPT = "exempt"
 
@@ -36,6 +37,7 @@ class Past:
     known: tuple[Path, ...] = ()
     domains: tuple[Path, ...] = ()
     sums: tuple[Path, ...] = ()
+    posts: tuple[Path, ...] = ()
     files: frozenset[tuple[int, str, str]] = frozenset()
 
     @classmethod
@@ -45,8 +47,8 @@ class Past:
             return cls()
         rows = [row for path in earlier.side("files") for row in shards.read(path).to_pylist()]
         files = frozenset((row["origin"], row["name"], row["digest"]) for row in rows)
-        known, domains, sums = (tuple(earlier.side(name)) for name in TALLIES)
-        return cls(known, domains, sums, files)
+        known, domains, sums, posts = (tuple(earlier.side(name)) for name in TALLIES)
+        return cls(known, domains, sums, posts, files)
 
     def paths(self, name: str) -> tuple[Path, ...]:
         """The shards of a tally."""
@@ -68,7 +70,7 @@ def merge_pile(config: LinksConfig, past: Past, parts: Sequence[Part], out: Path
     found = _gathered(parts, pile)
     for place, source in enumerate(config.sources):
         if source.sums:
-            found = _summed(found, place, source.min_karma, past, counted, out / "sums" / f"{pile:05d}.{place:05d}.arrow")
+            found = _summed(found, place, source.min_karma, past, counted, out, f"{pile:05d}.{place:05d}.arrow")
     best = _unlisted(_once(found), config, past, counted)
     if config.max_per_domain is not None:
         best = _capped(best, config, past, counted, out / "domains" / shards.name(pile))
@@ -83,7 +85,7 @@ def write_tallies(config: LinksConfig, past: Past, fresh: Path, out: Path, read:
     for name in TALLIES:
         paths = [*past.paths(name), *sorted((fresh / name).glob("*.arrow"))]
         if name == "known" or paths:
-            tallies.merge(paths, out / name, counted=name != "known")
+            tallies.merge(paths, out / name, counted=name in COUNTED)
     if files := sorted(past.files | {file for file in read if file[0] in summing}):
         columns = list(zip(*files, strict=True))
         shards.write(pa.table(columns, schema=FILES), out / "files" / shards.name(0))
@@ -99,21 +101,42 @@ def _gathered(parts: Sequence[Part], pile: int) -> pa.Table:
     return whole.append_column("row", pa.array(np.arange(whole.num_rows)))
 
 
-def _summed(found: pa.Table, place: int, enough: int, past: Past, counted: Counter[str], tally: Path) -> pa.Table:
-    """With the karma of a source's posts of a URL, those of earlier lists too, summed, and without the URLs that have too little."""
+def _summed(found: pa.Table, place: int, enough: int, past: Past, counted: Counter[str], out: Path, name: str) -> pa.Table:
+    """With the karma of a source's posts of a URL, those of earlier lists too, summed, and without the URLs that have too little.
+
+    A submission counts once, however often dumps list it: with its highest karma, and not again after an earlier list.
+    """
     ours = pc.equal(found["origin"], place)
     mine, others = found.filter(ours), found.filter(pc.invert(ours))
     if not mine.num_rows:
         return found
+    mine = _each_post_once(mine, counted)
+    posts = tallies.hashes((post or "" for post in mine["post"].to_pylist()), seed=place + 1)
+    has_id = mine["post"].is_valid().to_numpy()
+    before = mine["counted"].to_numpy() | (tallies.Tally(past.posts).find(posts) & has_id)
+    tallies.write(posts[has_id], out / "posts" / name)
     encoded = pc.dictionary_encode(mine["url"].combine_chunks())
     codes, hashed = np.asarray(encoded.indices), tallies.hashes(encoded.dictionary.to_pylist(), seed=place + 1)
     fresh = np.zeros(len(hashed), np.int64)
-    np.add.at(fresh, codes, np.where(mine["counted"].to_numpy(), 0, mine["karma"].to_numpy()))
-    tallies.write(hashed, tally, fresh)
+    np.add.at(fresh, codes, np.where(before, 0, mine["karma"].to_numpy()))
+    tallies.write(hashed, out / "sums" / name, fresh)
     sums = fresh + tallies.Tally(past.sums).sums(hashed)
     mine = mine.set_column(mine.schema.get_field_index("karma"), "karma", pa.array(sums[codes])).filter(pa.array(sums[codes] >= enough))
     counted["removed.low_karma"] += len(codes) - mine.num_rows
     return pa.concat_tables([others, mine])
+
+
+def _each_post_once(mine: pa.Table, counted: Counter[str]) -> pa.Table:
+    """Of rows with the same submission id the one with the most karma, the first of equal ones; rows without an id stay."""
+    codes = np.asarray(pc.fill_null(pc.dictionary_encode(mine["post"].combine_chunks()).indices, -1)).astype(np.int64)
+    codes = np.where(codes < 0, -1 - np.arange(len(codes)), codes)
+    order = np.lexsort((mine["row"].to_numpy(), -mine["karma"].to_numpy(), codes))
+    first = np.ones(len(order), bool)
+    first[1:] = codes[order][1:] != codes[order][:-1]
+    if first.all():
+        return mine
+    counted["removed.duplicate"] += int((~first).sum())
+    return mine.take(pa.array(np.sort(order[first])))
 
 
 def _once(found: pa.Table) -> pa.Table:

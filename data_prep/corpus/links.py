@@ -123,10 +123,10 @@ def _sites(config: LinksConfig) -> pa.Table:
 def _seeds(config: LinksConfig, path: Path, count: int) -> int:
     """The start pages as a file of piles; how many."""
     starts = [(place, str(urls.canonical(s.url))) for place, s in enumerate(config.sources) if s.kind == "site"]
-    rows = table([(url, urls.authority(url), None, f"site:{url}", place) for place, url in starts], FOUND)
+    rows = table([(url, urls.authority(url), None, f"site:{url}", place, None) for place, url in starts], FOUND)
     with piles.Writer(path, FOUND) as writer:
         writer.add(rows, np.array([pile_of(host, count) for host in rows["host"].to_pylist()], np.int32))
     return len(starts)
 
 
-LINKS: Stage[LinksConfig] = Stage(name="links", version=2, work=work)
+LINKS: Stage[LinksConfig] = Stage(name="links", version=3, work=work)

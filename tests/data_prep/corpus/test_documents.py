@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import datetime
 import gzip
+import io
 import json
 import lzma
 from pathlib import Path
@@ -12,14 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from data_prep import schemas, shards
-from data_prep.corpus import readers
+from data_prep.corpus import json_values, readers
 from data_prep.corpus.documents import DOCUMENTS, SET_ASIDE, DocumentsConfig
 from data_prep.corpus.extract import document_id
 from infra.artifact import SourceFile
-from infra.errors import ConfigError
+from infra.errors import ConfigError, StageFailed
+from infra.log import attach
 from infra.stage import run
 from infra.store import Store
 
@@ -177,7 +180,7 @@ def test_the_place_of_a_file_is_no_part_of_the_fingerprint(tmp_path: Path, store
 
 def test_files_that_cannot_be_documents_are_refused_before_any_work(tmp_path: Path) -> None:
     source = saved(tmp_path / "film.mp4", b"")
-    with pytest.raises(ConfigError, match=r"film\.mp4: its name does not say"):
+    with pytest.raises(ConfigError, match=r"film\.mp4: its name does not show its format"):
         DocumentsConfig((source,))
     with pytest.raises(ConfigError, match="no file"):
         DocumentsConfig(())
@@ -205,3 +208,170 @@ def test_a_day_in_a_column_of_another_name_or_type_is_read_and_what_is_no_day_is
     )
     made = run(DOCUMENTS, DocumentsConfig(sources, date="day", shards=1), {}, store, local)
     assert [row["date"] for row in rows(made.shards)] == ["2020-02-29", "", "", "2020-02-29", ""]
+
+
+# ---- formats -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_zstd_file_with_a_long_window_is_read(tmp_path: Path, rows, store, local) -> None:
+    """`zstd --long=31`, as dumps are packed; the library's default refuses windows over 128 MiB."""
+    options = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    writer = zstandard.ZstdCompressor(compression_params=options).compressobj()
+    source = saved(tmp_path / "long.jsonl.zst", writer.compress(lines({"text": "one"}, {"text": "two"})) + writer.flush())
+    assert zstandard.get_frame_parameters(Path(source.path).read_bytes()).window_size == 1 << 31
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"one", b"zwei \xc3\xa9", None], pa.binary()),
+        pa.array([b"one", b"zwei \xc3\xa9", None], pa.large_binary()),
+        pa.array(["one", "zwei é", None], pa.large_string()),
+        pa.array(["one", "zwei é", None], pa.string_view()),
+        pa.array(["one", "zwei é", None]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_every_type_of_text_column_is_read(column: pa.Array, tmp_path: Path, rows, store, local) -> None:
+    pq.write_table(pa.table({"text": column, "id": pa.array([1, 2, 3])}), tmp_path / "t.parquet")
+    made = run(DOCUMENTS, DocumentsConfig((SourceFile.of(tmp_path / "t.parquet"),), shards=1), {}, store, local)
+    assert [(row["id"], row["text"]) for row in rows(made.shards)] == [("1", "one"), ("2", "zwei é")]
+    assert made.counts["set_aside.no_text"] == 1
+
+
+def test_bytes_that_are_no_text_cost_their_own_row(tmp_path: Path, rows, store, local) -> None:
+    pq.write_table(pa.table({"text": pa.array([b"good", b"\xff\xfe\x00", b"also"])}), tmp_path / "t.parquet")
+    made = run(DOCUMENTS, DocumentsConfig((SourceFile.of(tmp_path / "t.parquet"),), shards=1), {}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == ["good", "also"] and made.counts["set_aside.bad_utf8"] == 1
+
+
+@pytest.mark.parametrize(("columns", "message"), [({"text": [1, 2]}, "is of type int64"), ({"body": ["a"]}, "its columns are body")])
+def test_a_parquet_file_without_a_text_column_is_an_error(columns: dict, message: str, tmp_path: Path, store, local) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(StageFailed, match=message):
+        run(DOCUMENTS, DocumentsConfig((SourceFile.of(tmp_path / "t.parquet"),), shards=1), {}, store, local)
+
+
+RECORDS = [{"text": "one, [1]", "id": "a"}, {"text": "zwei {é}", "n": None}, {"text": 'three " ] }', "x": [{"y": 1}]}]
+
+
+@pytest.mark.parametrize(
+    ("body", "texts", "reasons"),
+    [
+        (json.dumps(RECORDS, indent=2), 3, {}),
+        (json.dumps(RECORDS), 3, {}),
+        ("\ufeff\n " + json.dumps(RECORDS, indent=1, ensure_ascii=False), 3, {}),
+        ("\n".join(json.dumps(each, indent=2) for each in RECORDS), 3, {}),
+        ("[\n" + ",\n".join(json.dumps(each) for each in RECORDS) + "\n]\n", 3, {}),
+        (json.dumps([*RECORDS, 5, ["a"]]), 3, {"not_object": 2}),
+        (json.dumps(RECORDS)[:-30], 2, {"truncated": 1}),
+        (json.dumps(RECORDS).replace('"n": null', '"n": nul'), 1, {"bad_json": 1}),
+        (json.dumps(RECORDS) + " and more", 3, {"bad_json": 1}),
+        ("[1, 2]\n" + json.dumps(RECORDS[0]) + "\n", 1, {"not_object": 1}),
+        ("[" * 100_000, 0, {"bad_json": 1}),
+        ("[]", 0, {}),
+    ],
+)
+def test_a_json_file_may_be_one_array_or_span_lines(body: str, texts: int, reasons: dict, tmp_path: Path, rows, store, local) -> None:
+    source = saved(tmp_path / "a.json", body.encode())
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == [record["text"] for record in RECORDS][:texts]
+    assert {key.removeprefix("set_aside."): n for key, n in made.counts.items() if key.startswith("set_aside.")} == reasons
+
+
+@settings(max_examples=150, deadline=None)
+@drawn(
+    st.lists(st.dictionaries(st.text(max_size=3), st.one_of(st.text(), st.floats(allow_nan=False), st.lists(st.booleans()))), max_size=6),
+    st.sampled_from([None, 1, 4]),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_values_are_those_of_json_however_they_are_read(records: list, indent: int | None, array: bool, size: int) -> None:
+    text = json.dumps(records, indent=indent) if array else "\n".join(json.dumps(each, indent=indent) for each in records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_values, "CHUNK", size)
+        assert list(json_values.values(io.BytesIO(text.encode()))) == records
+
+
+def test_a_format_may_be_named_whatever_the_file_is_called(tmp_path: Path, rows, store, local) -> None:
+    source = saved(tmp_path / "export.dat", lines({"text": "one"}))
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1, format="json"), {}, store, local)
+    assert [row["text"] for row in rows(made.shards)] == ["one"]
+    with pytest.raises(ConfigError, match="format 'yaml' is none of json, parquet, text, mediawiki"):
+        DocumentsConfig((source,), format="yaml")
+
+
+def test_a_long_text_file_without_a_separator_and_an_empty_one_are_warned_of(tmp_path: Path, store, local) -> None:
+    sources = (saved(tmp_path / "articles.txt", b"word and word\n" * 40_000), saved(tmp_path / "nothing.jsonl", b'{"body": 1}\n'))
+    warnings: list[str] = []
+    detach = attach(lambda event: warnings.append(event["message"]) if event["kind"] == "warning" else None)
+    try:
+        run(DOCUMENTS, DocumentsConfig(sources, shards=1), {}, store, local)
+        run(DOCUMENTS, DocumentsConfig(sources[:1], shards=1, separator="\n\n"), {}, store, local)
+    finally:
+        detach()
+    assert len(warnings) == 2
+    assert "articles.txt is read as one document of 559,999 characters" in warnings[0] and "separator" in warnings[0]
+    assert "nothing.jsonl: no document in it; 1 rows quarantined" in warnings[1]
+
+
+WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">
+  <siteinfo><base>https://en.example.org/wiki/Main_Page</base></siteinfo>
+  <page><title>Old mill</title><ns>0</ns><id>7</id><revision><id>1</id><timestamp>2016-04-25T01:02:03Z</timestamp><text>{{Infobox
+| name = Mill | picture = [[File:Mill.jpg|thumb|A [[wheel]]]]
+}}
+[[File:Old mill.jpg|thumb|left|The mill in [[1880]]]]
+The '''old mill''' ({{lang|fr|moulin}}) is a [[watermill|mill]] on the [[river]].&lt;ref&gt;A book, p. 3&lt;/ref&gt; It has ''two'' wheels.
+
+== History ==
+It was built in 1702.&lt;!-- check --&gt;
+* first owner
+* second owner
+
+{| class="wikitable"
+! Year !! Owner
+|-
+| 1702 || Miller
+|}
+[[Category:Mills]]
+[[fr:Vieux moulin]]
+__NOTOC__</text></revision></page>
+  <page><title>Mill</title><ns>0</ns><id>8</id><redirect title="Old mill" /><revision><text>#REDIRECT [[Old mill]]</text></revision></page>
+  <page><title>Talk:Mill</title><ns>1</ns><id>9</id><revision><text>Hello</text></revision></page>
+  <page><title>Empty &amp; gone?</title><ns>0</ns><id>10</id><revision><text></text></revision></page>
+</mediawiki>"""
+
+
+@pytest.mark.parametrize("name", ["dump.xml.bz2", "dump.xml"])
+def test_a_mediawiki_export_gives_the_prose_of_its_articles(name: str, tmp_path: Path, rows, store, local) -> None:
+    source = saved(tmp_path / name, bz2.compress(WIKI.encode()) if name.endswith("bz2") else WIKI.encode())
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
+    [row] = rows(made.shards)
+    assert (row["id"], row["title"], row["url"], row["date"]) == ("7", "Old mill", "https://en.example.org/wiki/Old_mill", "2016-04-25")
+    assert [line for line in row["text"].split("\n") if line] == [
+        "The old mill is a mill on the river. It has two wheels.",
+        "History",
+        "It was built in 1702.",
+        "first owner",
+        "second owner",
+    ]
+    aside = {row["source"]: row["reason"] for row in rows(made.side("set_aside"))}
+    assert aside == {f"{name}:2": "redirect", f"{name}:3": "other_namespace", f"{name}:4": "empty"}
+
+
+def test_a_mediawiki_export_that_ends_early_keeps_its_whole_pages(tmp_path: Path, rows, store, local) -> None:
+    source = saved(tmp_path / "cut.xml", WIKI[: WIKI.index("Talk:Mill")].encode())
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
+    assert [row["title"] for row in rows(made.shards)] == ["Old mill"]
+    assert made.counts["set_aside.bad_xml"] == 1 and made.counts["set_aside.redirect"] == 1
+
+
+def test_entities_of_a_hostile_export_are_not_expanded(tmp_path: Path, rows, store, local) -> None:
+    (tmp_path / "secret").write_text("secret")
+    bomb = f'<!DOCTYPE m [<!ENTITY a SYSTEM "file://{tmp_path}/secret"><!ENTITY b "&a;&a;">]>'
+    page = "<page><title>T</title><ns>0</ns><id>1</id><revision><text>x &b; &a; y</text></revision></page>"
+    source = saved(tmp_path / "evil.xml", f"{bomb}<mediawiki>{page}</mediawiki>".encode())
+    made = run(DOCUMENTS, DocumentsConfig((source,), shards=1), {}, store, local)
+    assert all("secret" not in row["text"] for row in rows(made.shards))
