@@ -26,7 +26,7 @@ from data_prep.examples.blocks import BLOCKS, STREAM
 from data_prep.examples.encode import ENCODE
 from data_prep.examples.pairs import PAIRS, PairsConfig
 from data_prep.tokenizer.published import KIND as PUBLISHED
-from data_prep.tokenizer.train import TOKENIZER
+from data_prep.tokenizer.train import TOKENIZER, for_languages
 from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
@@ -253,7 +253,12 @@ def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
     """What each model reads. Two models with the same tokenizer and length share it."""
     recipe = chain.recipe
     tokenizers = {
-        name: chain.make(TOKENIZER, config, f"tokenizer {name}", **({} if config.kind == PUBLISHED else {"documents": documents}))
+        name: chain.make(
+            TOKENIZER,
+            for_languages(config, recipe.corpus.filter.build().languages),
+            f"tokenizer {name}",
+            **({} if config.kind == PUBLISHED else {"documents": documents}),
+        )
         for name, config in recipe.tokenizers.items()
     }
     sentences = {

@@ -13,6 +13,7 @@ import pyarrow as pa
 from data_prep import schemas, shards
 from data_prep.corpus import blocklist, c4, pii, rules, words
 from data_prep.corpus.language import detect, score
+from data_prep.corpus.language_codes import accepted
 from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
 from data_prep.corpus.stop_words import STOP_WORDS
 from infra.artifact import Counts, SourceFile
@@ -26,6 +27,9 @@ FAMILIES: Mapping[str, Mapping[str, float]] = {
     "c4": {"max_curly_brackets": 0, "max_lorem_ipsum": 0, "min_sentences": 5},
     "fineweb": {"min_terminal_lines": 0.12, "max_short_lines": 0.67, "max_repeated_line_characters": 0.01, "max_line_breaks": 0.3},
 }
+STOP_WORD_TEXT = 50  # words from which Gopher asks for stop words: it reads no shorter document
+AUTO = -1  # a limit that is asked of web pages alone
+PAGE_WORDS = (50, 100_000)  # Gopher, appendix A.1.1
 NgramLimits = tuple[tuple[int, float], ...]
 
 
@@ -33,7 +37,11 @@ NgramLimits = tuple[tuple[int, float], ...]
 class FilterConfig:
     """Limits as published (see rules.py); None, or an empty tuple, switches a rule off.
 
-    languages: ISO 639-1 codes; empty takes every language. The two n-gram limits are (n, share) pairs, n from 1 to 10.
+    languages: ISO 639 codes (language_codes.py); empty takes every language. The two n-gram limits are (n, share) pairs, n from 1 to 10.
+    min_words, max_words: -1 asks Gopher's 50 and 100,000 of documents with a URL alone: they are limits for web pages, and a book or a
+    review that a user brings as text is as long as it is. A number is asked of all documents.
+    min_share_words, min_share_lines: rules that compare words, or lines, of a document with each other are asked only of documents with
+    at least so many; 0 asks all, as datatrove does.
     families: c4, fineweb; their rules that have no limit of their own get the published one, and c4 cleans lines (c4.py).
     min_language_score: how sure the identifier has to be of the language it names, from 0 to 1.
     block_hosts, block_url_words, bad_words: files with an entry a line (blocklist.py); a list of bad words whose name is a language's
@@ -45,8 +53,8 @@ class FilterConfig:
     block_hosts: tuple[SourceFile, ...] = ()
     block_url_words: tuple[SourceFile, ...] = ()
     max_url_words: int | None = 0
-    min_words: int | None = 50
-    max_words: int | None = 100_000
+    min_words: int | None = AUTO  # 50 for web pages
+    max_words: int | None = AUTO  # 100,000 for web pages
     min_mean_word: float | None = 3.0
     max_mean_word: float | None = 10.0
     max_symbol_ratio: float | None = 0.1
@@ -60,6 +68,8 @@ class FilterConfig:
     max_duplicate_paragraph_characters: float | None = 0.2
     top_ngrams: NgramLimits = ((2, 0.20), (3, 0.18), (4, 0.16))
     duplicate_ngrams: NgramLimits = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+    min_share_words: int | None = 100
+    min_share_lines: int | None = 5
     min_terminal_lines: float | None = None  # FineWeb: 0.12
     max_short_lines: float | None = None  # FineWeb: 0.67
     max_repeated_line_characters: float | None = None  # FineWeb: 0.1 in the paper, 0.01 in its code
@@ -73,16 +83,29 @@ class FilterConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError on limits that nothing, or no n-gram we count, could meet."""
-        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
-            raise ConfigError(f"filter: min_words {self.min_words} is more than max_words {self.max_words}")
+        for name in ("min_words", "max_words"):
+            if (value := getattr(self, name)) is not None and value < AUTO:
+                raise ConfigError(f"filter: {name} {value} must be 0 or more, -1 (Gopher's limit, for web pages) or null (no limit)")
+        fewest, most = self.words_of_page()
+        if fewest is not None and most is not None and fewest > most:
+            raise ConfigError(f"filter: min_words {fewest} is more than max_words {most}")
         if self.min_language_score is not None and not 0 <= self.min_language_score <= 1:
             raise ConfigError(f"filter: min_language_score {self.min_language_score} must be from 0 to 1")
+        if (self.min_share_words or 0) < 0 or (self.min_share_lines or 0) < 0:
+            raise ConfigError(
+                f"filter: min_share_words {self.min_share_words} and min_share_lines {self.min_share_lines} must be 0 or more"
+            )
+        accepted(self.languages)
         wrong = [n for n, _ in (*self.top_ngrams, *self.duplicate_ngrams) if not 1 <= n <= LONGEST]
         if wrong:
             raise ConfigError(f"filter: n-grams of {wrong[0]} words are not counted; choose n from 1 to {LONGEST}")
         for names, known, what in ((self.families, FAMILIES, "family"), (self.mask, pii.KINDS, "kind of mark to mask")):
             if strange := [name for name in names if name not in known]:
                 raise ConfigError(f"filter: there is no {what} {strange[0]!r}; choose from {', '.join(known)}")
+
+    def words_of_page(self) -> tuple[int | None, int | None]:
+        """The fewest and the most words of a document with a URL; None: no limit."""
+        return (PAGE_WORDS[0] if self.min_words == AUTO else self.min_words, PAGE_WORDS[1] if self.max_words == AUTO else self.max_words)
 
     def limit(self, name: str) -> float | None:
         """The limit of a rule: its own, else that of a family that was named."""
@@ -94,27 +117,34 @@ class FilterConfig:
 def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
     """The rules in the order in which they are asked; one without a limit is not asked at all."""
     spaced = partial(_outside, UNSPACED_LANGUAGES)
+    fewest, most = config.words_of_page()
+    words, lines = config.min_share_words or 0, config.min_share_lines or 0
     listed = [
         Rule("language_score", language_score, low=config.min_language_score),
-        Rule("min_words", rules.word_count, low=config.min_words),
-        Rule("max_words", rules.word_count, high=config.max_words),
+        Rule("min_words", rules.word_count, low=fewest, pages=config.min_words == AUTO),
+        Rule("max_words", rules.word_count, high=most, pages=config.max_words == AUTO),
         Rule("min_mean_word", rules.mean_word_length, low=config.min_mean_word, applies=spaced),
-        Rule("max_mean_word", rules.mean_word_length, high=config.max_mean_word),
-        Rule("symbol_ratio", rules.symbol_ratio, high=config.max_symbol_ratio),
-        Rule("bullet_lines", rules.bullet_lines, high=config.max_bullet_lines),
-        Rule("ellipsis_lines", rules.ellipsis_lines, high=config.max_ellipsis_lines),
+        Rule("max_mean_word", rules.mean_word_length, high=config.max_mean_word, applies=spaced),
+        Rule("symbol_ratio", rules.symbol_ratio, high=config.max_symbol_ratio, words=words),
+        Rule("bullet_lines", rules.bullet_lines, high=config.max_bullet_lines, lines=lines),
+        Rule("ellipsis_lines", rules.ellipsis_lines, high=config.max_ellipsis_lines, lines=lines),
         Rule("alphabetic_words", rules.alphabetic_words, low=config.min_alphabetic_words),
-        Rule("stop_words", rules.stop_words, low=config.min_stop_words, applies=STOP_WORDS.__contains__),
-        Rule("duplicate_lines", rules.duplicate_lines, high=config.max_duplicate_lines),
-        Rule("duplicate_line_characters", rules.duplicate_line_characters, high=config.max_duplicate_line_characters),
-        Rule("duplicate_paragraphs", rules.duplicate_paragraphs, high=config.max_duplicate_paragraphs),
-        Rule("duplicate_paragraph_characters", rules.duplicate_paragraph_characters, high=config.max_duplicate_paragraph_characters),
-        *(Rule(f"top_{n}_gram", rules.top_ngram(n), high=share) for n, share in config.top_ngrams),
-        *(Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share) for n, share in config.duplicate_ngrams),
-        Rule("terminal_lines", rules.terminal_lines, low=config.limit("min_terminal_lines")),
-        Rule("short_lines", rules.short_lines, high=config.limit("max_short_lines")),
-        Rule("repeated_line_characters", rules.repeated_line_characters, high=config.limit("max_repeated_line_characters")),
-        Rule("line_breaks", rules.line_breaks, high=config.limit("max_line_breaks"), applies=spaced),
+        Rule("stop_words", rules.stop_words, low=config.min_stop_words, applies=STOP_WORDS.__contains__, words=min(words, STOP_WORD_TEXT)),
+        Rule("duplicate_lines", rules.duplicate_lines, high=config.max_duplicate_lines, lines=lines),
+        Rule("duplicate_line_characters", rules.duplicate_line_characters, high=config.max_duplicate_line_characters, lines=lines),
+        Rule("duplicate_paragraphs", rules.duplicate_paragraphs, high=config.max_duplicate_paragraphs, lines=lines),
+        Rule(
+            "duplicate_paragraph_characters",
+            rules.duplicate_paragraph_characters,
+            high=config.max_duplicate_paragraph_characters,
+            lines=lines,
+        ),
+        *(Rule(f"top_{n}_gram", rules.top_ngram(n), high=share, words=words) for n, share in config.top_ngrams),
+        *(Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share, words=words) for n, share in config.duplicate_ngrams),
+        Rule("terminal_lines", rules.terminal_lines, low=config.limit("min_terminal_lines"), lines=lines),
+        Rule("short_lines", rules.short_lines, high=config.limit("max_short_lines"), lines=lines),
+        Rule("repeated_line_characters", rules.repeated_line_characters, high=config.limit("max_repeated_line_characters"), lines=lines),
+        Rule("line_breaks", rules.line_breaks, high=config.limit("max_line_breaks"), applies=spaced, lines=lines),
         Rule("lorem_ipsum", rules.lorem_ipsum, high=config.limit("max_lorem_ipsum")),
         Rule("curly_brackets", rules.curly_brackets, high=config.limit("max_curly_brackets")),
         Rule("sentences", rules.sentences, low=config.limit("min_sentences")),
@@ -129,9 +159,10 @@ def language_score(batch: Batch) -> rules.Values:
 
 
 def judge(config: FilterConfig, texts: pa.Array, languages: list[str]) -> tuple[list[str], np.ndarray]:
-    """For each text the first rule it breaks, "" for none, and the value. Language is asked first: it costs least."""
-    names = ["language" if config.languages and code not in config.languages else "" for code in languages]
-    return _judged(config, texts, languages, names, np.full(len(names), np.nan))
+    """For each web page's text the first rule it breaks, "" for none, and the value. Language is asked first: it costs least."""
+    wanted = accepted(config.languages)
+    names = ["language" if wanted and code not in wanted else "" for code in languages]
+    return _judged(config, texts, languages, names, np.full(len(names), np.nan), np.ones(len(names), np.bool_))
 
 
 def addressed(config: FilterConfig, documents: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -154,13 +185,15 @@ def keep_good(config: FilterConfig, documents: pa.Table) -> shards.Made:
     """The table split into what is kept and what is rejected, the language filled in where it was not known."""
     languages = [known or detect(text or "") for known, text in zip(documents["language"].to_pylist(), _texts(documents), strict=True)]
     names, values = addressed(config, documents)
+    wanted = accepted(config.languages)
     for row, code in enumerate(languages):
-        if not names[row] and config.languages and code not in config.languages:
+        if not names[row] and wanted and code not in wanted:
             names[row] = "language"
     cleaned, done = _cleaned(config, documents), 0
+    pages = np.array([bool(url) for url in documents["url"].to_pylist()], np.bool_)
     for batch in words.batches(cleaned["text"]):
         part = slice(done, done + len(batch))
-        names[part], values[part] = _judged(config, batch, languages[part], names[part], values[part])
+        names[part], values[part] = _judged(config, batch, languages[part], names[part], values[part], pages[part])
         done = part.stop
     column = documents.column_names.index("language")
     documents, cleaned = (t.set_column(column, "language", pa.array(languages, pa.string())) for t in (documents, cleaned))
@@ -205,12 +238,14 @@ def _with_texts(documents: pa.Table, texts: list[str]) -> pa.Table:
 
 
 def _judged(
-    config: FilterConfig, texts: pa.Array, languages: list[str], names: list[str], values: np.ndarray
+    config: FilterConfig, texts: pa.Array, languages: list[str], names: list[str], values: np.ndarray, pages: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
     """The names and values, those of texts without a name filled in by the rules; the others are not looked at."""
     names, values = list(names), values.copy()
     stay = np.flatnonzero([not name for name in names])
-    broken, measured = rules.first_broken(Batch(texts.take(pa.array(stay)), [languages[row] for row in stay]), rules_of(config))
+    broken, measured = rules.first_broken(
+        Batch(texts.take(pa.array(stay)), [languages[row] for row in stay], pages[stay]), rules_of(config)
+    )
     for place, row in enumerate(stay):
         names[row], values[row] = broken[place], measured[place]
     return names, values
@@ -239,4 +274,4 @@ def _outside(languages: frozenset[str], code: str) -> bool:
     return code not in languages
 
 
-FILTER = Stage(name="filter", version=2, work=work, shardwise=Shardwise("documents"))
+FILTER = Stage(name="filter", version=3, work=work, shardwise=Shardwise("documents"))

@@ -24,6 +24,7 @@ from resiliparse.parse.lang import detect_fast
 NEAR = 400
 FAST_CHARACTERS = 4000
 SLOW_CHARACTERS = 2000
+UNSURE = frozenset({"unknown", "no"})  # it has one profile for Bokmål and Nynorsk
 UNKNOWN = "und"  # ISO 639-2 for undetermined
 
 
@@ -31,7 +32,7 @@ def detect(text: str) -> str:
     """The ISO 639-1 code (a longer one where there is none); "und" for a text without a letter."""
     start = text[:FAST_CHARACTERS].lower()  # capitals are foreign to the profiles: a speech in capitals was taken for Chinese
     code, distance = detect_fast(start, cutoff=NEAR)
-    if code != "unknown" and distance <= NEAR:
+    if code not in UNSURE and distance <= NEAR:
         return str(code)
     if not any(map(str.isalpha, start)):
         return UNKNOWN

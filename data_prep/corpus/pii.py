@@ -26,18 +26,32 @@ _ADDRESS = re.compile(
 )
 _PORT = re.compile(r":\d{2,5}\b|/\d{1,2}\b")
 _SEPARATED = r"[ .\-\u00a0\u2011]"
+_BEFORE, _AFTER = r"(?<![^\W\uac00-\ud7a3])(?<![.+/=#$€£-])", r"(?![^\W\uac00-\ud7a3]|/|[.\-]\d)"  # Korean particles follow at once
 _PHONE = re.compile(
-    r"(?<![\w.+/=#$€£-])(?:"
-    rf"\+[1-9]\d{{0,2}}(?:{_SEPARATED}?\(\d{{1,4}}\)|{_SEPARATED}?\d){{7,14}}"  # ITU E.164, with a plus
+    rf"{_BEFORE}(?:"
+    rf"(?:\+|00)[1-9]\d{{0,2}}(?:{_SEPARATED}?\(\d{{1,4}}\)|{_SEPARATED}?\d){{7,14}}"  # ITU E.164, with a plus or 00
     rf"|(?:1{_SEPARATED})?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .\-])[2-9]\d\d[.\- ]\d{{4}}"  # North America
-    r"|0\d{1,2}-\d{3,4}-\d{4}"  # Korea
-    r")(?![\w/]|[.\-]\d)"
+    r"|\(?0(?:2|[3-6][1-5]|70|50\d|80|1[016-9])(?:\) ?|[ .\-])\d{3,4}[ .\-]\d{4}"  # Korea: area, internet, free, mobile
+    r"|01[016-9]\d{7,8}"  # a Korean mobile number in one piece
+    r"|1[5689]\d\d-\d{4}"  # Korean service numbers
+    rf"|01[5-7]\d(?:{_SEPARATED}?/?{_SEPARATED}?\d){{7,8}}"  # German mobile
+    rf"|\(?0[2-9]\d{{1,3}}\)?(?: ?/ ?|-| - )[1-9]\d(?:{_SEPARATED}?\d){{3,7}}"  # German area code, a slash or hyphen
+    rf"){_AFTER}"
+)
+_LABELS = (
+    r"tel|telefon|telefonnummer|phone|telephone|téléphone|fax|mobile|mobil|cell|call|handy|rufnummer|hotline"
+    r"|전화|전화번호|휴대폰|핸드폰|연락처|문의|팩스|대표번호|☎|☏|✆"
 )
 _CALLED = re.compile(
-    r"((?:\b(?:tel|phone|telephone|telefon|téléphone|fax|mobile|cell|call)|전화|휴대폰|팩스)\.?(?: ?(?:number|no\.?|us at))?[:\s]{1,3})"
-    rf"(\(?0?\d(?:{_SEPARATED}?[()/]?{_SEPARATED}?\d){{6,14}})(?![\w/]|[.\-]\d)",
+    rf"((?:(?:\b|(?<=[\uac00-\ud7a3]))(?:{_LABELS}))\.?(?: ?(?:number|nummer|no\.?|nr\.?|us at))?[:\s]{{0,3}}(?<![^\W\uac00-\ud7a3]))"
+    rf"(\(?0?\d(?:{_SEPARATED}?[()/]?{_SEPARATED}?\d){{6,14}}){_AFTER}",
     re.IGNORECASE,
 )
+_GROUPS = re.compile(r"\d+")
+_YEARS = re.compile(r"(\d{4})-(\d{4})")
+_NUMBER_BEFORE, _NUMBER_AFTER = re.compile(r"\d[,;]?[ \t]+$"), re.compile(r"[,;]?[ \t]+\d")
+LAST_YEAR = 2100
+_LIST_CHARACTERS = frozenset("0123456789 ")  # nothing but blanks between digits: a list of numbers looks the same
 _DATE = re.compile(r"(?:19|20)\d\d[.\- ](?:0?[1-9]|1[0-2])[.\- ]\d")
 
 
@@ -101,10 +115,24 @@ def _is_public(address: str) -> bool:
 
 
 def _phone(found: re.Match[str]) -> str | None:
-    digits = sum(map(str.isdigit, found[0]))
-    return PHONE if 8 <= digits <= 15 and len(set(filter(str.isdigit, found[0]))) > 1 else None
+    return PHONE if _is_phone(found[0], found) else None
 
 
 def _called(found: re.Match[str]) -> str | None:
-    digits = sum(map(str.isdigit, found[2]))
-    return found[1] + PHONE if 7 <= digits <= 15 and not _DATE.match(found[2]) and found[2] != PHONE else None
+    return found[1] + PHONE if _is_phone(found[2], found) and not _DATE.match(found[2]) and found[2] != PHONE else None
+
+
+def _is_phone(number: str, found: re.Match[str]) -> bool:
+    """Whether digits of a telephone's shape are one: not one digit again and again, single digits, years, or part of a list of numbers."""
+    groups = _GROUPS.findall(number)
+    digits = "".join(groups)
+    if not 7 <= len(digits) <= 15 or len(set(digits)) < 2:
+        return False
+    if len(groups) > 4 and sum(len(group) == 1 for group in groups) > len(groups) // 2:
+        return False
+    if (years := _YEARS.fullmatch(number)) and int(years[1]) <= int(years[2]) < LAST_YEAR:
+        return False
+    if not set(number) <= _LIST_CHARACTERS:
+        return True
+    before, after = found.string[max(0, found.start() - 8) : found.start()], found.string[found.end() : found.end() + 8]
+    return not (_NUMBER_BEFORE.search(before) or _NUMBER_AFTER.match(after))

@@ -35,15 +35,17 @@ ELLIPSES = c4.ELLIPSES
 TERMINAL = c4.SENTENCE_ENDS | frozenset('"”…')  # C4's marks, those of other scripts, and the ellipsis
 EDGES = "".join(sorted(c4.ENDS)) + ",;:()[]{}<>«»“„‘‚…–—-*_/،؛、，；：（）「」"  # stripped from a word that may be a stop word
 SHORT_LINE = 30  # characters: up to so many in FineWeb's code, fewer in its paper
+_MARK = re.compile(r"[.,;:!?'\"`()~…–—-]+|-lrb-|-rrb-|@[-.,]@", re.IGNORECASE)
 _SPOKEN = re.compile(r"[^\W_]")
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my", "ko"})  # a word is short here: no lower limit on its length
 
 
 class Batch:
-    """Some documents, looked at once: their words and lines are shared by all rules."""
+    """Some documents, looked at once: their words and lines are shared by all rules. pages: which are web pages; None: all."""
 
-    def __init__(self, texts: pa.Array, languages: list[str]) -> None:
-        self.words: Words = split(texts)
+    def __init__(self, texts: pa.Array, languages: list[str], pages: Flags | None = None) -> None:
+        self.pages = pages
+        self.words: Words = split(texts, hangul_runs=False)
         self.languages = languages
         self._rows = [[line.strip() for line in (text or "").split("\n")] for text in texts.to_pylist()]
         self.texts: list[str] = ["\n".join(rows).strip("\n") for rows in self._rows]
@@ -81,6 +83,13 @@ class Batch:
         return flags
 
     @cached_property
+    def marks(self) -> Flags:
+        """For each position whether its word is a mark of a sentence alone, as in text that was tokenized (" , ", " @-@ ")."""
+        known = np.fromiter((_MARK.fullmatch(word) is not None for word in self.words.vocabulary), np.bool_, len(self.words.vocabulary))
+        flags: Flags = known[self.words.ids]
+        return flags
+
+    @cached_property
     def repeats(self) -> list[ngrams.Repeats]:
         """Repeated n-grams for n = 1 ... LONGEST, at index n - 1."""
         return list(ngrams.repeats(self.words, LONGEST))
@@ -88,13 +97,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rule:
-    """Documents whose value lies below low or above high are rejected; a limit of None is no limit."""
+    """Documents whose value lies below low or above high are rejected; a limit of None is no limit.
+
+    words, lines: a document with fewer is not measured by this rule: a share of so few says nothing. pages: for web pages alone.
+    """
 
     name: str
     measure: Callable[[Batch], Values]
     low: float | None = None
     high: float | None = None
     applies: Callable[[str], bool] = lambda language: True
+    words: int = 0
+    lines: int = 0
+    pages: bool = False
 
     def broken(self, batch: Batch) -> tuple[NDArray[np.bool_], Values]:
         values = self.measure(batch)
@@ -103,6 +118,12 @@ class Rule:
             bad |= values < self.low
         if self.high is not None:
             bad |= values > self.high
+        if self.pages and batch.pages is not None:
+            bad &= batch.pages
+        if self.words:
+            bad &= word_count(batch) >= self.words
+        if self.lines:
+            bad &= np.fromiter(map(len, batch.lines), np.int64, len(values)) >= self.lines
         return bad & np.fromiter(map(self.applies, batch.languages), np.bool_, len(values)), values
 
 
@@ -145,8 +166,8 @@ def short_lines(batch: Batch) -> Values:
 
 
 def alphabetic_words(batch: Batch) -> Values:
-    """Gopher A.1.1: at least 80% of the words hold a letter."""
-    return batch.words.sums(batch.words.alphabetic[batch.words.ids]) / batch.all_words
+    """Gopher A.1.1: at least 80% of the words hold a letter. A sentence mark that tokenized text has set apart is no word here."""
+    return batch.words.sums(batch.words.alphabetic[batch.words.ids]) / np.maximum(batch.all_words - batch.words.sums(batch.marks), 1)
 
 
 def stop_words(batch: Batch) -> Values:
@@ -220,7 +241,7 @@ def sentences(batch: Batch) -> Values:
 
 def listed_words(listed: frozenset[str]) -> Callable[[Batch], Values]:
     """C4 2.2: words of a list of the user's; one is too many. Entries of several words, or of a script without spaces, count once."""
-    singles = frozenset(entry for entry in listed if bare(entry) == entry and spaced(entry) == entry)
+    singles = frozenset(entry for entry in listed if bare(entry) == entry and spaced(entry, hangul_runs=False) == entry)
     phrases = sorted(listed - singles)
 
     def measure(batch: Batch) -> Values:

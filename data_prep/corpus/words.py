@@ -1,7 +1,8 @@
 """Words of many documents at once: split once, numbered, and shared by every rule and by MinHash.
 
-A word is what stands between white space. Scripts that are written without spaces (Han, kana, Thai, Lao, Khmer, Burmese)
-give one word a character, and so does a run of Hangul too long to be one word, as in Korean typed without spaces.
+A word is what stands between white space. Scripts that are written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) give one word
+per character. Korean has words as written (eojeol), however long; for MinHash alone a run of Hangul too long to be one word, as in Korean
+typed without spaces, gives one word per syllable, so that such texts have shingles to compare.
 All work on characters is done once for each *different* word of a batch; everything by position is numpy.
 """
 
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 BATCH_BYTES = 8 << 20  # of text: some 60 MB of arrays
 HANGUL_RUN = 13  # longer than any ordinary Korean word with its particles
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
-_CROWDED = re.compile(f"[{UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
+_CROWDED = re.compile(f"[{UNSPACED}]")
+_CROWDED_OR_RUN = re.compile(f"[{UNSPACED}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}")
 _RARE_SPACES = "\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _NEEDS_PYTHON = f"[{UNSPACED}{_RARE_SPACES}]|[\uac00-\ud7a3]{{{HANGUL_RUN},}}"
 _NOT_LETTERS = re.compile(r"[\W_]+")
@@ -100,14 +102,14 @@ def bare(word: str) -> str:
     return word.lower() if word.isalnum() else _NOT_LETTERS.sub("", word.lower())
 
 
-def spaced(text: str) -> str:
-    """The text with spaces around every character that is a word by itself."""
-    return _CROWDED.sub(lambda run: " " + " ".join(run[0]) + " ", text)
+def spaced(text: str, hangul_runs: bool = True) -> str:
+    """The text with spaces around every character that is a word by itself; hangul_runs: those of long runs of Hangul too."""
+    return (_CROWDED_OR_RUN if hangul_runs else _CROWDED).sub(lambda run: " " + " ".join(run[0]) + " ", text)
 
 
-def split(texts: pa.Array) -> Words:
-    """Split every text of one Arrow string array; a null counts as an empty text."""
-    texts = _with_spaces(pc.fill_null(texts, ""))
+def split(texts: pa.Array, hangul_runs: bool = True) -> Words:
+    """Split every text of one Arrow string array; a null counts as an empty text. hangul_runs: long runs of Hangul by syllable."""
+    texts = _with_spaces(pc.fill_null(texts, ""), hangul_runs)
     # Not utf8_split_whitespace: it reads a character past the end of its buffer, and what lies there decides (pyarrow 26.0.1).
     lists = pc.ascii_split_whitespace(texts)
     coded = lists.flatten().dictionary_encode()
@@ -117,9 +119,9 @@ def split(texts: pa.Array) -> Words:
     return _without_empty(ids, starts, vocabulary)
 
 
-def split_texts(texts: Sequence[str]) -> Words:
+def split_texts(texts: Sequence[str], hangul_runs: bool = True) -> Words:
     """As split, of Python strings."""
-    return split(pa.array(texts, pa.string()))
+    return split(pa.array(texts, pa.string()), hangul_runs)
 
 
 def batches(texts: pa.ChunkedArray, limit: int = BATCH_BYTES) -> Iterator[pa.Array]:
@@ -136,13 +138,13 @@ def batches(texts: pa.ChunkedArray, limit: int = BATCH_BYTES) -> Iterator[pa.Arr
             start = stop
 
 
-def _with_spaces(texts: pa.Array) -> pa.Array:
+def _with_spaces(texts: pa.Array, hangul_runs: bool) -> pa.Array:
     """Every space an ASCII one. RE2 finds the few texts that need Python's slower look."""
     special = pc.match_substring_regex(texts, _NEEDS_PYTHON)
     if not pc.any(special).as_py():
         return texts
     pairs = zip(texts.to_pylist(), special.to_pylist(), strict=True)
-    return pa.array([" ".join(spaced(text).split()) if needs else text for text, needs in pairs], pa.string())
+    return pa.array([" ".join(spaced(text, hangul_runs).split()) if needs else text for text, needs in pairs], pa.string())
 
 
 def _without_empty(ids: Ints, starts: Ints, vocabulary: list[str]) -> Words:

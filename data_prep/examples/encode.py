@@ -203,4 +203,4 @@ def _count(side: pa.Table, per_document: _Lengths) -> Counts:
     }
 
 
-ENCODE = Stage(name="encode", version=2, work=work, shardwise=Shardwise("documents"))
+ENCODE = Stage(name="encode", version=3, work=work, shardwise=Shardwise("documents"))

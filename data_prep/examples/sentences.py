@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 
 LINE = re.compile(r"(?<=\n)")
+# letters of scripts that are written without spaces, and the marks that end their sentences
+UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
+FULL_STOPS = "。！？｡．"
+CLOSING = re.compile(r"[\"'”’»›)\]]+(?=\s|$)|[」』）】〉》]+")
 UNKNOWN_LANGUAGE = "en"  # its rules know . ! ? and the full stops of other scripts
 
 
@@ -37,7 +41,33 @@ def _segment(paragraph: str, language: str) -> list[str]:
     from sentencex import segment  # here, not above: a machine that only trains does without
 
     pieces = list(segment(language, paragraph))
-    return pieces if "".join(pieces) == paragraph else [paragraph]  # a rule that rewrites text may not cut it
+    if "".join(pieces) != paragraph:  # a rule that rewrites text may not split it
+        return [paragraph]
+    return _between_words(pieces)
+
+
+def _between_words(pieces: list[str]) -> list[str]:
+    """Sentences end between words alone: at white space, or next to a character of a script without spaces.
+
+    A boundary inside a word (`영화..당시엔`, `good.Next`) would give its parts other ids than the whole text has. Closing quotes and
+    brackets at the head of a piece belong to the sentence before.
+    """
+    sentences: list[str] = []
+    for piece in pieces:
+        closing = CLOSING.match(piece) if sentences else None
+        rest = piece[closing.end() :] if closing else piece
+        if closing:
+            sentences[-1] += closing[0]
+        if rest and sentences and not _may_divide(sentences[-1][-1], rest[0]):
+            sentences[-1] += rest
+        elif rest:
+            sentences.append(rest)
+    return sentences
+
+
+def _may_divide(last: str, first: str) -> bool:
+    """Whether a sentence may end between these two characters."""
+    return last.isspace() or first.isspace() or last in FULL_STOPS or bool(UNSPACED.match(first))
 
 
 def _space_first(pieces: list[str]) -> list[str]:

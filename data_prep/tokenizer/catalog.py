@@ -48,14 +48,16 @@ class Trainer(Protocol):
     def __call__(self, texts: Sequence[str], folder: Path, vocab: int, lowercase: bool) -> Meta: ...
 
 
-def trainer(kind: str, min_frequency: int, alphabet: int, coverage: float, specials: str = "gpt") -> Trainer:
+def trainer(
+    kind: str, min_frequency: int, alphabet: int, coverage: float, specials: str = "gpt", strip_accents: bool | None = None
+) -> Trainer:
     """The training function of a kind, with the settings that only some kinds have."""
     from data_prep.tokenizer import bpe_eow, byte_bpe, sentencepiece, wordpiece
 
     made: dict[str, Trainer] = {
         "byte_bpe": partial(byte_bpe.train, min_frequency=min_frequency, specials=specials),
         "bpe_eow": partial(bpe_eow.train, min_frequency=min_frequency, alphabet=alphabet),
-        "wordpiece": partial(wordpiece.train, min_frequency=min_frequency, alphabet=alphabet),
+        "wordpiece": partial(wordpiece.train, min_frequency=min_frequency, alphabet=alphabet, strip_accents=strip_accents),
         "sentencepiece_bpe": partial(sentencepiece.train, model="bpe", coverage=coverage),
         "sentencepiece_unigram": partial(sentencepiece.train, model="unigram", coverage=coverage),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,8 @@ class TokenizerConfig:
 
     kind: str = "byte_bpe"  # or "import": the published vocabulary of `files`
     vocab: int = 8192  # at most; a small corpus may reach less, which is recorded
-    lowercase: bool = False  # WordPiece strips accents too, as BERT does
+    lowercase: bool = False  # WordPiece strips accents too, as BERT does, unless strip_accents says otherwise
+    strip_accents: bool | None = None  # wordpiece; None: as lowercase, but never where filter.languages names Korean
     sample_bytes: int = 60_000_000  # of text; documents are chosen by the hash of their id
     min_frequency: int = 2  # byte_bpe, bpe_eow, wordpiece: a pair seen less often is not merged
     alphabet: int = 1000  # bpe_eow, wordpiece: letters kept at most
@@ -46,6 +48,8 @@ class TokenizerConfig:
             raise ConfigError(f"tokenizer.kind {self.kind!r} is none of {', '.join(LOADERS)}, {published.KIND}")
         if self.specials not in byte_bpe.SETS:
             raise ConfigError(f"tokenizer.specials {self.specials!r} is none of {', '.join(byte_bpe.SETS)}")
+        if self.strip_accents is not None and self.kind != "wordpiece":
+            raise ConfigError(f"tokenizer.strip_accents is for kind 'wordpiece'; this is {self.kind!r}")
         if (self.kind == published.KIND) != bool(self.files):
             raise ConfigError(f"tokenizer.files belong to kind {published.KIND!r}, and it needs them; this is {self.kind!r}")
         object.__setattr__(self, "files", tuple(_source(file) for file in self.files))
@@ -55,6 +59,13 @@ class TokenizerConfig:
             raise ConfigError(f"tokenizer: vocab {self.vocab}, sample_bytes {self.sample_bytes} and alphabet {self.alphabet} are too small")
         if not 0.9 <= self.coverage <= 1:
             raise ConfigError(f"tokenizer.coverage {self.coverage} is not within 0.9 and 1")
+
+
+def for_languages(config: TokenizerConfig, languages: Collection[str]) -> TokenizerConfig:
+    """The same, with Hangul syllables left whole by a WordPiece tokenizer of a corpus that has Korean among its languages."""
+    if config.kind == "wordpiece" and config.strip_accents is None and "ko" in languages:
+        return replace(config, strip_accents=False)
+    return config
 
 
 def _source(file: SourceFile | str) -> SourceFile:
@@ -108,7 +119,7 @@ def make(config: TokenizerConfig, out: Path, counted: Counts, paths: list[Path])
 
 def learn(config: TokenizerConfig, texts: list[str], folder: Path) -> Meta:
     """A vocabulary of these texts."""
-    train = trainer(config.kind, config.min_frequency, config.alphabet, config.coverage, config.specials)
+    train = trainer(config.kind, config.min_frequency, config.alphabet, config.coverage, config.specials, config.strip_accents)
     return train(texts, folder, vocab=config.vocab, lowercase=config.lowercase)
 
 
@@ -200,4 +211,4 @@ def measure(folder: Path, texts: list[str]) -> Counts:
     }
 
 
-TOKENIZER = Stage(name="tokenizer", version=2, work=work)
+TOKENIZER = Stage(name="tokenizer", version=3, work=work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +12,31 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from data_prep.tokenizer.base import JSON, Meta, digests, identity, ordered, save_meta
 from data_prep.tokenizer.hub import HubTokenizer, save_hub
 from infra.errors import ConfigError
+from infra.log import event
 
 NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # ids 0-4
+HANGUL = re.compile("[\uac00-\ud7a3]")
+HANGUL_SHARE = 0.01  # of a sample's documents, from which on Korean is part of the corpus
 LONGEST_WORD = 100  # letters; a longer word is unknown, as in BERT
 
 
-def train(texts: Sequence[str], folder: Path, vocab: int, lowercase: bool = True, min_frequency: int = 2, alphabet: int = 1000) -> Meta:
-    """alphabet: how many letters at most, the most frequent; words with other letters are unknown.
+def train(
+    texts: Sequence[str],
+    folder: Path,
+    vocab: int,
+    lowercase: bool = True,
+    min_frequency: int = 2,
+    alphabet: int = 1000,
+    strip_accents: bool | None = None,
+) -> Meta:
+    """alphabet: how many letters at most, the most frequent; words with other letters are unknown. strip_accents: None: when it
+    lower-cases, as BERT does; this also takes Hangul syllables apart into letters (jamo), which a warning says.
 
     The library numbers "##x" in the order of a hash map, which differs from run to run and decides between merges of
     equal count. So letters and their continuations are counted here and numbered first, in a fixed order.
     """
-    engine = _blank(lowercase)
+    engine = _blank(lowercase, strip_accents)
+    _warn_of_jamo(texts, lowercase, strip_accents)
     letters, inner, _ = count_letters(engine, texts, alphabet)
     first = [*NAMES.values(), *(f"##{letter}" for letter in inner)]
     check_size(vocab, len(first) + len(letters))
@@ -35,12 +49,22 @@ def train(texts: Sequence[str], folder: Path, vocab: int, lowercase: bool = True
         show_progress=False,
     )
     engine.train_from_iterator(texts, trainer, length=len(texts))
-    return _save(ordered(engine.get_vocab()), folder, lowercase)
+    return _save(ordered(engine.get_vocab()), folder, lowercase, strip_accents)
 
 
-def _blank(lowercase: bool) -> Tokenizer:
+def _warn_of_jamo(texts: Sequence[str], lowercase: bool, strip_accents: bool | None) -> None:
+    stripped = lowercase if strip_accents is None else strip_accents
+    if stripped and (share := sum(1 for text in texts if HANGUL.search(text)) / max(1, len(texts))) > HANGUL_SHARE:
+        event(
+            "warning",
+            message=f"wordpiece: {share:.0%} of the sample's documents hold Hangul, whose syllables are taken apart into jamo, as BERT's "
+            "accent stripping does; set the tokenizer's `strip_accents: false` (KoELECTRA and KLUE do) or `lowercase: false`",
+        )
+
+
+def _blank(lowercase: bool, strip_accents: bool | None = None) -> Tokenizer:
     engine = Tokenizer(models.WordPiece(unk_token=NAMES["unk"], max_input_chars_per_word=LONGEST_WORD))
-    engine.normalizer = normalizers.BertNormalizer(lowercase=lowercase)  # strips accents when it lower-cases, as BERT does
+    engine.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)  # None: when it lower-cases
     engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     engine.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     return engine
@@ -80,19 +104,24 @@ def adopt(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
     return _save(pieces, folder, lowercase)
 
 
-def _save(pieces: list[str], folder: Path, lowercase: bool) -> Meta:
+def _save(pieces: list[str], folder: Path, lowercase: bool, strip_accents: bool | None = None) -> Meta:
     """A fresh engine around the vocabulary: the trained one would treat every continuation as a special."""
-    engine = _blank(lowercase)
+    engine = _blank(lowercase, strip_accents)
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     engine.model = models.WordPiece(vocab=vocabulary, unk_token=NAMES["unk"], max_input_chars_per_word=LONGEST_WORD)
     engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in NAMES.values()])
     specials = {role: vocabulary[name] for role, name in NAMES.items()}
     engine.post_processor = around(NAMES["cls"], NAMES["sep"], vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
-    extra = {"do_lower_case": lowercase, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    extra = {
+        "do_lower_case": lowercase,
+        "strip_accents": strip_accents,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    }
     save_hub(folder, engine, NAMES, extra)
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    known = identity("wordpiece", pieces, {"lowercase": lowercase, "bert": True}, specials)
+    rules = {"lowercase": lowercase, "bert": True} | ({} if strip_accents is None else {"strip_accents": strip_accents})
+    known = identity("wordpiece", pieces, rules, specials)
     meta = Meta("wordpiece", len(pieces), specials, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta

@@ -90,7 +90,7 @@ def our_decisions(texts: list[str]) -> Decisions:
     from data_prep.corpus import filter as filtering
     from data_prep.corpus.rules import Batch
 
-    config = filtering.FilterConfig(families=("c4", "fineweb"))
+    config = filtering.FilterConfig(families=("c4", "fineweb"), min_share_words=0, min_share_lines=0)
     english = ["en"] * len(texts)
     cleaned = [c4.clean(text) for text in texts]
     raw, clean = Batch(pa.array(texts, pa.string()), english), Batch(pa.array(cleaned, pa.string()), english)
@@ -110,8 +110,8 @@ def our_speed(texts: list[str]) -> dict[str, Callable[[], object]]:
 
     rows = [{**dict.fromkeys(schemas.DOCUMENTS.names, ""), "id": str(n), "text": text, "karma": None} for n, text in enumerate(texts)]
     table = pa.Table.from_pylist(rows, schema=schemas.DOCUMENTS)
-    four = filtering.FilterConfig(families=("c4", "fineweb"))
-    gopher = filtering.FilterConfig(languages=())
+    four = filtering.FilterConfig(families=("c4", "fineweb"), min_share_words=0, min_share_lines=0)
+    gopher = filtering.FilterConfig(languages=(), min_share_words=0, min_share_lines=0)
     known = table.set_column(5, "language", pa.array(["en"] * len(texts)))
     return {
         "four families and language": lambda: filtering.keep_good(four, table),

@@ -14,6 +14,7 @@ import regex
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from data_prep import schemas
 from data_prep.corpus import c4, rules
 from data_prep.corpus import filter as filtering
 from data_prep.corpus.charset import normal
@@ -21,11 +22,13 @@ from data_prep.corpus.filter import FAMILIES, FilterConfig
 from data_prep.corpus.rules import Batch, Rule
 from data_prep.corpus.stop_words import STOP_WORDS
 from infra.artifact import SourceFile
+from infra.errors import ConfigError
 from tests.data_prep.corpus.golden_rules import WHOLE, near_limits
 
 LIST = (SourceFile.of(__file__),)
 ALL = FilterConfig(families=("c4", "fineweb"), min_language_score=0.5, bad_words=LIST)
-RULES = {rule.name: rule for rule in filtering.rules_of(FilterConfig(families=("c4", "fineweb")))}
+AS_PUBLISHED = FilterConfig(families=("c4", "fineweb"), min_share_words=0, min_share_lines=0)
+RULES = {rule.name: rule for rule in filtering.rules_of(AS_PUBLISHED)}
 CLEANED = ("lorem_ipsum", "curly_brackets", "sentences")  # C4 asks these of what is left of a page
 GUIDE = Path(__file__).parents[3] / "docs/guides/filters.md"
 
@@ -94,7 +97,9 @@ def test_words_are_those_counted_one_by_one(texts: list[str]) -> None:
         spoken = [word for word in words if any(map(str.isalnum, word))]
         assert rules.word_count(batch)[row] == len(spoken)
         np.testing.assert_allclose(rules.mean_word_length(batch)[row], sum(map(len, spoken)) / len(spoken) if spoken else np.nan)
-        assert rules.alphabetic_words(batch)[row] == pytest.approx(sum(any(map(str.isalpha, w)) for w in words) / max(1, len(words)))
+        assert rules.alphabetic_words(batch)[row] == pytest.approx(
+            sum(any(map(str.isalpha, w)) for w in words) / max(1, sum(not re.fullmatch("[.,…]+", w) for w in words))
+        )
         assert rules.symbol_ratio(batch)[row] == pytest.approx(
             max(text.count("#"), text.count("…") + text.count("...")) / max(1, len(words))
         )
@@ -122,6 +127,74 @@ def test_every_language_with_stop_words_has_them_in_its_declaration_of_human_rig
     strange = rules.stop_words(Batch(pa.array([texts["eng"]]), ["de"]))
     assert strange[0] < 4  # "in", "die", "von" are no proof of German alone, but a text of another language has few
     assert np.isnan(rules.stop_words(Batch(pa.array([texts["kor"]]), ["ko"]))[0])
+
+
+# ---- texts that the published rules were not made for ------------------------------------------------------------------
+
+
+def removed(text: str, config: FilterConfig, language: str = "ko") -> str:
+    return filtering.judge(config, pa.array([text]), [language])[0][0]
+
+
+def test_korean_has_words_as_written() -> None:
+    """An eojeol is a word, however long: neither one per syllable nor none at all."""
+    spaced_text = "어제 본 영화는 정말 재미있었고 배우들의 연기도 훌륭했다"
+    texts = [spaced_text, spaced_text.replace(" ", ""), "漢字 かな", "한글과 漢字"]
+    assert rules.word_count(Batch(pa.array(texts), ["ko"] * 4)).tolist() == [8, 1, 4, 3]
+
+
+SHORT = FilterConfig(languages=(), min_words=None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["정말 재미있어요...", "최고! 최고!", "굿굿굿굿굿굿굿굿굿굿굿굿굿굿굿굿", "ㅋㅋㅋ 역시 #최고의 영화", "또 보고 싶다 또 보고 싶다"],
+)
+def test_short_texts_are_not_judged_by_shares_of_few_words(text: str) -> None:
+    assert removed(text, SHORT) == ""
+
+
+@pytest.mark.parametrize(("words", "name"), [(40, ""), (120, "top_2_gram")])
+def test_repetition_is_judged_where_there_is_enough_text(words: int, name: str) -> None:
+    assert removed(" ".join(["so good"] * (words // 2)), FilterConfig(min_words=None, min_stop_words=None), "en") == name
+    published = FilterConfig(languages=(), min_words=None, min_share_words=0, min_stop_words=None)
+    assert removed(" ".join(["so good"] * (words // 2)), published, "en") == "top_2_gram"
+
+
+@pytest.mark.parametrize(("lines", "name"), [(4, ""), (5, "ellipsis_lines")])
+def test_lines_are_compared_where_there_are_enough(lines: int, name: str) -> None:
+    text = "\n".join(f"the {word} and the {word[::-1]} of it ..." for word in ("miller", "river", "wheel", "stone", "grain")[:lines])
+    assert removed(text, FilterConfig(min_words=None, max_symbol_ratio=None), "en") == name
+
+
+def test_gophers_length_limits_are_for_web_pages() -> None:
+    def left(url: str, **limits: int | None) -> int:
+        table = pa.table({"url": [url], "host": [""], "text": ["the cat and the dog"], "language": ["en"], "id": ["a"], "title": [""]})
+        table = table.append_column("date", pa.array([""])).append_column("charset", pa.array([""]))
+        table = table.append_column("karma", pa.array([None], pa.int64())).append_column("source", pa.array(["x:1"]))
+        return filtering.keep_good(FilterConfig(**limits), table.select(schemas.DOCUMENTS.names).cast(schemas.DOCUMENTS)).counts["kept"]
+
+    assert [left("http://a.test/"), left(""), left("", min_words=6), left("", min_words=5), left("http://a.test/", min_words=None)] == [
+        0,
+        1,
+        0,
+        1,
+        1,
+    ]
+    with pytest.raises(ConfigError, match="min_words -2"):
+        FilterConfig(min_words=-2)
+    with pytest.raises(ConfigError, match="min_words 200000 is more than max_words 100000"):
+        FilterConfig(min_words=200_000)
+
+
+def test_tokenized_text_is_judged_by_its_words() -> None:
+    """WikiText sets marks apart: ` , `, ` @-@ `. Bars, digits and stars are no words and count as before."""
+    prose = "The mill , which a well @-@ known miller built , stood by the river . It was , he said , the first one ."
+    assert removed(prose, FilterConfig(min_words=None), "en") == ""
+    assert removed("mill | river | stone | 1702 | 1703 | 1704 | wheel", FilterConfig(min_words=None), "en") == "alphabetic_words"
+
+
+# ---- the guide -----------------------------------------------------------------------------------------------------------
 
 
 def table() -> list[tuple[str, str, str, str]]:

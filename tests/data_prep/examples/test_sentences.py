@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,51 @@ def test_white_space_belongs_to_what_follows(text: str) -> None:
         ("ko", "값은 3.14이다. 끝", ["값은 3.14이다.", " 끝"]),
         ("ja", "これは本です。それは？はい。", ["これは本です。", "それは？", "はい。"]),
         ("de", "Das ist z. B. gut. Ja.", ["Das ist z. B. gut.", " Ja."]),
+        ("ko", "영화..당시엔 최고였다. 지금은?", ["영화..당시엔 최고였다.", " 지금은?"]),
+        ("ko", "재미있다!그런데 길다. 끝.", ["재미있다!그런데 길다.", " 끝."]),
+        ("ko", "“좋았다.” 그는 웃었다. '그래.'라고 했다.", ["“좋았다.”", " 그는 웃었다.", " '그래.'라고 했다."]),
+        ("en", "It was good.Next it rained. Then not.", ["It was good.Next it rained.", " Then not."]),
+        ("en", "“It works.” It does. He said “yes.” Then no.", ["“It works.”", " It does.", " He said “yes.”", " Then no."]),
+        ("ja", "彼は来た。「行く。」それだけ。", ["彼は来た。", "「行く。」", "それだけ。"]),
+        ("zh", "他说：“你好。”然后走了。真的？", ["他说：“你好。”", "然后走了。", "真的？"]),
         ("", "Unknown language. Two.", ["Unknown language.", " Two."]),
     ],
 )
 def test_known_texts(language: str, text: str, expected: list[str]) -> None:
     assert split(text, language) == expected
+
+
+WORDS = st.lists(
+    st.sampled_from(["영화", "..", "당시엔", "good", ".", "!", "?", "”", "'", '"', ")", " ", "Next", "3.5", "다."]), max_size=20
+).map("".join)
+
+
+@given(WORDS, LANGUAGES)
+def test_no_sentence_ends_inside_a_word(text: str, language: str) -> None:
+    cut = split(text, language)
+    for before, after in pairwise(cut):
+        assert before[-1].isspace() or after[0].isspace()
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece", "sentencepiece_unigram"])
+def test_ids_of_sentences_are_the_ids_of_the_text(data: Path, tmp_path: Path, kind: str) -> None:
+    """Of Korean reviews as typed: marks without spaces, quotes, smileys."""
+    with gzip.open(data / "text/ko/naver-movie-reviews.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = [" ".join(json.loads(line)["text"].split()) for line, _ in zip(file, range(1500), strict=False)]
+    tokenizer = trained(kind, texts, tmp_path)
+    cut = [split(text, "ko") for text in texts]
+    whole, parts = tokenizer.encode_batch(texts), [list(chain(*tokenizer.encode_batch(pieces))) for pieces in cut]
+    assert whole == parts and max(map(len, cut)) > 2
+
+
+def trained(kind: str, texts: list[str], folder: Path):
+    from data_prep.tokenizer import byte_bpe, sentencepiece, wordpiece
+
+    if kind == "byte_bpe":
+        return byte_bpe.load(folder, byte_bpe.train(texts, folder, 600))
+    if kind == "wordpiece":
+        return wordpiece.load(folder, wordpiece.train(texts, folder, 2500, lowercase=False, min_frequency=1))
+    return sentencepiece.load(folder, sentencepiece.train(texts, folder, 2500, "unigram"))
 
 
 def test_paragraphs_end_at_lines_that_were_not_wrapped() -> None:

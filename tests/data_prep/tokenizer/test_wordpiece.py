@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from data_prep.tokenizer import wordpiece
 from data_prep.tokenizer.catalog import load
+from data_prep.tokenizer.train import TokenizerConfig, for_languages
 from infra.errors import ConfigError
+from infra.log import attach
 
 
 def test_specials_stand_at_0_to_4_and_pieces_are_bert_s(trained: dict[str, Path]) -> None:
@@ -67,3 +70,38 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused_and_a_rare_letter_is_
         wordpiece.train(texts, tmp_path, 20)
     wordpiece.train([*texts, "ж"], tmp_path, 300, alphabet=12)
     assert load(tmp_path).encode_batch(["ж"])[0] == [1]
+
+
+KOREAN = ["항구의 배는 아침에 떠났다", "바다는 조용하고 하늘은 맑았다", "Das Café im Hafen"] * 20
+
+
+def test_hangul_syllables_stay_whole_without_accent_stripping(tmp_path: Path) -> None:
+    import transformers
+
+    meta = wordpiece.train(KOREAN, tmp_path, 300, lowercase=True, min_frequency=1, strip_accents=False)
+    tokenizer = wordpiece.load(tmp_path, meta)
+    ids = tokenizer.encode_batch(["항구의 Café"])[0]
+    assert tokenizer.decode(ids) == "항구의 café"
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert reference("항구의 Café", add_special_tokens=False).input_ids == ids
+
+
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents", "warned"), [(True, None, True), (True, False, False), (False, None, False), (False, True, True)]
+)
+def test_hangul_that_is_taken_apart_is_warned_of(tmp_path: Path, lowercase: bool, strip_accents: bool | None, warned: bool) -> None:
+    messages: list[str] = []
+    detach = attach(lambda event: messages.append(event["message"]) if event["kind"] == "warning" else None)
+    try:
+        wordpiece.train(KOREAN, tmp_path, 300, lowercase=lowercase, min_frequency=1, strip_accents=strip_accents)
+    finally:
+        detach()
+    assert bool(messages) is warned and all("67%" in message and "strip_accents: false" in message for message in messages)
+
+
+def test_korean_among_the_languages_leaves_hangul_whole() -> None:
+    config = TokenizerConfig(kind="wordpiece", lowercase=True)
+    assert for_languages(config, ("en", "ko")).strip_accents is False
+    assert for_languages(config, ("en",)) == config
+    assert for_languages(replace(config, strip_accents=True), ("ko",)).strip_accents is True
+    assert for_languages(TokenizerConfig(kind="byte_bpe"), ("ko",)).strip_accents is None
