@@ -45,6 +45,16 @@ def meta_refresh(markup: bytes | str) -> tuple[float, str] | None:
     return None if len(text) > FEW_CHARACTERS else found
 
 
+def header_refresh(value: str, body: bytes) -> tuple[float, str] | None:
+    """The same for a Refresh header, which works as the markup does: a page with text of its own wants to be read."""
+    said = _CONTENT.match(value) if value else None
+    if not said or float((said[1] or "0")[:9]) > LONGEST_WAIT_S or len(body) > LONGEST:
+        return None
+    address = _unquoted(said[2])
+    few = len(" ".join(unescape(_ANY_TAG.sub(" ", _UNSEEN.sub(" ", body.decode("utf-8", "replace")))).split())) <= FEW_CHARACTERS
+    return (float((said[1] or "0")[:9]), address) if address and few else None
+
+
 def _refresh(head: str) -> tuple[float, str] | None:
     base = ""
     for tag in _TAG.finditer(head):
