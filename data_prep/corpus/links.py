@@ -129,4 +129,4 @@ def _seeds(config: LinksConfig, path: Path, count: int) -> int:
     return len(starts)
 
 
-LINKS: Stage[LinksConfig] = Stage(name="links", version=2, work=work)
+LINKS: Stage[LinksConfig] = Stage(name="links", version=3, work=work)
