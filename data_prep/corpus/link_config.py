@@ -71,8 +71,10 @@ class LinksConfig:
     exclude_hosts: never asked for; allow_hosts: if given, no others are; each as `host` or `*.domain`. The same from files with a
     domain a line, which means all below it as well. A host on both is left out. exclude_extensions: endings of paths (`php`,
     `tar.gz`), besides those of media. max_per_domain: how many URLs of one registered domain are listed, earlier lists included:
-    those with most karma, then the first by URL. tracking_parameters: query parameters that are left out of URLs, beside those that are
-    known (trackers.py); a `*` at the end of a name is any ending. recrawl: list again what an earlier list has. suffix_list names the list of public
+    those with most karma, then the first by URL. tracking_parameters: query parameters that are
+    left out of URLs, in addition to those of trackers.py; a `*` at the end of a name is any ending.
+
+    recrawl: list again what an earlier list has. suffix_list names the list of public
     suffixes that says what a domain is; it fills itself in where it matters.
 
     Start pages of sites stand above all of this: they are always listed.

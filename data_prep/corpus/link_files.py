@@ -15,8 +15,8 @@ import pyarrow as pa
 import xxhash
 
 from data_prep.corpus import dumps, feeds, hosts, piles, urls
-from data_prep.corpus.trackers import KNOWN
 from data_prep.corpus.link_config import FOUND, SET_ASIDE, Item, LinksConfig, LinkSource
+from data_prep.corpus.trackers import KNOWN
 
 HELD = 1 << 14  # rows held as Python objects; some 8 MB
 Judge = Callable[[dumps.Line, dumps.Post | feeds.Entry | None], tuple[str, str, str]]

@@ -14,7 +14,6 @@ from infra.errors import ConfigError
 
 DIRECTIVES = ("noindex", "noai", "tdm", "nofollow")
 HEAD = 1 << 16  # bytes of a page in which its directives must stand
-_WORDS = re.compile(rb"n\W*o\W*(?:index|ai|follow)|none|tdm-reservation", re.IGNORECASE)
 _UNSEEN = re.compile(r"<!--.*?(?:-->|$)|<(script|style|title|template|textarea|svg)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 _META = re.compile(r"<meta\b((?:[^>\"']|\"[^\"]*\"|'[^']*')*)>", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"([a-z-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
@@ -41,8 +40,11 @@ def stated(headers: Iterable[tuple[str, str]], body: bytes, agent: str, *, is_ht
             _note(found, _for_agent(value, agent.lower()), "X-Robots-Tag")
         elif lower == "tdm-reservation" and value.strip() == "1":
             found.setdefault("tdm", "tdm-reservation header")
-    if is_html and _WORDS.search(start := body[:HEAD].replace(b"\0", b"")):  # UTF-16 reads as ASCII without its zeros
-        for name, content in _metas(start.decode("latin-1")):
+    start = body[:HEAD].lower() if is_html else b""
+    if b"\0" in start:
+        start = start.replace(b"\0", b"")  # UTF-16 reads as ASCII without its zeros
+    if b"robots" in start or b"tdm-reservation" in start or agent.lower().encode() in start:
+        for name, content in _metas(start.partition(b"</head>")[0].decode("latin-1")):
             if name in ("robots", agent.lower()):
                 _note(found, content.split(","), "meta robots")
             elif name == "tdm-reservation" and content.strip() == "1":
@@ -61,10 +63,11 @@ def _for_agent(value: str, agent: str) -> list[str]:
     kept, speaks_to = [], "*"
     for part in value.split(","):
         found = _AGENT.match(part)
-        if found and found[1].lower() not in _DATED:
-            speaks_to, part = found[1].lower(), found[2]
+        is_named = found is not None and found[1].lower() not in _DATED
+        if found and is_named:
+            speaks_to = found[1].lower()
         if speaks_to in ("*", agent):
-            kept.append(part)
+            kept.append(found[2] if found and is_named else part)
     return kept
 
 

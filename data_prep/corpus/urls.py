@@ -89,9 +89,7 @@ def _finished(href: str, keep_tracking: bool, trackers: Trackers) -> str | None:
     return whole if len(whole) <= LONGEST else None
 
 
-def joined(
-    base: str, reference: str, *, keep_tracking: bool = False, encoding: str = "utf-8", trackers: Trackers = KNOWN
-) -> str | None:
+def joined(base: str, reference: str, *, keep_tracking: bool = False, encoding: str = "utf-8", trackers: Trackers = KNOWN) -> str | None:
     """Where a link on the page base leads, canonical; None when nowhere on the web.
 
     encoding: the page's, a Python codec; what is not ASCII in a query is written in it, in a path always in UTF-8 (WHATWG URL, 4.4).

@@ -44,7 +44,7 @@ AGENT = "textmill"  # directives that name an agent are read for this one
 
 @dataclass(frozen=True)
 class WarcConfig:
-    """The files, by content; their order is the order of the shards. opt_outs: what pages may say to stay out of the corpus (opt_outs.py)."""
+    """The files, by content; their order is the order of the shards. opt_outs: what pages may say to stay out (opt_outs.py)."""
 
     sources: tuple[SourceFile, ...]
     opt_outs: tuple[str, ...] = ("noindex", "noai", "tdm")
@@ -209,10 +209,8 @@ def _outcome(head: heads.Head, kind: str, body: warc_http.Payload, obeyed: tuple
     status = head.status or 0
     if status >= 400 or status < 200:
         return "http_error", ""
-    if 300 <= status < 400:
-        return "redirected", ""
-    if kind not in TEXT_TYPES:
-        return "not_text", ""
+    if status >= 300 or kind not in TEXT_TYPES:
+        return ("redirected" if status >= 300 else "not_text"), ""
     if not body.complete:
         return "truncated", "the body ends before its coding does"
     if header_refresh(head.first("Refresh"), body.data):

@@ -69,7 +69,7 @@ def dechunked(body: bytes) -> tuple[bytes, bool]:
             return b"".join(parts), True
         stop = start + size
         end = _LINE_END.match(body, stop)
-        if not end and stop < len(body) and not body[stop:] == b"\r":
+        if not end and stop < len(body) and body[stop:] != b"\r":
             break
         parts.append(body[start:stop])
         place = end.end() if end else len(body)

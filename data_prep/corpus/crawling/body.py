@@ -21,7 +21,7 @@ ZSTD_WINDOW = 8 << 20  # RFC 8878, section 3.1.1.1.2: what decoders are recommen
 MOST_CODINGS = 5  # curl's limit
 SNIFFED = 512  # bytes by which `lenient` tells text from a compressed stream
 GZIP = b"\x1f\x8b"
-ZSTD = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60)) + (b"\x28\xb5\x2f\xfd",)  # skippable frames, and frames
+ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60)))  # frames, and skippable ones
 
 Take = Callable[[bytes], None]
 
@@ -95,7 +95,7 @@ class Body:
 
     def _count(self, number: int, data: bytes) -> None:
         self.sizes[number] += len(data)
-        if number and self.sizes[number] > self.limit or not self.layers and self.wire > self.limit:
+        if self.sizes[number] > self.limit and (number or not self.layers):
             raise Bomb(f"more than {self.limit} bytes when unpacked from {self.wire} of {', '.join(self.codings) or 'plain'}")
 
 
