@@ -19,7 +19,7 @@ VERSION = re.compile(rb"WARC/[0-9]\.[0-9]{1,2}[ \t]*\r?\n")
 CHUNK, STEP = 1 << 16, 1 << 20  # bytes given to a decompressor, and asked of it, at a time
 FIRST = 1 << 18  # bytes of a damaged member in which a second record is looked for
 LONGEST_HEAD = 1 << 18
-NEAR = 16  # bytes of damage between a record's end and the next head: its line ends, or a length that is wrong by a few bytes
+NEAR = 32  # bytes behind a record's end in which the next head is taken for one wherever it stands
 LONGEST_BLOCK = 1 << 27  # bytes of a block held in memory; of a longer record only the head and the length are known
 LARGEST_MEMBER = 1 << 34  # bytes that one member may unpack to
 _HEAD = re.compile(rb"(?<![^\n])WARC/[0-9]\.[0-9]{1,2}[ \t]*\r?\n")  # at the start of a line
@@ -83,7 +83,7 @@ def plain_spans(data: Any) -> Iterator[Span]:
     """The spans of a file that is not packed."""
     place, size = 0, len(data)
     while place < size:
-        found = VERSION.match(data, place) or _HEAD.search(data, place)
+        found = VERSION.search(data, place, place + NEAR) or _HEAD.search(data, place)
         start = found.start() if found else size
         if start > place:
             yield gap(data, place, start)
@@ -103,9 +103,9 @@ def _plain_record(data: Any, start: int, fields: int) -> Span:
         end = behind.end() if behind else stop
         if end == len(data) or VERSION.match(data, end) or data[stop : stop + 4] == b"\r\n\r\n" or data[stop : stop + 2] == b"\n\n":
             return Span(start, end, Record(head, data[block : min(stop, block + LONGEST_BLOCK)], length))
-    following = _HEAD.search(data, block)
-    if following and 0 <= length <= following.start() - block <= length + NEAR:
+    if length >= 0 and VERSION.search(data, stop, stop + NEAR):  # its line ends are damaged, or its length is wrong by a few bytes
         return Span(start, stop, Record(head, data[block : min(stop, block + LONGEST_BLOCK)], length))
+    following = _HEAD.search(data, block)
     return Span(start, following.start() if following else len(data), reason="corrupt_record", head=head)
 
 
