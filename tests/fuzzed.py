@@ -11,7 +11,23 @@ from dataclasses import dataclass, field
 import brotli
 import zstandard
 
-WORDS = "tide moon harbour lamp 항구 море 海 WARC/1.0 HTTP/1.1 \r\n \n <p> &amp; http://a.test/ 0x1f".split(" ")
+WORDS = [
+    "tide",
+    "moon",
+    "harbour",
+    "lamp",
+    "항구",
+    "море",
+    "海",
+    "WARC/1.0",
+    "HTTP/1.1",
+    "\r\n",
+    "\n",
+    "<p>",
+    "&amp;",
+    "http://a.test/",
+    "0x1f",
+]
 
 
 @dataclass
@@ -163,7 +179,9 @@ def answer(seed: int, most: int = 4_000) -> Answer:
     content = b"<!doctype html><title>%d</title>" % seed + text(dice, dice.choice((0, 40, dice.randrange(most))))
     end = dice.choice((b"\r\n", b"\r\n", b"\r\n", b"\n"))
     head = [dice.choice((b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK", b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1  200  Very  Well"))]
-    head.append(dice.choice((b"Content-Type: text/html", b"content-type:text/html;charset=UTF-8", b"CONTENT-TYPE: text/html; charset=\"utf-8\"")))
+    head.append(
+        dice.choice((b"Content-Type: text/html", b"content-type:text/html;charset=UTF-8", b'CONTENT-TYPE: text/html; charset="utf-8"'))
+    )
     head += dice.sample(LINES, dice.randrange(4))
     if dice.random() < 0.1:
         head.append(b"X-Long: " + b"v" * dice.randrange(60_000))

@@ -62,13 +62,21 @@ def check_archive(seed: int, folder: Path, most: int = 3_000) -> Counter[str]:
     archive.close()
     for file in (folder / "warc").iterdir():
         file.unlink()
-    return Counter({"archives": 1, "archive_bytes": len(made.data), "pages": counts["kept"], "quarantined": counts["read"] - counts["kept"]})
+    return Counter(
+        {"archives": 1, "archive_bytes": len(made.data), "pages": counts["kept"], "quarantined": counts["read"] - counts["kept"]}
+    )
 
 
 async def fetched(server: fuzzed.Server, numbers: list[int], folder: Path) -> dict[int, tuple[str, bytes]]:
     """(outcome, body) of each answer, by the crawler's own fetcher; each stored page is read back from its WARC record."""
     config = CrawlConfig(
-        contact="test@example.org", per_host_delay_s=0.0, retries=2, backoff_s=0.0, dead_after=1 << 30, allow_networks=("127.0.0.0/8",), page_timeout_s=LIMIT_S
+        contact="test@example.org",
+        per_host_delay_s=0.0,
+        retries=2,
+        backoff_s=0.0,
+        dead_after=1 << 30,
+        allow_networks=("127.0.0.0/8",),
+        page_timeout_s=LIMIT_S,
     )
     book, clock = AddressBook(config.allow_networks, {}, 5.0), Clock(folder / "clock", 60.0)
     found = {}

@@ -21,6 +21,11 @@ _AGENT = re.compile(r"\s*([A-Za-z*][A-Za-z0-9_*-]*)\s*:\s*(?![/\s\d])(.*)", re.D
 _DATED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")  # these have a colon, and name no agent
 
 
+def named(reason: str) -> list[str]:
+    """The directives in the reason of a row whose outcome is "opt_out"."""
+    return [part.partition(":")[0] for part in reason.split(", ")]
+
+
 def check(where: str, names: Iterable[str]) -> None:
     """Raises ConfigError on a name that is none of DIRECTIVES."""
     for name in names:
@@ -40,11 +45,12 @@ def stated(headers: Iterable[tuple[str, str]], body: bytes, agent: str, *, is_ht
             _note(found, _for_agent(value, agent.lower()), "X-Robots-Tag")
         elif lower == "tdm-reservation" and value.strip() == "1":
             found.setdefault("tdm", "tdm-reservation header")
-    start = body[:HEAD].lower() if is_html else b""
+    end = body.find(b"</head", 0, HEAD) if is_html else 0
+    start = body[: end if end >= 0 else HEAD].lower()
     if b"\0" in start:
         start = start.replace(b"\0", b"")  # UTF-16 reads as ASCII without its zeros
     if b"robots" in start or b"tdm-reservation" in start or agent.lower().encode() in start:
-        for name, content in _metas(start.partition(b"</head>")[0].decode("latin-1")):
+        for name, content in _metas(start.partition(b"</head")[0].decode("latin-1")):
             if name in ("robots", agent.lower()):
                 _note(found, content.split(","), "meta robots")
             elif name == "tdm-reservation" and content.strip() == "1":

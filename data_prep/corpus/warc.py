@@ -138,6 +138,10 @@ def _count(counts: Counter[str], one: Found) -> None:
         return
     counts["read"] += 1
     counts[f"set_aside.{one.reason}" if one.reason else "kept"] += 1
+    if not one.reason:
+        counts[f"outcome.{one.row['outcome']}"] += 1
+        if one.row["outcome"] == "opt_out":
+            counts.update(f"opt_out.{name}" for name in opt_outs.named(one.row["reason"]))
 
 
 def pages_of(path: Path, obeyed: tuple[str, ...] = ()) -> Iterator[Found]:
@@ -217,10 +221,8 @@ def _outcome(head: heads.Head, kind: str, body: warc_http.Payload, obeyed: tuple
         return "meta_refresh", "the Refresh header"
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields]
     said = opt_outs.stated(headers, body.data, AGENT, is_html=kind != "text/plain") if obeyed else {}
-    for name in obeyed:
-        if name in said:
-            return "opt_out", f"{name}: {said[name]}"
-    return "ok", ""
+    refusals = [f"{name}: {said[name]}" for name in obeyed if name in said and name != "nofollow"]
+    return ("opt_out", ", ".join(refusals)) if refusals else ("ok", "")
 
 
 def _from_warc(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:

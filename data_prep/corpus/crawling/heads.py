@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 Field = tuple[bytes, bytes]
 END = re.compile(rb"\r?\n\r?\n|\A\r?\n")  # of a head
@@ -51,6 +52,7 @@ def parse(head: bytes) -> Head:
     return Head(int(status[3]), version, _CONTROLS.sub(b" ", status[4]).strip(), tuple(fields))
 
 
+@lru_cache(maxsize=1 << 10)  # servers send few different ones
 def media_type(values: str) -> tuple[str, str]:
     """(type, charset) of the values of all Content-Type fields, in lower case; ("", "") when none of them is one.
 

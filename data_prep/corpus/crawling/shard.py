@@ -86,6 +86,8 @@ def count(rows: Iterable[Mapping[str, Any]], links: int) -> Counts:
         counted["followed"] += 1
         counted["bytes"] += row["bytes"]
         counted["kept" if row["outcome"] == "ok" else f"removed.{row['outcome']}"] += 1
+        if row["outcome"] == "opt_out":
+            counted.update(f"opt_out.{name}" for name in opt_outs.named(row["reason"]))
     return dict(counted)
 
 
