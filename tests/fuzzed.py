@@ -191,6 +191,8 @@ def answer(seed: int, most: int = 4_000) -> Answer:
         wire = PACK[coding](wire)
     if codings:
         head.append(b"Content-Encoding: " + ", ".join(codings).encode())
+    elif dice.random() < 0.1:
+        head.append(b"Content-Encoding: " + dice.choice((b"none", b"identity", b"utf-8", b"")))
     framing = dice.choice(("length", "length", "chunked", "close"))
     if framing == "length":
         head += [b"Content-Length: %d" % len(wire)] * dice.choice((1, 1, 1, 2))
