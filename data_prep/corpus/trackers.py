@@ -22,6 +22,9 @@ PREFIXES = (
     "guce_",  # Yahoo's consent pages
     "fb_action_",
     "_branch_",
+    "hmb_",
+    "at_custom",  # Piano, before AT Internet
+    "trk_",
 )
 NAMES = (
     "_ga",  # Google
@@ -71,6 +74,44 @@ NAMES = (
     "__s",  # Drip
     "dm_i",  # Dotdigital
     "guccounter",
+    "ga_source",
+    "ga_medium",
+    "ga_term",
+    "ga_content",
+    "ga_campaign",
+    "_gid",
+    "_gac",
+    "action_object_map",
+    "action_type_map",
+    "action_ref_map",
+    "fb_ref",
+    "__cft__[0]",
+    "__tn__",
+    "wt_mc",  # Webtrends, Webtrekk
+    "wt.mc_id",
+    "wt_zmc",
+    "at_medium",
+    "at_campaign",
+    "xtor",
+    "s_cid",
+    "cmpid",
+    "echobox",
+    "os_ehash",
+    "cjevent",  # CJ
+    "cjdata",
+    "irgwc",
+    "awc",  # Awin
+    "sznclid",  # Seznam
+    "tblci",  # Taboola
+    "dicbo",  # Outbrain
+    "ob_click_id",
+    "ck_subscriber_id",  # Kit
+    "_bhlid",  # beehiiv
+    "_ke",
+    "tt_medium",
+    "tt_content",
+    "sms_ss",
+    "sms_click",
     "__twitter_impression",
 )
 

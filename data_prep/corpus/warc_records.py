@@ -17,6 +17,7 @@ from data_prep.corpus import salvage
 GZIP = b"\x1f\x8b\x08"
 VERSION = re.compile(rb"WARC/[0-9]\.[0-9]{1,2}[ \t]*\r?\n")
 CHUNK, STEP = 1 << 16, 1 << 20  # bytes given to a decompressor, and asked of it, at a time
+SMALL = 1 << 13  # bytes of a member given first: most are smaller, and what lies behind them is copied
 FIRST = 1 << 18  # bytes of a damaged member in which a second record is looked for
 LONGEST_HEAD = 1 << 18
 NEAR = 32  # bytes behind a record's end in which the next head is taken for one wherever it stands
@@ -147,7 +148,7 @@ def _member(data: Any, start: int, *, first: bool) -> Span:
     whole = False
     try:
         while not inflate.eof and place < len(data):
-            chunk = data[place : place + CHUNK]
+            chunk = data[place : place + (CHUNK if total else SMALL)]
             place += len(chunk)
             while chunk and not inflate.eof:
                 made = inflate.decompress(chunk, STEP)

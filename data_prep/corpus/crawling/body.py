@@ -53,7 +53,7 @@ class Body:
         """
         self.wire, self.wire_limit, self.limit = 0, wire_limit, limit
         self.parts: list[bytes] = []
-        names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
+        names = [text for name in encoding.split(",") if (text := name.partition(";")[0].strip(" \t\"'").lower())]
         self.codings = [name for name in names if name in UNPACKERS]
         self.unknown = [name for name in names if name not in UNPACKERS and name != "identity"]
         if len(self.codings) > MOST_CODINGS:

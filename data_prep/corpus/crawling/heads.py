@@ -13,6 +13,7 @@ STATUS = re.compile(rb"(?:HTTP|ICY)(?:/(\d{1,3})(?:\.(\d{1,3}))?)?[ \t]+(\d{3})(
 _FOLD = re.compile(rb"\r*\n[ \t]+")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1: a token
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]+")
+_DIRT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|$)")  # controls but those of line ends
 _MEDIA = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(;.*)?", re.DOTALL)
 _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
 
@@ -41,11 +42,11 @@ def parse(head: bytes) -> Head:
     """A head without its final empty line. Lines without a colon and fields whose name is no token are left out."""
     first, _, rest = _FOLD.sub(b" ", head.lstrip(b"\r\n")).partition(b"\n")
     status = STATUS.match(first)
-    fields = []
+    fields, dirty = [], _DIRT.search(rest)
     for line in rest.split(b"\n") if status else ():
         name, colon, value = line.partition(b":")
         if colon and _NAME.fullmatch(name := name.rstrip(b" \t")):
-            fields.append((name, _CONTROLS.sub(b" ", value).strip(b" \t")))
+            fields.append((name, (_CONTROLS.sub(b" ", value) if dirty else value).strip(b" \t\r")))
     if status is None:
         return Head(None, b"", b"", ())
     version = b"%s.%s" % (status[1], status[2] or b"0") if status[1] else b"1.0"

@@ -13,7 +13,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.corpus.crawling import heads, wire
+from data_prep.corpus import urls
+from data_prep.corpus.crawling import cookies, heads, wire
 from data_prep.corpus.crawling.follow import links_on
 from data_prep.corpus.links import LinkSource
 from tests import fuzzed
@@ -73,6 +74,13 @@ def test_a_refresh_in_markup_is_read_in_the_page_s_encoding(web, reply, crawler)
     stub = '<meta charset="euc-kr"><meta http-equiv="refresh" content="0; url=/등대?빛=3"><p>이동</p>'.encode("euc-kr")
     web.routes = {("a.test", "/old"): reply(stub), ("a.test", "/%EB%93%B1%EB%8C%80?%BA%FB=3"): reply(TEXT)}
     assert crawler("http://a.test/old")["http://a.test/old"]["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("octets", [b"/\xed\x95\xad?q=\xed\x95\xad", b"/\xc7\xd7?q=\xc7\xd7", b"/%C7?q=\xff"])
+def test_an_address_in_a_header_keeps_its_octets(octets: bytes) -> None:
+    text = cookies.header_text(octets.decode("utf-8", "surrogateescape"))
+    found = urls.joined("http://a.test/", text)
+    assert found and unquote_to_bytes(found.removeprefix("http://a.test")) == unquote_to_bytes(octets)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
