@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
 from data_prep import shards
-from data_prep.corpus import opt_outs, warc_http
+from data_prep.corpus import opt_outs, warc, warc_http
 from data_prep.corpus.archive import Archive
 from data_prep.corpus.extract import EXTRACT, ExtractConfig
 from data_prep.corpus.warc import WARC, WarcConfig, index_file
@@ -141,11 +141,14 @@ def test_one_file_without_a_page_beside_others_is_a_warning(tmp_path: Path, stor
         ("Refresh: 0; url=/new", PAGE, "ok"),
         ("X-Robots-Tag: noindex", PAGE, "opt_out"),
         ("tdm-reservation: 1", PAGE, "opt_out"),
-        ("Content-Encoding: gzip", gzip.compress(bytes(300 << 20)), None),
+        ("Content-Encoding: gzip", gzip.compress(bytes(3 << 20)), None),
     ],
     ids=["gzip", "chunks", "refresh", "refresh beside a text", "noindex", "tdm", "bomb"],
 )
-def test_what_becomes_of_a_page_is_said(head: str, body: bytes, outcome: str | None, tmp_path: Path, rows, store, local) -> None:
+def test_what_becomes_of_a_page_is_said(
+    head: str, body: bytes, outcome: str | None, tmp_path: Path, rows, store, local, monkeypatch
+) -> None:
+    monkeypatch.setattr(warc, "LARGEST_BODY", 1 << 20)
     (path := tmp_path / "x.warc").write_bytes(record(block("", PAGE)) + record(block(head, body), "http://a.test/odd"))
     pages = run(WARC, WarcConfig((SourceFile.of(path),)), {}, store, local)
     assert [row["outcome"] for row in rows(pages.shards)] == ["ok", *([outcome] if outcome else [])]
