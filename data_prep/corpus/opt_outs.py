@@ -40,6 +40,8 @@ def stated(headers: Iterable[tuple[str, str]], body: bytes, agent: str, *, is_ht
     """
     found: dict[str, str] = {}
     for name, value in headers:
+        if name[:1] not in "xXtT":
+            continue
         lower = name.lower()
         if lower == "x-robots-tag":
             _note(found, _for_agent(value, agent.lower()), "X-Robots-Tag")

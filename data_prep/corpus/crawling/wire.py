@@ -43,23 +43,27 @@ class TolerantHandler(ResponseHandler):
         if self._held is None or self._parser is None or not data:
             super().data_received(self._chunks.feed(data) if self._chunks else data)
             return
-        held = self._held + data
+        held, start = self._held + data, 0
         while True:
-            end = _END.search(held)
-            if (end.start() if end else len(held)) > self._most:
+            end = _END.search(held, start)
+            if (end.start() if end else len(held)) - start > self._most:
                 self._too_long()
                 return
             if end is None:
-                self._held = held
+                self._held = held[start:]
                 return
-            head, held = held[: end.end()], held[end.end() :]
+            head = held[start : end.end()]
             if not _is_interim(head):
                 break
-        self._held, head = None, tidied(head)
-        if CHUNKED in head:
+            start = end.end()
+        self._held, clean = None, tidied(head)
+        if CHUNKED in clean:
             self._chunks = Chunks()
-            held = self._chunks.feed(held)
-        super().data_received(head + held)
+            super().data_received(clean + self._chunks.feed(held[end.end() :]))
+        elif clean is head and not start:
+            super().data_received(held)  # most: nothing is copied
+        else:
+            super().data_received(clean + held[end.end() :])
 
     def _too_long(self) -> None:
         if self.transport is not None:
