@@ -42,6 +42,7 @@ OUTCOMES = (
     "meta_refresh",  # redirected by the page's own markup
     "not_modified",  # what an earlier crawl has is still what the server has
     "truncated",
+    "opt_out",  # the page asks not to be used: noindex, noai or a TDM reservation
 )
 
 DOCUMENTS = pa.schema(

@@ -223,6 +223,8 @@ def _crawl(chain: _Chain, links: Artifact) -> Artifact:
     assert config is not None, "recipe_checks refuses links without a crawl section"
     if chain.recipe.date:
         config = dataclasses.replace(config, logical_date=chain.recipe.date)
+    if own := chain.recipe.corpus.links.tracking_parameters:
+        config = dataclasses.replace(config, tracking_parameters=own)
     inputs = {"links": links, **chain.before(CRAWL)}
     with _served(chain, CRAWL.key(config, inputs)):
         return chain.make(CRAWL, config, "crawl", **inputs)

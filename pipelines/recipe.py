@@ -167,6 +167,7 @@ class Links(Section):
     allow_hosts_file: str = ""
     exclude_extensions: tuple[str, ...] | None = None
     max_per_domain: int | None = None
+    tracking_parameters: tuple[str, ...] | None = None
     recrawl: bool | None = None
 
 

@@ -60,6 +60,8 @@ def markdown(run_dir: Path, store: Store | None = None) -> str:
     parts = [f"# {_cell(figures['run']['id'])}", *(f"- {_cell(text)}" for text in verdicts(figures))]
     parts += ["## Funnel", _table(figures["funnel"], ("stage", "read", "kept", "removed", "set_aside", "tokens"))]
     parts += ["## Removed", _table(figures["removed"], ("stage", "kind", "rule", "count", "share"))]
+    if archives := figures.get("archives"):
+        parts += ["## Archives", _table(archives, tuple(archives[0]))]
     if figures.get("tasks"):
         parts += ["## Tasks in the corpus", _table(figures["tasks"], tuple(name for name in figures["tasks"][0] if name != "examples"))]
     if compared := pivot(figures["scores"]):

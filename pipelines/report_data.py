@@ -37,6 +37,7 @@ def gather(folder: Path, store: Store) -> Row:
         "tasks": tasks(run),
         "languages": [{"label": made.label, **row} for made in run.of("encode") for row in languages(made.artifact)[:LANGUAGES]],
         "crawl": crawl(run),
+        "archives": archives(run),
         "timing": [
             {key: row.get(key) for key in ("label", "stage", "state", "seconds", "fingerprint", "path", "inputs")} for row in run.rows
         ],
@@ -105,6 +106,7 @@ def examples(made: Made) -> dict[str, list[Row]]:
     readers: dict[str, tuple[str, Callable[[Row], tuple[str, str, str]]]] = {
         "links": ("set_aside", lambda row: (row["reason"], row["source"], row["line"])),
         "extract": ("set_aside", lambda row: (row["reason"], row["url"], "")),
+        "warc": ("set_aside", lambda row: (row["reason"], row["url"] or row["source"], row["source"])),
         "filter": ("rejected", lambda row: (row["rule"], row["url"] or row["source"], f"[{row['value']:.4g}] {row['text']}")),
         "decontaminate": ("overlaps", lambda row: (row["task"], row["url"] or row["document"], row["words"])),
     }
@@ -178,6 +180,23 @@ def crawl(run: Run) -> Row:
                 )
     told = [{"outcome": name, "count": count, "examples": shown.get(name, [])} for name, count in outcomes.most_common()]
     return {"outcomes": told, "pages": sum(outcomes.values()), "bytes": size} if told else {}
+
+
+def archives(run: Run) -> list[Row]:
+    """What the bytes and records of each source of archives became: pages (by outcome), skipped records, quarantined ones."""
+    rows = []
+    for made in run.of("warc"):
+        counts = made.counts
+        row: Row = {"label": made.label, "records": counts.get("records_read", 0), "pages": counts.get("kept", 0)}
+        row["quarantined"] = _sum(counts, "set_aside.")
+        row |= {name: counts.get(name, 0) for name in ("bytes_read", "bytes_delivered", "bytes_skipped", "bytes_quarantined")}
+        row["outcomes"], row["skipped"] = _listed(counts, "outcome."), _listed(counts, "records_skipped.")
+        rows.append(row)
+    return rows
+
+
+def _listed(counts: dict[str, int], prefix: str) -> str:
+    return ", ".join(f"{value} {name.removeprefix(prefix)}" for name, value in sorted(counts.items()) if name.startswith(prefix))
 
 
 def curve(made: Made, run: Run) -> Row:

@@ -54,4 +54,4 @@ def crawl_shard(config: CrawlConfig, addresses: dict[str, str], out: Path, known
     shards.write(pa.Table.from_pylist(made.rows, schema=PAGES), out / path.name, counted)
 
 
-CRAWL: Stage[CrawlConfig] = Stage(name="crawl", version=2, work=work)
+CRAWL: Stage[CrawlConfig] = Stage(name="crawl", version=3, work=work)

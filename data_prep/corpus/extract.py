@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import xxhash
-from fastwarc.warc import ArchiveIterator
 
 from data_prep import schemas, shards
+from data_prep.corpus.archive import Archive, Stored
 from data_prep.corpus.child import Answer, Question, Reader
 from data_prep.corpus.html import ENGINES
 from data_prep.corpus.language import detect
@@ -45,48 +45,6 @@ class ExtractConfig:
             raise ConfigError(f"extract: there is no engine {self.engine!r}; choose from {', '.join(ENGINES)}")
         if self.seconds < 1 or self.memory_mb < 256 or self.max_bytes < 1:
             raise ConfigError("extract: seconds and max_bytes must be at least 1, memory_mb at least 256")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A body as it came, or the reason why there is none."""
-
-    body: bytes = b""
-    reason: str = ""
-
-
-class Archive:
-    """Bodies out of WARC files by place; the file of the last body stays open."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
-        self._name = ""
-        self._file: BinaryIO | None = None
-
-    def body(self, name: str, offset: int | None) -> Stored:
-        """The payload, with transfer and content encodings undone."""
-        try:
-            record = self._record(name, offset)
-            body = record.reader.read(self.limit + 1)
-        except (OSError, ValueError, StopIteration, AttributeError):  # AttributeError: no HTTP head in the record
-            return Stored(reason="missing_record")
-        return Stored(reason="too_large") if len(body) > self.limit else Stored(body)
-
-    def close(self) -> None:
-        """Let go of the open file."""
-        if self._file is not None:
-            self._file.close()
-        self._name, self._file = "", None
-
-    def _record(self, name: str, offset: int | None) -> Any:
-        if not name or offset is None:
-            raise ValueError("no place")
-        if name != self._name or self._file is None:
-            self.close()
-            self._file = (self.folder / name).open("rb")
-            self._name = name
-        self._file.seek(offset)
-        return next(iter(ArchiveIterator(self._file, auto_decode="all")))
 
 
 def read_pages(config: ExtractConfig, shard: Path, _out: Path) -> shards.Made:
@@ -161,4 +119,4 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
     }
 
 
-EXTRACT = Stage(name="extract", version=3, work=work)
+EXTRACT = Stage(name="extract", version=4, work=work)

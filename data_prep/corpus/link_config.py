@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from data_prep.corpus import feeds, hosts, urls
+from data_prep.corpus.trackers import KNOWN
 from data_prep.schemas import LINKS as COLUMNS
 from infra.artifact import SourceFile
 from infra.errors import ConfigError
@@ -71,7 +72,10 @@ class LinksConfig:
     exclude_hosts: never asked for; allow_hosts: if given, no others are; each as `host` or `*.domain`. The same from files with a
     domain a line, which means all below it as well. A host on both is left out. exclude_extensions: endings of paths (`php`,
     `tar.gz`), besides those of media. max_per_domain: how many URLs of one registered domain are listed, earlier lists included:
-    those with most karma, then the first by URL. recrawl: list again what an earlier list has. suffix_list names the list of public
+    those with most karma, then the first by URL. tracking_parameters: query parameters that are
+    left out of URLs, in addition to those of trackers.py; a `*` at the end of a name is any ending.
+
+    recrawl: list again what an earlier list has. suffix_list names the list of public
     suffixes that says what a domain is; it fills itself in where it matters.
 
     Start pages of sites stand above all of this: they are always listed.
@@ -85,6 +89,7 @@ class LinksConfig:
     allow_hosts_file: SourceFile | None = None
     exclude_extensions: tuple[str, ...] = ()
     max_per_domain: int | None = None
+    tracking_parameters: tuple[str, ...] = ()
     recrawl: bool = False
     suffix_list: str = ""
 
@@ -101,6 +106,7 @@ class LinksConfig:
         for ending in self.exclude_extensions:
             if not EXTENSION.fullmatch(ending):
                 raise ConfigError(f"links: exclude_extensions: {ending!r} is no ending of a file name; write `php` or `tar.gz`")
+        KNOWN.and_own(self.tracking_parameters)
         if self.max_per_domain is not None and not self.suffix_list:
             object.__setattr__(self, "suffix_list", hosts.suffixes())
 

@@ -16,6 +16,7 @@ import xxhash
 
 from data_prep.corpus import dumps, feeds, hosts, piles, urls
 from data_prep.corpus.link_config import FOUND, SET_ASIDE, Item, LinksConfig, LinkSource
+from data_prep.corpus.trackers import KNOWN
 
 HELD = 1 << 14  # rows held as Python objects; some 8 MB
 Judge = Callable[[dumps.Line, dumps.Post | feeds.Entry | None], tuple[str, str, str]]
@@ -99,6 +100,7 @@ def posts(source: LinkSource, path: Path) -> Iterator[tuple[dumps.Line, dumps.Po
 def judge(source: LinkSource, config: LinksConfig) -> Judge:
     """A function of a line and its post: the canonical URL, its authority and "", or the rule that keeps it out."""
     endings = tuple(f".{ending.lower().removeprefix('.')}" for ending in config.exclude_extensions)
+    trackers = KNOWN.and_own(config.tracking_parameters)
     refused = lru_cache(maxsize=1 << 16)(partial(_refused, *config.host_lists()))
 
     def judged(line: dumps.Line, post: dumps.Post | feeds.Entry | None) -> tuple[str, str, str]:
@@ -108,7 +110,7 @@ def judge(source: LinkSource, config: LinksConfig) -> Judge:
             return "", "", "older"
         text = post.url if post is not None else line.text.decode("utf-8", "replace").strip()
         scheme = urls.scheme(text)
-        url = urls.canonical(text) if scheme in urls.PORTS else None
+        url = urls.canonical(text, trackers=trackers) if scheme in urls.PORTS else None
         if url is None:
             return "", "", "not_http" if scheme and scheme not in urls.PORTS else "bad_url"
         path = urls.path_of(url)

@@ -9,6 +9,8 @@ import re
 from html import unescape
 from urllib.parse import urljoin
 
+from data_prep.corpus import charset
+
 HEAD = 4_096  # bytes or characters in which the refresh must stand; what comes later is a page that reloads itself
 LONGEST = 32_768  # a longer page is no stub, whatever stands in its head
 LONGEST_WAIT_S = 15.0  # a page that sends its reader on later than this wants to be read first
@@ -22,19 +24,23 @@ _ANY_TAG = re.compile(r"<[^>]*>")
 _CONTENT = re.compile(r"\s*(?:(\d+)[\d.]*|\.[\d.]*)(?:\s*[;,]|\s)\s*(?:url\s*=\s*)?+(.+)", re.IGNORECASE | re.DOTALL)
 
 
+def may_refresh(body: bytes) -> bool:
+    """Whether meta_refresh of the decoded body is worth asking: one search in its first 4 KB."""
+    start = body[:HEAD]
+    return len(body) <= LONGEST and b"refresh" in (start.replace(b"\0", b"") if b"\0" in start else start).lower()
+
+
 def meta_refresh(markup: bytes | str) -> tuple[float, str] | None:
     """(seconds, where to) when the page does nothing but send its reader on, else None. The address is as the page writes it.
 
-    Cheap for every other page: one search in its first 4 KB. A page that only reloads itself (no address) is no stub.
+    Cheap for every other page. A page that only reloads itself (no address) is no stub. Bytes are read as what they declare to be.
     """
     if len(markup) > LONGEST:
         return None
     if isinstance(markup, bytes):
-        if markup[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return meta_refresh(markup.decode("utf-16", "replace"))
-        if b"refresh" not in markup[:HEAD].lower():
+        if not may_refresh(markup):
             return None
-        markup = markup.decode("utf-8", "replace")
+        markup = charset.decode(markup).text
     elif "refresh" not in markup[:HEAD].lower():
         return None
     bare = _UNSEEN.sub(" ", markup)
@@ -43,6 +49,16 @@ def meta_refresh(markup: bytes | str) -> tuple[float, str] | None:
         return None
     text = " ".join(unescape(_ANY_TAG.sub(" ", bare)).split())
     return None if len(text) > FEW_CHARACTERS else found
+
+
+def header_refresh(value: str, body: bytes) -> tuple[float, str] | None:
+    """The same for a Refresh header, which works as the markup does: a page with text of its own wants to be read."""
+    said = _CONTENT.match(value) if value else None
+    if not said or float((said[1] or "0")[:9]) > LONGEST_WAIT_S or len(body) > LONGEST:
+        return None
+    address = _unquoted(said[2])
+    few = len(" ".join(unescape(_ANY_TAG.sub(" ", _UNSEEN.sub(" ", body.decode("utf-8", "replace")))).split())) <= FEW_CHARACTERS
+    return (float((said[1] or "0")[:9]), address) if address and few else None
 
 
 def _refresh(head: str) -> tuple[float, str] | None:

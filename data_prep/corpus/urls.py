@@ -1,33 +1,36 @@
 """One spelling for each URL.
 
-Two spellings become one only where RFC 3986 (section 6.2.2, 6.2.3) says that they are the same resource, and where a
-parameter is known to do nothing but track. Order of parameters, doubled and trailing slashes, http and https all
-stay as they are: a server may answer them differently, and libraries that merge them were found to lose pages.
+URLs are parsed as browsers do it (the WHATWG URL standard, by Ada, which Node.js uses). Beyond that, two spellings become one only where
+RFC 3986 (section 6.2.2, 6.2.3) says that they are the same resource, and where a parameter is known to do nothing but track. Order of
+parameters, doubled and trailing slashes, http and https all stay as they are: a server may answer them differently, and libraries that
+merge them were found to lose pages.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-import idna
+import ada_url
+
+from data_prep.corpus.trackers import KNOWN, Trackers
 
 PORTS = {"http": 80, "https": 443}
 LONGEST_HOST = 253  # characters, RFC 1035, section 2.3.4, without the last dot
 LONGEST = 4_096  # characters; longer ones are traps for crawlers far more often than pages
 UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")  # RFC 3986, section 2.3
-PATH_SAFE = "/%!$&'()*+,;=:@~-._"
-QUERY_SAFE = PATH_SAFE + "?[]|"
 ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):")
 HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
-TRACKING = re.compile(r"(utm_\w+|[gdf]clid|gclsrc|fbclid|msclkid|yclid|twclid|mc_[ce]id|igshid|_hsenc|_hsmi|mkt_tok)(=|$)", re.IGNORECASE)
-TRACKERS = re.compile(r"[?&](?=[ufmytgdi_])", re.IGNORECASE)  # where a parameter may begin that TRACKING knows
-PLAIN = re.compile(  # a URL without anything to be spelt otherwise, but for its fragment
-    r"(https?)://((?:[a-z0-9][a-z0-9-]{0,62}\.)+[a-z][a-z0-9-]{0,62})"
-    r"(/[A-Za-z0-9/~!$&'()*+,;=:@._-]*)?(\?[A-Za-z0-9/~!$&'()*+,;=:@._?-]*)?(?:#[^\n]*)?"
+PARTS = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^/?#@:]+)(:\d+)?(/[^?#]*)(?:\?([^#]*))?(?:#.*)?")  # of a URL that Ada wrote
+PLAIN = re.compile(  # a URL without anything to be spelled otherwise, but for its fragment
+    r"(https?)://((?:(?!xn--)[a-z0-9][a-z0-9-]{0,62}\.)+(?!xn--)[a-z][a-z0-9-]{0,62})"
+    r"(/[A-Za-z0-9/~!$&'()*+,;=:@._-]*)?(\?[A-Za-z0-9/~!$&()*+,;=:@._?-]*)?(?:#[^\n]*)?"
 )
+NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+QUERY_ESCAPED = frozenset((*range(0x21), *b"\"#<>'", *range(0x7F, 0x100)))  # bytes of a query that are percent-encoded (WHATWG URL, 1.3)
+NO_HOST = re.compile(r"[\s/?#@\\%]")
 MEDIA = re.compile(
     r"\.("
     r"jpg|jpeg|png|gif|webp|bmp|svg|ico|tif|tiff|avif|psd|eps"
@@ -41,58 +44,81 @@ MEDIA = re.compile(
 )
 
 
-def canonical(url: str, *, keep_tracking: bool = False) -> str | None:
-    """The one spelling of an http(s) URL, or None when it is none. canonical(canonical(u)) == canonical(u)."""
+def canonical(url: str, *, keep_tracking: bool = False, trackers: Trackers = KNOWN) -> str | None:
+    """The one spelling of an http(s) URL, or None when it is none. canonical(canonical(u)) == canonical(u).
+
+    trackers: the query parameters that are left out, unless keep_tracking.
+    """
     url = url.strip()
     if (found := PLAIN.fullmatch(url)) and len(found[2]) <= LONGEST_HOST and len(url) <= LONGEST and "/." not in (found[3] or ""):
         query = found[4] or ""
-        if not keep_tracking and query and (query == "?" or TRACKERS.search(query)):
-            query = _untracked(query[1:])
+        if query and not keep_tracking:
+            query = _untracked(query[1:], trackers)
         return f"{found[1]}://{found[2]}{found[3] or '/'}{query if query != '?' else ''}"
-    return _spelt_out(url, keep_tracking)
+    return _spelt_out(url, keep_tracking, trackers)
 
 
-def _untracked(query: str) -> str:
+def _untracked(query: str, trackers: Trackers) -> str:
     """ "?" and the query without what only tracks, or nothing."""
-    left = "&".join(part for part in query.split("&") if not TRACKING.match(part))
+    left = "&".join(part for part in query.split("&") if not trackers.track(part))
     return f"?{left}" if left else ""
 
 
-def _spelt_out(url: str, keep_tracking: bool) -> str | None:
+def _spelt_out(url: str, keep_tracking: bool, trackers: Trackers = KNOWN) -> str | None:
     """As canonical, for what is not plain already."""
     try:
-        parts = urlsplit(url)
-        name, port = host(parts.hostname or ""), parts.port
-        path, query = _escaped(parts.path, PATH_SAFE), _escaped(parts.query, QUERY_SAFE)
-    except ValueError:  # urlsplit's, idna's and quote's way to say: no URL
+        return _finished(ada_url.normalize_url(url), keep_tracking, trackers)
+    except ValueError:
         return None
-    if parts.scheme not in PORTS or not name or parts.username is not None:
+
+
+def _finished(href: str, keep_tracking: bool, trackers: Trackers) -> str | None:
+    """The canonical form of a URL that is parsed and written by the standard. One with a password or of another scheme is None."""
+    found = PARTS.fullmatch(href)
+    if not found:
         return None
-    query = (f"?{query}" if query else "") if keep_tracking else _untracked(query)
-    where = name if port in (None, PORTS[parts.scheme]) else f"{name}:{port}"
-    whole = f"{parts.scheme}://{where}{_without_dots(path) or '/'}{query}"
+    name, path, query = found[2].removesuffix("."), found[4], found[5] or ""
+    if not name.startswith("[") and not HOST.fullmatch(name):  # the standard lets pass what no name server can know
+        return None
+    if "%" in path:
+        path = _without_dots(ESCAPE.sub(_one_escape, path))
+    if "%" in query:
+        query = ESCAPE.sub(_one_escape, query)
+    query = (f"?{query}" if query else "") if keep_tracking else _untracked(query, trackers)
+    whole = f"{found[1]}://{name}{found[3] or ''}{path}{query}"
     return whole if len(whole) <= LONGEST else None
 
 
-def joined(base: str, reference: str, *, keep_tracking: bool = False) -> str | None:
+def joined(base: str, reference: str, *, keep_tracking: bool = False, encoding: str = "utf-8", trackers: Trackers = KNOWN) -> str | None:
     """Where a link on the page base leads, canonical; None when nowhere on the web.
 
-    RFC 3986, section 5.2.2. The standard library's urljoin also drops a final ";" and doubled slashes.
+    encoding: the page's, a Python codec; what is not ASCII in a query is written in it, in a path always in UTF-8 (WHATWG URL, 4.4).
     """
     try:
-        page, link = urlsplit(base), urlsplit(reference.strip())
+        if not reference.isascii() and not encoding.lower().startswith("utf"):
+            reference = _query_in(reference, encoding)
+        return _finished(ada_url.join_url(base, reference), keep_tracking, trackers)
     except ValueError:
         return None
-    if link.scheme:
-        return canonical(reference, keep_tracking=keep_tracking)
-    if link.netloc:
-        return canonical(f"{page.scheme}:{reference.strip()}", keep_tracking=keep_tracking)
-    path, query = link.path, link.query
-    if not path:
-        path, query = page.path, query or page.query
-    elif not path.startswith("/"):
-        path = f"{page.path.rpartition('/')[0]}/{path}"
-    return canonical(f"{page.scheme}://{page.netloc}{path}?{query}", keep_tracking=keep_tracking)
+
+
+def _query_in(reference: str, encoding: str) -> str:
+    """The reference with its query percent-encoded in an encoding; characters that it lacks as `&#...;`, as forms have them."""
+    address, hash_, fragment = reference.partition("#")
+    address, mark, query = address.partition("?")
+
+    def encoded(found: re.Match[str]) -> str:
+        octets = b"".join(_octets(character, encoding) for character in found[0])
+        return "".join(f"%{octet:02X}" if octet in QUERY_ESCAPED else chr(octet) for octet in octets)
+
+    return address + mark + NOT_ASCII.sub(encoded, query) + hash_ + fragment
+
+
+def _octets(character: str, encoding: str) -> bytes:
+    try:
+        return character.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return b"%%26%%23%d%%3B" % ord(character)
 
 
 def scheme(text: str) -> str:
@@ -130,29 +156,11 @@ def is_media(url: str) -> bool:
 def host(name: str) -> str:
     """The one spelling of a host's name or address. Raises ValueError when it is none."""
     if ":" in name:
-        return f"[{ipaddress.IPv6Address(name).compressed}]"
-    name = name.removesuffix(".")
-    if not name.isascii():
-        name = _ascii(name)
-    name = name.lower()
-    if not HOST.fullmatch(name):
+        return f"[{ipaddress.IPv6Address(name.removeprefix('[').removesuffix(']')).compressed}]"
+    found = None if NO_HOST.search(name) else canonical(f"http://{name}/")
+    if not found:
         raise ValueError(f"no host name: {name!r}")
-    last = name.rpartition(".")[2]
-    if last.isdigit() or last.startswith("0x"):  # 127.1, 0x7f.1 and 2130706433 are spellings of an address: only the plain one may pass
-        return str(ipaddress.IPv4Address(name))
-    return name
-
-
-def _ascii(name: str) -> str:
-    try:
-        return idna.encode(name, uts46=True).decode()
-    except idna.IDNAError:  # emoji and underscores live in the wild though IDNA 2008 has no place for them
-        return name.encode("idna").decode()
-
-
-def _escaped(text: str, safe: str) -> str:
-    """Percent-escapes in one form: what need not be escaped is not, what must be is, hexadecimal digits are capital."""
-    return ESCAPE.sub(_one_escape, quote(text, safe=safe))
+    return host_of(authority(found))
 
 
 def _one_escape(found: re.Match[str]) -> str:

@@ -1,216 +1,306 @@
 """Existing WARC and ARC files in, PAGES out: a crawl that somebody else has made.
 
-One file, one shard. The file itself is linked (or copied) into the artifact; it is written anew only when its records cannot be
-reached by an offset: ARC files, and archives packed as one piece. A record that cannot be read is counted and its neighbours stay.
+One file, one shard. The file itself is linked (or copied) into the artifact; it is written again only when its records cannot be
+reached by an offset: ARC files, and archives packed as one piece. A record that cannot be read is quarantined, its neighbors are read.
+Every byte and every record of a file is counted: delivered, skipped (records that are no pages) or quarantined.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import io
-import mmap
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
-from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from data_prep import schemas, shards
-from data_prep.corpus import arc, salvage
-from data_prep.corpus.crawling import validators
+from data_prep.corpus import arc, opt_outs, salvage, urls, warc_http, warc_records
+from data_prep.corpus.crawling import heads, validators
 from data_prep.corpus.readers import opened
+from data_prep.corpus.stubs import header_refresh
+from data_prep.corpus.warc_records import GZIP, Record, Span
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
+from infra.log import event
 from infra.reuse import link
 from infra.stage import Inputs, Stage
 
 SET_ASIDE = pa.schema([("url", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 TEXT_TYPES = frozenset({"", "text/html", "application/xhtml+xml", "text/plain"})
-CHUNK, MUCH = 1 << 20, 1 << 24  # bytes of an archive's start, and of what they may hold
-GZIP = b"\x1f\x8b\x08"
-_HEAD = re.compile(rb"WARC/1\.[01]\r?\n")
+PAGE_KINDS = ("response", "resource", "conversion")  # conversion: the plain text of a page, as in WET files
+OTHER_KINDS = ("warcinfo", "request", "metadata", "revisit", "continuation")
+LARGEST_BODY = 1 << 28  # bytes of a decoded body
+AGENT = "textmill"  # directives that name an agent are read for this one
 
 
 @dataclass(frozen=True)
 class WarcConfig:
-    """The files, by content; their order is the order of the shards."""
+    """The files, by content; their order is the order of the shards. opt_outs: what pages may say to stay out (opt_outs.py)."""
 
     sources: tuple[SourceFile, ...]
+    opt_outs: tuple[str, ...] = ("noindex", "noai", "tdm")
 
     def __post_init__(self) -> None:
         """Raises ConfigError when there is nothing to read."""
         if not self.sources:
             raise ConfigError("warc: no file to read; check the path in the recipe")
+        opt_outs.check("warc", self.opt_outs)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A page's row of PAGES without its file, or (reason) a place where no record could be read."""
+    """A stretch of an archive: a page's row of PAGES without its file, a record that is no page (skipped), or damage (reason).
+
+    bytes: of the file; of the unpacked content where a file is packed as one piece.
+    """
 
     row: dict[str, Any]
     reason: str = ""
+    skipped: str = ""
+    bytes: int = 0
 
 
 def work(config: WarcConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
-    """Index every file."""
+    """Index every file. Raises ArtifactError when no file holds a page."""
     todo = [n for n in range(len(config.sources)) if not (out / shards.name(n)).exists()]
     compute.map("warc", partial(index_file, config, out), todo)
-    return shards.balance("warc", shards.total(shards.counts(out / shards.name(n)) for n in range(len(config.sources))))
+    each = [shards.counts(out / shards.name(n)) for n in range(len(config.sources))]
+    for source, counted in zip(config.sources, each, strict=True):
+        if not counted["kept"]:
+            event("warning", message=f"warc: {source.name}: no page in {told(counted)}")
+    counts = balanced(shards.total(each))
+    if not counts["kept"]:
+        names = ", ".join(source.name for source in config.sources[:5])
+        raise ArtifactError(f"warc: no page in {len(config.sources)} file(s) ({names}): {told(counts)}; name WARC, WET or ARC files")
+    return counts
+
+
+def told(counts: Counts) -> str:
+    """A line on what was read instead of pages."""
+    parts = [f"{value} {name.partition('.')[2]}" for name, value in counts.items() if name.startswith(("records_skipped.", "set_aside."))]
+    return f"{counts['bytes_read']:,} bytes: " + (", ".join(parts) or "no record at all")
+
+
+def balanced(counts: Counts) -> Counts:
+    """The counts, if all bytes and records that were read are delivered, skipped or quarantined. Raises ArtifactError if not."""
+    shards.balance("warc", counts)
+    skipped = sum(value for name, value in counts.items() if name.startswith("records_skipped."))
+    if counts["records_read"] != counts["read"] + skipped:
+        raise ArtifactError(f"warc: the ledger does not add up: {counts['records_read']} records, {counts['read']} read, {skipped} skipped")
+    parts = sum(counts[f"bytes_{name}"] for name in ("delivered", "skipped", "quarantined"))
+    if counts["bytes_read"] != parts:
+        raise ArtifactError(f"warc: the ledger does not add up: {counts['bytes_read']} bytes read, {parts} accounted for")
+    return counts
 
 
 def index_file(config: WarcConfig, out: Path, number: int) -> None:
     """Bring one file into the artifact and write the shard of its pages."""
     source = config.sources[number]
-    name = f"warc/{number:05d}-{_safe(source.name)}"
-    path, aside = _bring(source, out / name)
-    rows: list[dict[str, Any]] = []
-    for found in pages_of(path):
-        place = f"{source.name}:{found.row.get('warc_offset', 0)}"
-        if found.reason:
-            aside.append({"url": found.row.get("url", ""), "source": place, "reason": found.reason})
-        else:
-            rows.append({**found.row, "warc_file": str(path.relative_to(out)), "source": place})
-    counts = {"read": len(rows) + len(aside), "kept": len(rows)}
-    reasons = [bad["reason"] for bad in aside]
-    counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), out / "set_aside" / shards.name(number))
-    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), shards.balance("warc", counts))
-
-
-def pages_of(path: Path) -> Iterator[Found]:
-    """Every page of a WARC file whose records can be reached by offset."""
-    told = -1  # the offset of a record already found corrupt
-    for offset, record in _records(path):
-        if record is None:
-            if offset != told:
-                yield Found({"warc_offset": offset}, "corrupt_record")
-        elif record.record_type in (WarcRecordType.response, WarcRecordType.resource):
-            url = (record.headers.get("WARC-Target-URI") or "").strip().removeprefix("<").removesuffix(">")
-            if url.startswith(("http://", "https://")):
-                found = _page(url, offset, record)
-                told = offset if found.reason == "corrupt_record" else told
-                yield found
-
-
-def _page(url: str, offset: int, record: Any) -> Found:
-    """status, type and size as the record says; reading the body is the test that it is whole."""
-    is_answer = record.record_type == WarcRecordType.response
-    head = record.http_headers
-    if is_answer and head is None:
-        return Found({"url": url, "warc_offset": offset}, "no_http_head")
-    try:
-        size = _drain(record.reader)
-    except (OSError, ValueError):
-        return Found({"url": url, "warc_offset": offset}, "corrupt_record")
-    status = head.status_code if is_answer else 200
-    kind = (record.http_content_type if is_answer else record.headers.get("Content-Type")) or ""
-    return Found(
-        {
-            "url": url,
-            "final_url": url,
-            "host": _host(url),
-            "outcome": _outcome(status, kind),
-            "status": status,
-            "reason": "truncated" if record.headers.get("WARC-Truncated") else "",
-            "fetched_at": record.headers.get("WARC-Date") or "",
-            "content_type": kind.split(";")[0].strip().lower(),
-            "charset": (record.http_charset if is_answer else "") or "",
-            "bytes": size,
-            "warc_offset": offset,
-            "karma": None,
-            "etag": validators.etag((head.get("ETag") if is_answer else "") or ""),
-            "last_modified": validators.last_modified((head.get("Last-Modified") if is_answer else "") or ""),
-        }
-    )
-
-
-def _outcome(status: int | None, kind: str) -> str:
-    if status is None or status >= 400 or status < 200:
-        return "http_error"
-    if 300 <= status < 400:
-        return "redirected"
-    return "ok" if kind.split(";", maxsplit=1)[0].strip().lower() in TEXT_TYPES else "not_text"
-
-
-def _records(path: Path, *, parse_http: bool = True) -> Iterator[tuple[int, Any]]:
-    """(offset, record), or (offset, None) where none could be read; then on at the next thing that looks like one."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            packed, place = _is_packed(data), 0
-            told = False  # of a stretch that cannot be read: once, however many tries it takes to leave it
-            while place >= 0:
-                last, any_read = place, False
-                try:
-                    file.seek(place)
-                    for record in ArchiveIterator(file, auto_decode="all" if parse_http else "none", parse_http=parse_http):
-                        last, told = record.stream_pos, False
-                        any_read = file.tell() < len(data) or _is_whole(data, last, record.content_length, packed=packed)
-                        if not any_read:
-                            break
-                        yield last, record
-                    if any_read:
-                        return
-                except (OSError, ValueError):
-                    pass
-                if not told:
-                    yield last, None
-                told, place = True, _next_head(data, last + 1, packed=packed)
-
-
-def _is_packed(data: mmap.mmap) -> bool:
-    """By its start, unless that is damaged: then by what comes first."""
-    if data[:3] == GZIP or data[:5] == b"WARC/":
-        return data[:3] == GZIP
-    member, head = data.find(GZIP), _HEAD.search(data)
-    return member >= 0 and (head is None or member < head.start())
-
-
-def _is_whole(data: mmap.mmap, offset: int, length: int, *, packed: bool) -> bool:
-    """Whether the file goes on to the record's end: the reader is content with less."""
-    if not packed:
-        return data.find(b"\r\n\r\n", offset) + 4 + length <= len(data)
-    inflate = zlib.decompressobj(31)
-    try:
-        for place in range(offset, len(data), CHUNK):
-            rest = data[place : place + CHUNK]
-            while rest and not inflate.eof:
-                inflate.decompress(rest, MUCH)
-                rest = inflate.unconsumed_tail
-    except zlib.error:
-        return False
-    return inflate.eof
-
-
-def _next_head(data: mmap.mmap, start: int, *, packed: bool) -> int:
-    if packed:
-        return data.find(GZIP, start)
-    found = _HEAD.search(data, start)
-    return found.start() if found else -1
-
-
-def _bring(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
-    """The file inside the artifact, reachable by offset, and what was lost in writing it anew."""
     if not Path(source.path).is_file():
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
+    path = out / f"warc/{number:05d}-{_safe(source.name)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_arc(source.path):
-        return _from_arc(source, path)
-    if _reachable(Path(source.path)):
-        if not path.exists():
-            link(Path(source.path), path)
-        return path, []
-    return _repacked(source, path)
+        path, size, found = _from_arc(config, source, path)
+    else:
+        path, size, found = _from_warc(config, source, path)
+    rows, aside = [], []
+    counts: Counter[str] = Counter(read=0, kept=0, records_read=0, bytes_delivered=0, bytes_skipped=0, bytes_quarantined=0)
+    for one in found:
+        place = f"{source.name}:{one.row.get('warc_offset', 0)}"
+        if one.reason:
+            aside.append({"url": one.row.get("url", ""), "source": place, "reason": one.reason})
+        elif not one.skipped:
+            rows.append({**one.row, "warc_file": str(path.relative_to(out)), "source": place})
+        _count(counts, one)
+    counts["bytes_read"] = size
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), out / "set_aside" / shards.name(number))
+    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), balanced(dict(counts)))
+
+
+def _count(counts: Counter[str], one: Found) -> None:
+    kind = "quarantined" if one.reason else "skipped" if one.skipped else "delivered"
+    counts[f"bytes_{kind}"] += one.bytes
+    if one.skipped == "padding":
+        return
+    counts["records_read"] += 1
+    if one.skipped:
+        counts[f"records_skipped.{one.skipped}"] += 1
+        return
+    counts["read"] += 1
+    counts[f"set_aside.{one.reason}" if one.reason else "kept"] += 1
+    if not one.reason:
+        counts[f"outcome.{one.row['outcome']}"] += 1
+        if one.row["outcome"] == "opt_out":
+            counts.update(f"opt_out.{name}" for name in opt_outs.named(one.row["reason"]))
+
+
+def pages_of(path: Path, obeyed: tuple[str, ...] = ()) -> Iterator[Found]:
+    """All stretches of a WARC file whose records can be reached by an offset. Raises NotByRecord."""
+    with path.open("rb") as file:
+        for span in warc_records.spans(warc_records.mapped(file)):
+            yield found_in(span, span.start, obeyed)
+
+
+def found_in(span: Span, offset: int, obeyed: tuple[str, ...]) -> Found:
+    """What a span holds. offset: where its record will be read from."""
+    size = span.end - span.start
+    if span.record is None:
+        if span.reason == "padding":
+            return Found({}, skipped="padding", bytes=size)
+        return Found({"warc_offset": offset, "url": span.head.get("warc-target-uri", "")}, span.reason, bytes=size)
+    skipped = _skipped(span.record)
+    if skipped:
+        return Found({"warc_offset": offset}, skipped=skipped, bytes=size)
+    row, reason = _page(span.record, obeyed)
+    return Found({**row, "warc_offset": offset}, reason, bytes=size)
+
+
+def _skipped(record: Record) -> str:
+    if record.kind not in PAGE_KINDS:
+        return record.kind if record.kind in OTHER_KINDS else "other"
+    return "" if urls.scheme(record.url) in urls.PORTS else "not_web"
+
+
+def _page(record: Record, obeyed: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """A row without its place, or a reason. Status, type and size as the record says; decoding the body shows that it is complete."""
+    url, fields = record.url, record.fields
+    if record.kind == "response":
+        parsed = warc_http.message(record.block)
+        if parsed is None or parsed[0].status is None:
+            return {"url": url}, "no_http_head"
+        head, stored = parsed
+    else:
+        head, stored = heads.Head(200, b"", b"", ((b"Content-Type", fields.get("content-type", "").encode()),)), record.block
+    try:
+        body = warc_http.payload(head, stored, LARGEST_BODY)
+    except warc_http.Broken:
+        return {"url": url}, "corrupt_record"
+    except warc_http.TooLarge:
+        return {"url": url}, "too_large"
+    kind, charset = heads.media_type(head.get("Content-Type"))
+    outcome, reason = _outcome(head, kind, body, obeyed)
+    if outcome in ("ok", "truncated") and fields.get("warc-truncated"):
+        outcome, reason = "ok", "truncated"
+    return {
+        "url": url,
+        "final_url": url,
+        "host": _host(url),
+        "outcome": outcome,
+        "status": head.status,
+        "reason": reason,
+        "fetched_at": fields.get("warc-date", ""),
+        "content_type": kind,
+        "charset": charset or ("utf-8" if record.kind == "conversion" else ""),
+        "bytes": max(len(body.data), record.length if record.length > len(record.block) else 0),
+        "karma": None,
+        "etag": validators.etag(head.first("ETag")),
+        "last_modified": validators.last_modified(head.first("Last-Modified")),
+    }, ""
+
+
+def _outcome(head: heads.Head, kind: str, body: warc_http.Payload, obeyed: tuple[str, ...]) -> tuple[str, str]:
+    """One of schemas.OUTCOMES, and its reason."""
+    status = head.status or 0
+    if status >= 400 or status < 200:
+        return "http_error", ""
+    if status >= 300 or kind not in TEXT_TYPES:
+        return ("redirected" if status >= 300 else "not_text"), ""
+    if not body.complete:
+        return "truncated", "the body ends before its coding does"
+    if header_refresh(head.first("Refresh"), body.data):
+        return "meta_refresh", "the Refresh header"
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields]
+    said = opt_outs.stated(headers, body.data, AGENT, is_html=kind != "text/plain") if obeyed else {}
+    refusals = [f"{name}: {said[name]}" for name in obeyed if name in said and name != "nofollow"]
+    return ("opt_out", ", ".join(refusals)) if refusals else ("ok", "")
+
+
+def _from_warc(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:
+    """The file inside the artifact, its bytes, and what it holds."""
+    try:
+        found = list(pages_of(Path(source.path), config.opt_outs))
+    except warc_records.NotByRecord:
+        return _repacked(config, source, path)
+    if not path.exists():
+        link(Path(source.path), path)
+    return path, Path(source.path).stat().st_size, found
+
+
+def _from_arc(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:
+    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".arc") + ".warc.gz")
+
+    def write(data: Any, draft: Any) -> Iterator[Found]:
+        for record in arc.records(data):
+            size, place = record.end - record.start, draft.tell()
+            if record.reason == "padding" or record.is_description:
+                yield Found({}, skipped=record.reason or "warcinfo", bytes=size)
+            elif record.reason:
+                yield Found({"url": record.url, "warc_offset": record.start}, record.reason, bytes=size)
+            elif urls.scheme(record.url) not in urls.PORTS:
+                yield Found({}, skipped="not_web", bytes=size)
+            else:
+                span = Span(0, size, Record({"warc-type": "response", "warc-target-uri": record.url, **_dated(record)}, record.body, 0))
+                found = found_in(span, place, config.opt_outs)
+                if not found.reason:
+                    draft.write(arc.as_warc(record))
+                yield found
+
+    return _rewritten(source, path, write)
+
+
+def _dated(record: arc.ArcRecord) -> dict[str, str]:
+    return {"warc-date": arc.iso_date(record.date)}
+
+
+def _repacked(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:
+    """Each record its own member, from an archive packed as one piece."""
+    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".warc") + ".warc.gz")
+
+    def write(data: Any, draft: Any) -> Iterator[Found]:
+        for span in warc_records.plain_spans(data):
+            found = found_in(span, draft.tell(), config.opt_outs)
+            if found.row and not found.reason and not found.skipped:
+                draft.write(gzip.compress(data[span.start : span.end], mtime=0))
+            yield found
+
+    return _rewritten(source, path, write)
+
+
+def _rewritten(source: SourceFile, path: Path, write: Callable[[Any, Any], Iterator[Found]]) -> tuple[Path, int, list[Found]]:
+    """path written by `write`, which gets the unpacked source; what was lost in unpacking it is quarantined."""
+    plain = path.with_name(f"{path.name}.{os.getpid()}.plain.part")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    lost = salvage.Lost()
+    try:
+        with open(source.path, "rb") as file:
+            data = warc_records.mapped(file)
+            if data[:3] == GZIP:
+                with plain.open("wb") as target:
+                    lost = salvage.unpacked(data, target)
+        with open(plain if plain.exists() else source.path, "rb") as file, draft.open("wb") as target:
+            data = warc_records.mapped(file)
+            found, size = list(write(data, target)), len(data) + lost.bytes
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(draft, path)
+    finally:
+        plain.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+    if lost.damaged:  # the record that the damage cut is found already, or the damage lies between records
+        last = next((n for n in reversed(range(len(found))) if found[n].reason), len(found))
+        cut = found.pop(last) if last < len(found) else Found({}, "corrupt_record")
+        found.insert(last, replace(cut, bytes=cut.bytes + lost.bytes))
+    return path, size, found
 
 
 def _is_arc(path: str) -> bool:
@@ -219,94 +309,13 @@ def _is_arc(path: str) -> bool:
     return False
 
 
-def _from_arc(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
-    aside = []
-    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".arc") + ".warc.gz")
-    with _plain(Path(source.path), path) as (plain, whole), _drafted(path) as draft:
-        if not whole:
-            aside.append({"url": "", "source": source.name, "reason": "corrupt_record"})
-        for record in arc.records(plain.read_bytes()):
-            if record.reason:
-                aside.append({"url": record.url, "source": source.name, "reason": record.reason})
-            elif record.url.startswith(("http://", "https://")):
-                draft.write(arc.as_warc(record))
-    return path, aside
-
-
-def _reachable(path: Path) -> bool:
-    """Whether each record has a place of its own: packed one by one, or not packed at all."""
-    places = []
-    with path.open("rb") as file:
-        with contextlib.suppress(OSError, ValueError):
-            places = [record.stream_pos for record in ArchiveIterator(file, parse_http=False)]
-        if places and places[-1] == path.stat().st_size:  # what is found behind a cut member is nothing
-            places.pop()
-        if len(places) > 1:
-            return len(set(places)) == len(places)
-        file.seek(0)
-        start = file.read(CHUNK)
-    return start[:3] != GZIP or len(_HEAD.findall(salvage.beginning(start, MUCH))) < 2  # or one piece that is damaged further on
-
-
-def _repacked(source: SourceFile, path: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Each record its own member, from an archive packed as one piece; what its damage took is told once."""
-    aside = []
-    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".warc") + ".warc.gz")
-    with _plain(Path(source.path), path) as (plain, whole), _drafted(path) as draft:
-        lost = not whole
-        for _, record in _records(plain, parse_http=False):
-            block = io.BytesIO()
-            if record is not None:
-                record.write(block)
-            if record is None or len(block.getvalue().partition(b"\r\n\r\n")[2]) < record.content_length:
-                lost = True
-            elif record.record_type in (WarcRecordType.response, WarcRecordType.resource):
-                draft.write(gzip.compress(block.getvalue(), mtime=0))
-    if lost:
-        aside.append({"url": "", "source": source.name, "reason": "corrupt_record"})
-    return path, aside
-
-
-@contextlib.contextmanager
-def _plain(source: Path, beside: Path) -> Iterator[tuple[Path, bool]]:
-    """The source unpacked, as far as it can be, and whether that is all of it."""
-    with source.open("rb") as file:
-        if file.read(3) != GZIP:
-            yield source, True
-            return
-    plain = beside.with_name(f"{beside.name}.{os.getpid()}.plain.part")
-    try:
-        yield plain, salvage.unpacked(source, plain)
-    finally:
-        plain.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _drafted(path: Path) -> Iterator[Any]:
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with draft.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
-def _drain(reader: Any) -> int:
-    size = 0
-    while block := reader.read(1 << 20):
-        size += len(block)
-    return size
-
-
 def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+    canonical = urls.canonical(url, keep_tracking=True)
+    return urls.host_of(urls.authority(canonical)) if canonical else ""
 
 
 def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-WARC = Stage(name="warc", version=2, work=work)
+WARC = Stage(name="warc", version=3, work=work)

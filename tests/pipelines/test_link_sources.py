@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import shards
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 from pipelines import chain
@@ -30,6 +31,7 @@ corpus:
     allow_hosts_file: lists/good.txt
     exclude_extensions: [php]
     max_per_domain: 2
+    tracking_parameters: [from, "ad_*"]
   crawl: {contact: someone@example.com}
 """
 
@@ -38,7 +40,9 @@ corpus:
 def recipe(tmp_path: Path) -> Path:
     urlset = "<urlset>{}</urlset>"
     (tmp_path / "maps").mkdir()
-    (tmp_path / "maps/one.xml").write_text(urlset.format("<url><loc>http://a.test/1</loc></url><url><loc>http://a.test/2</loc></url>"))
+    (tmp_path / "maps/one.xml").write_text(
+        urlset.format("<url><loc>http://a.test/1?from=map&amp;ad_x=1</loc></url><url><loc>http://a.test/2</loc></url>")
+    )
     (tmp_path / "maps/all.xml").write_text("<sitemapindex><sitemap><loc>http://a.test/one.xml</loc></sitemap></sitemapindex>")
     item = "<item><link>http://{}</link><pubDate>{} Jan 2024 08:00:00 GMT</pubDate></item>"
     items = [item.format(*pair) for pair in (("b.test/old", 30), ("b.test/new", 31), ("x.bad.test/", 31), ("b.test/x.php", 31))]
@@ -73,6 +77,8 @@ def test_the_command_makes_and_shows_the_list(recipe: Path, textmill: Callable, 
         "removed.older": 1,
         "set_aside.other_sitemap": 1,
     }
+    listed = {url for path in (tmp_path / "w").glob("artifacts/links/*/0*.arrow") for url in shards.read(path)["url"].to_pylist()}
+    assert "http://a.test/1" in listed
     assert shown["set_aside"]["other_sitemap"][0]["line"] == "http://a.test/one.xml"
 
 

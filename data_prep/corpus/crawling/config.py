@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass, fields
 
 from data_prep.corpus.crawling.networks import networks
+from data_prep.corpus.opt_outs import DIRECTIVES, check
+from data_prep.corpus.trackers import KNOWN
 from infra.artifact import how
 from infra.errors import ConfigError
 
 TEXT = ("text/html", "application/xhtml+xml", "text/plain")
 AGENT = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1: a product token
 DAY_S = 86_400.0
-LEAST = {"max_bytes": 1, "max_unpacked_bytes": 1, "dead_after": 1, "concurrency": 1}
+LEAST = {"max_bytes": 1, "max_header_bytes": 1_024, "max_unpacked_bytes": 1, "dead_after": 1, "concurrency": 1}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class CrawlConfig:
     page_timeout_s: float = 60.0  # for one whole exchange
     max_bytes: int = 10 << 20  # on the wire
     max_unpacked_bytes: int = 40 << 20
+    max_header_bytes: int = 64 << 10  # of a response's head
     max_redirects: int = 5
     retries: int = 2  # after no connection, a body cut short, 429, 500, 502, 503, 504
     backoff_s: float = 1.0  # before the first retry; doubled for each further one
@@ -37,6 +40,8 @@ class CrawlConfig:
     global_concurrency: int = how(0)  # requests under way in all workers of the crawl together; 0: what each worker may, and no less
     allow_networks: tuple[str, ...] = ()  # private networks that may be crawled all the same
     content_types: tuple[str, ...] = TEXT
+    opt_outs: tuple[str, ...] = DIRECTIVES  # what a page may say to stay out of the corpus, or its links unfollowed
+    tracking_parameters: tuple[str, ...] = ()  # left out of the links that are followed; links.tracking_parameters fills it in
     logical_date: str = ""  # of a scheduled run: a new date is a new crawl
 
     def __post_init__(self) -> None:
@@ -54,6 +59,8 @@ class CrawlConfig:
         if self.robots_max_age_s > DAY_S:
             raise ConfigError(f"crawl: robots_max_age_s must be at most {DAY_S:g} (RFC 9309, section 2.4), not {self.robots_max_age_s:g}")
         networks(self.allow_networks)
+        check("crawl", self.opt_outs)
+        KNOWN.and_own(self.tracking_parameters)
 
     @property
     def user_agent(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,15 +14,15 @@ import aiohttp
 import xxhash
 from yarl import URL
 
-from data_prep.corpus import urls
-from data_prep.corpus.crawling import robots
+from data_prep.corpus import charset, stubs, urls
+from data_prep.corpus.crawling import heads, robots, wire
 from data_prep.corpus.crawling.address import AddressBook, NoAddress, PrivateAddress
-from data_prep.corpus.crawling.body import ACCEPTED, STEP, Body, Bomb, TooLarge, Undecodable
+from data_prep.corpus.crawling.body import ACCEPTED, STEP, Body, Bomb, TooLarge, Undecodable, is_text
 from data_prep.corpus.crawling.config import CrawlConfig
+from data_prep.corpus.crawling.cookies import Cookies, header_text
 from data_prep.corpus.crawling.turns import Turns
 from data_prep.corpus.crawling.validators import Known
 from data_prep.corpus.crawling.warcfile import Exchange
-from data_prep.corpus.stubs import meta_refresh
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 RETRIED = frozenset((429, 500, 502, 503, 504))
@@ -31,7 +30,6 @@ CHUNK = 1 << 16
 BROKEN = (aiohttp.ConnectionTimeoutError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 HTML = ("", "text/html", "application/xhtml+xml")
 ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:+-]+)", re.IGNORECASE)
 
 
 @dataclass
@@ -45,6 +43,16 @@ class Answer:
     exchange: Exchange
     hops: tuple[str, ...] = ()
     known: Known | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """types: media types that are read; none for robots.txt."""
+
+    url: str
+    types: tuple[str, ...]
+    known: Known | None = None
+    cookie: str = ""
 
 
 class Refused(Exception):
@@ -81,36 +89,56 @@ class Fetcher:
         """Follow redirects until a page answers; one to a URL that stop_at knows ends as "redirected" or "meta_refresh".
 
         Every hop is checked anew: its address, its host's robots.txt, its host's turn. A page that recall knows is asked for
-        only if it changed. Raises Refused.
+        only if it changed. Cookies last for this call and stay on their host. Raises Refused.
         """
-        hops = [url]
+        hops, cookies = [url], Cookies()
+        asked = {(url, "")}
+        stopped: Refused | None = None  # a redirect that set a cookie: it ends here unless its target leads back
         while True:
             here = hops[-1]
-            await self._may(here)
-            answer = await self._ask(here, self.config.content_types, recall(here))
-            target, outcome = self._sent_on(here, answer)
+            try:
+                await self._may(here)
+                answer = await self._ask(here, self.config.content_types, recall(here), cookies.header(here))
+                cookies.take(here, answer.headers)
+                target, outcome = self._sent_on(here, answer)
+            except Refused:
+                if stopped:
+                    raise stopped from None
+                raise
+            if stopped and target not in hops:
+                raise stopped
+            stopped = None
             if not outcome:
                 answer.hops = tuple(hops)
                 return answer
-            if target in hops or len(hops) > self.config.max_redirects:
+            if (step := (target, cookies.header(target))) in asked or len(hops) > self.config.max_redirects:
                 raise Refused("redirect_loop", f"{len(hops)} redirects, the next to {target[:200]}", answer.status, here)
             if stop_at(target):
-                raise Refused(outcome, "to a page that is fetched on its own", answer.status, target)
+                stopped = Refused(outcome, "to a page that is fetched on its own", answer.status, target)
+                if "Set-Cookie" not in answer.headers or urls.authority(target) != urls.authority(here):
+                    raise stopped
+            asked.add(step)
             hops.append(target)
 
     def _sent_on(self, here: str, answer: Answer) -> tuple[str, str]:
         """Where the answer sends the reader, and what that is called; ("", "") for a page that wants to be read."""
-        location = answer.headers.get("Location", "").strip()
+        location = header_text(answer.headers.get("Location", ""))
         if answer.status in REDIRECTS and location:
             target = urls.joined(here, location, keep_tracking=True)
             if target is None:
                 raise Refused("bad_url", f"redirected to {location[:200]!r}", answer.status, here)
             return target, "redirected"
-        if 200 <= answer.status < 300 and answer.content_type in HTML and (stub := meta_refresh(answer.exchange.body)):
-            target = urls.joined(here, stub[1], keep_tracking=True)
+        if not 200 <= answer.status < 300:
+            return "", ""
+        stub, encoding = stubs.header_refresh(header_text(answer.headers.get("Refresh", "")), answer.exchange.body), "utf-8"
+        if stub is None and answer.content_type in HTML and stubs.may_refresh(answer.exchange.body):
+            decoded = charset.decode(answer.exchange.body, answer.charset)
+            stub, encoding = stubs.meta_refresh(decoded.text), decoded.charset
+        if stub:
+            target = urls.joined(here, stub[1], keep_tracking=True, encoding=encoding)
             if target is None:
                 raise Refused("bad_url", f"sent on by a meta refresh to {stub[1][:200]!r}", answer.status, here)
-            if target != here:  # else it only waits for its own text
+            if target != here or answer.headers.get("Set-Cookie"):  # else it only waits for its own text
                 return target, "meta_refresh"
         return "", ""
 
@@ -166,12 +194,13 @@ class Fetcher:
                 raise Refused("dead_host", self.dead[origin]) from error
             return robots.Rules(closed=f"robots.txt: {error.reason}", unreachable=True)
 
-    async def _ask(self, url: str, types: tuple[str, ...], known: Known | None = None) -> Answer:
+    async def _ask(self, url: str, types: tuple[str, ...], known: Known | None = None, cookie: str = "") -> Answer:
         """One hop with its retries."""
+        request = _Request(url, types, known, cookie)
         host = urls.authority(url)
         await self._check_address(url, host)
         for attempt in range(self.config.retries + 1):
-            answer, failure = await self._try(url, host, types, known)
+            answer, failure = await self._try(request, host)
             if answer is not None and answer.status not in RETRIED:
                 return answer
             asked = seconds_asked(answer.headers.get("Retry-After", ""), self.clock.now()) if answer else 0.0
@@ -184,13 +213,14 @@ class Fetcher:
             raise Refused(failure.outcome, failure.reason, final_url=url)
         return answer
 
-    async def _try(self, url: str, host: str, types: tuple[str, ...], known: Known | None) -> tuple[Answer | None, _Again | None]:
+    async def _try(self, request: _Request, host: str) -> tuple[Answer | None, _Again | None]:
         """An answer, or None and why there is none. Raises Refused when the host or the page is beyond hope."""
+        url = request.url
         async with self.turns.turn(host, self.delays.get(host, self.config.per_host_delay_s)):
             if (origin := origin_of(url)) in self.dead:  # perhaps while this one waited
                 raise Refused("dead_host", self.dead[origin], final_url=url)
             try:
-                answer = await self._exchange(url, types, known)
+                answer = await self._exchange(request)
             except _Again as error:
                 if error.outcome == "dead_host":
                     self._failed(origin, error.reason)
@@ -216,15 +246,16 @@ class Fetcher:
             self.dead.setdefault(origin_of(url), str(error))
             raise Refused("dead_host", str(error), final_url=url) from error
 
-    async def _exchange(self, url: str, types: tuple[str, ...], known: Known | None) -> Answer:
+    async def _exchange(self, request: _Request) -> Answer:
         """One request and its answer, within all limits."""
-        begun = False
+        begun, url, known = False, request.url, request.known
         conditions = known.conditions if known else None
+        headers = {**(conditions or {}), **({"Cookie": request.cookie} if request.cookie else {})}
         try:
             async with asyncio.timeout(self.config.page_timeout_s):
-                async with self.session.get(URL(url, encoded=True), allow_redirects=False, headers=conditions) as response:
+                async with self.session.get(URL(url, encoded=True), allow_redirects=False, headers=headers or None) as response:
                     begun = True
-                    answer = await self._read(url, response, types)
+                    answer = await self._read(url, response, request.types)
                     answer.known = known if conditions and answer.status == 304 else None
                     return answer
         except aiohttp.ClientPayloadError as error:
@@ -238,19 +269,17 @@ class Fetcher:
 
     async def _read(self, url: str, response: aiohttp.ClientResponse, types: tuple[str, ...]) -> Answer:
         ip = _peer(response)  # now: with the body's end the connection is gone
-        kind = response.headers.get("Content-Type", "")
-        media = kind.partition(";")[0].strip().lower()
+        media, label = heads.media_type(", ".join(response.headers.getall("Content-Type", ())))
         good = 200 <= response.status < 300
         if good and types and media and media not in types:
             raise Refused("not_text", f"content-type {media[:80]}", response.status, url)
         body = await self._body(url, response, robots_file=not types) if good else b""
         if good and types and not media and b"\0" in body[:1024]:
             raise Refused("not_text", "no content-type, and binary", response.status, url)
-        charset = CHARSET.search(kind)
         return Answer(
             response.status,
             media,
-            charset[1].lower() if charset else "",
+            label,
             response.headers,
             _exchange_of(url, ip, response, body),
         )
@@ -261,13 +290,15 @@ class Fetcher:
             wire, unpacked = robots.LONGEST + CHUNK, robots.LONGEST + STEP
         body: Body | None = None
         try:
-            body = Body(response.headers.get("Content-Encoding", ""), wire, unpacked)
+            body = Body(",".join(response.headers.getall("Content-Encoding", ())), wire, unpacked)
             if not robots_file and (response.content_length or 0) > wire:
                 raise TooLarge(f"content-length {response.content_length}, more than {wire} bytes")
             async for chunk in response.content.iter_chunked(CHUNK) if robots_file else response.content.iter_any():
                 body.feed(chunk)
-            if not body.whole and response.content_length is None and "Transfer-Encoding" not in response.headers:
-                raise aiohttp.ClientPayloadError("the connection ended before the packed body did")
+            if not body.whole:
+                raise aiohttp.ClientPayloadError(f"the body ended before its {', '.join(body.codings)} stream did")
+            if body.unknown and not is_text(body.data):
+                raise Undecodable(f"content-encoding {body.unknown[0][:40]!r} is unknown, and the body is no text")
         except (TooLarge, Bomb, Undecodable) as error:
             response.close()
             if robots_file and body is not None and not isinstance(error, Undecodable):
@@ -300,12 +331,21 @@ def seconds_asked(retry_after: str, now: float) -> float:
 
 
 def new_session(config: CrawlConfig, book: AddressBook) -> aiohttp.ClientSession:
-    """No cookies, no proxy from the environment, no unpacking: what arrives is what was sent."""
-    connector = aiohttp.TCPConnector(limit=config.concurrency, resolver=book, use_dns_cache=False)
+    """No cookies beyond those of a chain of redirects, no proxy from the environment, no unpacking: what arrives is what was sent."""
+    most = config.max_header_bytes
+    connections = wire.connector(config.concurrency, book, most)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s)
     headers = {"User-Agent": config.user_agent, "Accept": ACCEPT, "Accept-Encoding": ACCEPTED}
     session = aiohttp.ClientSession(
-        connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+        connector=connections,
+        timeout=timeout,
+        headers=headers,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        max_line_size=most,
+        max_field_size=most,
+        max_headers=most,
     )
     session._retry_connection = False  # else a request on a connection that the server has closed is sent again at once, unseen by us
     return session

@@ -6,7 +6,6 @@ Libraries were tried: the standard library's takes the first match instead of th
 
 from __future__ import annotations
 
-import codecs
 import re
 from dataclasses import dataclass
 
@@ -23,7 +22,9 @@ _LINE = re.compile(
 )
 _TOKEN = re.compile(r"\*|[A-Za-z_-]+")  # section 2.2.1
 _RATE = re.compile(r"(\d{1,9})\s*/\s*(\d{1,9})([smhd]?)\b", re.IGNORECASE)
-_UNLIKE = re.compile(r"%[0-9A-Fa-f]{2}|[^\x21-\x7e]+")
+_UNLIKE = re.compile(r"%[0-9A-Fa-f]{2}|[^\x21-\x7e]+|[\"'<>\\^`{|}\[\]]")  # the latter browsers escape in a path, in a query, or nowhere
+_MARK = re.compile(rb"\A\xef(?:\xbb\xbf?)?")  # a byte order mark, or what is left of one
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -94,10 +95,10 @@ def rules(agent: str, status: int, body: bytes, cache_control: str = "") -> Rule
     """
     age = seconds_fresh(cache_control)
     if 200 <= status < 300:
-        body = body.removeprefix(codecs.BOM_UTF8)
+        body = _MARK.sub(b"", body, count=1)
         if len(body) > LONGEST:
             body = body[: body.rfind(b"\n", 0, LONGEST) + 1]  # half a rule is none
-        return _read(body.decode("utf-8", "replace"), agent.lower(), age)
+        return _read(body.decode("latin-1"), agent.lower(), age)  # octets: a path is compared as it was sent, in whatever encoding
     if 400 <= status < 500 and status != 429:
         return Rules(age_s=age)
     return Rules(closed=f"robots.txt answered {status}", unreachable=True, age_s=age)
@@ -114,7 +115,11 @@ def seconds_fresh(cache_control: str) -> float:
 
 def normal(path: str) -> str:
     """A path as section 2.2.2 compares it: escapes of unreserved characters undone, what is not ASCII escaped, digits capital."""
-    return path if path.isascii() and "%" not in path and path.isprintable() and " " not in path else _UNLIKE.sub(_one, path)
+    return _UNLIKE.sub(_one, path)
+
+
+def _octet(found: re.Match[str]) -> str:
+    return f"%{ord(found[0]):02X}"
 
 
 def _one(found: re.Match[str]) -> str:
@@ -126,7 +131,10 @@ def _one(found: re.Match[str]) -> str:
 
 
 def _read(text: str, agent: str, age_s: float) -> Rules:
-    """The group that speaks to the agent, all its parts together; else the one that speaks to everybody (section 2.2.1)."""
+    """The group that speaks to the agent, all its parts together; else the one that speaks to everybody (section 2.2.1).
+
+    text: a character an octet. A delay holds for the agents named so far, and ends no group: only allow and disallow do.
+    """
     patterns: dict[str, list[Pattern]] = {}
     delays: dict[str, float] = {}
     names: list[str] = []
@@ -134,17 +142,18 @@ def _read(text: str, agent: str, age_s: float) -> Rules:
     for line in re.split(r"[\r\n]+", text):
         if not (found := _LINE.match(line)):
             continue  # section 2.2.4: other records must not interfere
-        value = found["value"].strip()
+        value = found["value"].strip(" \t\0")
         if found["agent"]:
             names, in_rules = ([] if in_rules else names), False
             if (token := _TOKEN.match(value)) and token[0].lower() in (agent, "*"):
                 names.append(token[0].lower())
                 patterns.setdefault(names[-1], [])
             continue
-        in_rules = True
+        is_rule = bool(found["allow"] or found["disallow"])
+        in_rules = in_rules or is_rule
         for name in names:
-            if found["allow"] or found["disallow"]:
-                patterns[name] += [Pattern(value, bool(found["allow"]))] if value else []
+            if is_rule:
+                patterns[name] += [Pattern(_NOT_ASCII.sub(_octet, value), bool(found["allow"]))] if value else []
             else:
                 delays[name] = max(delays.get(name, 0.0), _seconds(value, is_rate=bool(found["rate"])))
     mine = agent if agent in patterns else "*"

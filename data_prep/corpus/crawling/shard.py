@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.corpus import urls
+from data_prep.corpus import opt_outs, urls
 from data_prep.corpus.crawling import validators, warcfile
 from data_prep.corpus.crawling.address import AddressBook
 from data_prep.corpus.crawling.clock import Clock
@@ -24,6 +24,7 @@ from data_prep.corpus.crawling.journal import Journal, Settled
 from data_prep.corpus.crawling.listed import Listed
 from data_prep.corpus.crawling.turns import Tickets, Turns
 from data_prep.corpus.crawling.validators import Known, Memory
+from data_prep.corpus.trackers import KNOWN
 from infra.artifact import Counts
 from infra.log import event
 
@@ -85,6 +86,8 @@ def count(rows: Iterable[Mapping[str, Any]], links: int) -> Counts:
         counted["followed"] += 1
         counted["bytes"] += row["bytes"]
         counted["kept" if row["outcome"] == "ok" else f"removed.{row['outcome']}"] += 1
+        if row["outcome"] == "opt_out":
+            counted.update(f"opt_out.{name}" for name in opt_outs.named(row["reason"]))
     return dict(counted)
 
 
@@ -119,6 +122,7 @@ class _Shard:
     def __init__(self, config: CrawlConfig, fetcher: Fetcher, journal: Journal, task: Task) -> None:
         self.config, self.fetcher, self.journal, self.task = config, fetcher, journal, task
         self.listed = {link.url: link for link in task.links}
+        self.trackers = KNOWN.and_own(config.tracking_parameters)
         self.everywhere, self.memory = Listed(task.listed), Memory(task.earlier)
         self.total = len(task.links) + sum(entry.followed for entry in journal.settled.values())
         for entry in journal.settled.values():  # what was known of each host when the last try ended
@@ -214,11 +218,23 @@ class _Shard:
 
     def _page(self, link: Link, answer: Answer, keep_links: bool) -> tuple[Settled, bytes]:
         body = answer.exchange.body
+        is_html = answer.content_type != "text/plain"
+        stated = opt_outs.stated(answer.headers.items(), body, self.config.agent, is_html=is_html)
+        obeyed = [name for name in self.config.opt_outs if name in stated]
+        home = urls.authority(answer.hops[-1]) == link.host  # where a redirect led away there is nothing to follow
+        links = self._links(answer, "nofollow" in obeyed) if keep_links and home else []
+        if refusals := [f"{name}: {stated[name]}" for name in obeyed if name != "nofollow"]:
+            row = _row(link, "opt_out", ", ".join(refusals), answer.status, answer.hops[-1])
+            return Settled(row, links, link.followed), b""
         row = self._stored(link, answer, "ok", "") | {"bytes": len(body)}
         records = warcfile.page(answer.exchange, _notes(link, answer))
-        home = urls.authority(answer.hops[-1]) == link.host  # where a redirect led away there is nothing to follow
-        links = links_on(answer.hops[-1], body, answer.charset) if keep_links and home else []
         return Settled(row, links, link.followed, digest=answer.exchange.digest, read_links=keep_links), records
+
+    def _links(self, answer: Answer, nofollow: bool) -> list[str]:
+        if nofollow:
+            return []
+        obeys = "nofollow" in self.config.opt_outs
+        return links_on(answer.hops[-1], answer.exchange.body, answer.charset, trackers=self.trackers, obey_nofollow=obeys)
 
     def _unchanged(self, link: Link, answer: Answer, known: Known, *, keep_links: bool) -> tuple[Settled, bytes]:
         row = self._stored(link, answer, "not_modified", f"as fetched {known.fetched_at}")

@@ -110,7 +110,7 @@ def test_an_address_is_its_own_domain() -> None:
     ]
 
 
-@pytest.mark.parametrize("pattern", ["http://a.test/", "a b", "", "*.", "*", "a.*.test", "a_b..c", "127.1"])
+@pytest.mark.parametrize("pattern", ["http://a.test/", "a b", "", "*.", "*", "a.*.test", "a_b..c", "1.2.3.999"])
 def test_what_is_no_pattern_is_refused(pattern) -> None:
     with pytest.raises(ConfigError, match="exclude: .* is no host"):
         hosts.check_pattern("exclude", pattern)

@@ -6,9 +6,11 @@ import gzip
 import html
 import io
 import ipaddress
+import json
 import re
 from urllib.parse import unquote, urljoin, urlsplit
 
+import ada_url
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from url_normalize import url_normalize
 from w3lib.url import canonicalize_url
 
 from data_prep.corpus import urls
+from data_prep.corpus.trackers import KNOWN
+from infra.errors import ConfigError
 
 PIECES = st.sampled_from(
     [
@@ -103,6 +107,12 @@ ODD = st.one_of(
         ("http://example。com/", "http://example.com/"),
         ("http://127.0.0.1:80/", "http://127.0.0.1/"),
         ("ht\ntp://example.com/a\tb", "http://example.com/ab"),
+        ("http:///path", "http://path/"),
+        ("http:\\\\a.test\\b?c\\d", "http://a.test/b?c\\d"),
+        ("http://a\\@b/", "http://a/@b/"),
+        ("http://127.1/", "http://127.0.0.1/"),
+        ("http://2130706433/", "http://127.0.0.1/"),
+        ("http://0x7f.0.0.1/", "http://127.0.0.1/"),
     ],
 )
 def test_spellings_of_one_resource_are_one(url: str, same: str) -> None:
@@ -140,14 +150,9 @@ def test_what_a_server_may_answer_differently_stays_apart(one: str, other: str) 
         "file:///etc/passwd",
         "javascript:alert(1)",
         "http://",
-        "http:///path",
         "http://user:pw@example.com/",
         "http://example.com:99999/",
         "http://ex ample.com/",
-        "http://a\\@b/",
-        "http://127.1/",
-        "http://2130706433/",
-        "http://0x7f.0.0.1/",
         "http://1.2.3.999/",
         "http://[::1/",
         "http://e..test/",
@@ -284,6 +289,65 @@ def test_links_are_joined_to_their_page() -> None:
     assert urls.joined("http://e.test/a", "mailto:me@e.test") is None
     assert urls.joined("http://e.test/a", "http://[broken") is None
     assert urls.joined("http://e.test/a", "?utm_source=x", keep_tracking=True) == "http://e.test/a?utm_source=x"
+
+
+def test_browsers_own_cases_of_urls_are_parsed_as_browsers_do(data) -> None:
+    """Every case of the web platform tests that leads to an http(s) URL or to none, beside what this module refuses on purpose."""
+    count = 0
+    for case in json.loads((data / "standards/wpt-urltestdata.json").read_text()):
+        if isinstance(case, str) or any("\ud800" <= c <= "\udfff" for c in case["input"]):
+            continue
+        base = case["base"] or "about:blank"
+        got = urls.joined(base, case["input"], keep_tracking=True)
+        if case.get("failure") or not case["href"].startswith(("http:", "https:")):
+            assert got is None, case
+            count += 1
+        elif not case["username"] and not case["password"] and urls.HOST.fullmatch(case["hostname"].removesuffix(".")):
+            assert got == urls.canonical(case["href"], keep_tracking=True) is not None, case
+            plain = ada_url.URL(got)
+            assert plain.href == got  # a browser asks for just this
+            wanted = ada_url.URL(case["href"])
+            assert (unquote(plain.pathname), plain.port) == (unquote(wanted.pathname), wanted.port)
+            assert unquote(plain.search) == unquote(wanted.search.removesuffix("?") if wanted.search == "?" else wanted.search)
+            count += 1
+    assert count > 500
+
+
+@settings(max_examples=400, deadline=None)
+@given(ODD)
+def test_what_is_asked_for_is_what_a_browser_reads(text: str) -> None:
+    found = urls.joined("http://base.test/a/b?c", text, keep_tracking=True)
+    assert found is None or ada_url.URL(found).href == found
+
+
+@pytest.mark.parametrize(
+    ("encoding", "link", "found"),
+    [
+        ("euc-kr", "/글/항구.html", "/%EA%B8%80/%ED%95%AD%EA%B5%AC.html"),
+        ("euc-kr", "/list?cat=항구", "/list?cat=%C7%D7%B1%B8"),
+        ("cp932", "/a?q=表", "/a?q=%95\\"),
+        ("windows-1251", "?q=море&n=1#море", "/dir/page?q=%EC%EE%F0%E5&n=1"),
+        ("iso-8859-1", "?q=항", "/dir/page?q=%26%2354637%3B"),
+        ("gb18030", "?q=海", "/dir/page?q=%BA%A3"),
+        ("utf-16-le", "?q=é", "/dir/page?q=%C3%A9"),
+        ("utf-8", "?q=é", "/dir/page?q=%C3%A9"),
+    ],
+)
+def test_a_query_is_written_in_the_page_s_encoding_and_a_path_in_utf_8(encoding: str, link: str, found: str) -> None:
+    assert urls.joined("http://e.test/dir/page", link, encoding=encoding) == f"http://e.test{found}"
+
+
+def test_parameters_that_only_track_are_left_out_and_a_recipe_may_name_its_own() -> None:
+    known = "_ga=1 gad_source=1 gbraid=x wbraid=x igsh=x li_fat_id=x ref_src=x s_kwcid=x srsltid=x ttclid=x vero_id=x utm_id=x mtm_cid=1"
+    for parameter in known.split():
+        assert urls.canonical(f"http://e.test/a?{parameter}&b=1") == "http://e.test/a?b=1"
+        assert urls.canonical(f"http://e.test/a?{parameter}", keep_tracking=True) == f"http://e.test/a?{parameter}"
+    for parameter in ["gad=1", "ref=x", "id=3", "s=x", "source=x", "xutm_source=1", "p=1", "page=2", "v=abc"]:
+        assert urls.canonical(f"http://e.test/a?{parameter}") == f"http://e.test/a?{parameter}"
+    own = KNOWN.and_own(["Ref", "aff_*"])
+    assert urls.canonical("http://e.test/a?ref=1&aff_id=2&AFF_x&reference=3&utm_id=4", trackers=own) == "http://e.test/a?reference=3"
+    with pytest.raises(ConfigError, match=r"tracking_parameters: 'a=b' is not the name"):
+        KNOWN.and_own(["a=b"])
 
 
 def test_media_is_told_by_its_ending() -> None:

@@ -74,9 +74,61 @@ def test_limits_and_unknown_packings_are_told_apart() -> None:
         Body("", 10, 100).feed(b"x" * 11)
     with pytest.raises(Undecodable, match="is no gzip"):
         Body("gzip", 100, 100).feed(b"plain text")
-    for coding in ("compress", "gzip, gzip"):
-        with pytest.raises(Undecodable):
-            Body(coding, 100, 100)
+    with pytest.raises(Undecodable, match="more than 5 codings"):
+        Body("gzip, " * 6, 100, 100)
+    assert Body("none", 100, 100).unknown == ["none"] and Body("Identity, GZIP", 100, 100).codings == ["gzip"]
+
+
+CODINGS = ["gzip", "x-gzip", "deflate", "br", "zstd"]
+
+
+def packed_in(codings, data: bytes) -> bytes:
+    for coding in codings:
+        data = PACK[coding.removeprefix("x-")](data)
+    return data
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.binary(max_size=2_000),
+    st.lists(st.sampled_from(CODINGS), min_size=1, max_size=3),
+    st.integers(1, 300),
+    st.binary(max_size=40),
+    st.sampled_from(["", "identity, ", "none, ", "utf-8,"]),
+)
+def test_codings_are_undone_in_turn_and_what_lies_behind_them_is_ignored(data, codings, piece, behind, other) -> None:
+    body, wire = Body(other + ", ".join(codings), 1 << 20, 1 << 20), packed_in(codings, data)
+    if not behind.startswith((b"\x1f", b"\x28", *(bytes((n,)) for n in range(0x50, 0x60)))):  # that might be a further member or frame
+        wire += behind
+    for start in range(0, len(wire), piece):
+        body.feed(wire[start : start + piece])
+    assert body.data == data and body.whole
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.binary(min_size=1, max_size=2_000), st.sampled_from([*CODINGS, "Deflate"]), st.integers(1, 300), st.data())
+def test_a_stream_that_ends_early_is_not_whole(data, coding, piece, draw) -> None:
+    packed = PACK[coding.removeprefix("x-")](data)
+    wire = packed[: draw.draw(st.integers(1, len(packed) - 1))]
+    body = Body(coding.lower(), 1 << 20, 1 << 20)
+    for start in range(0, len(wire), piece):
+        body.feed(wire[start : start + piece])
+    assert not body.whole and data.startswith(body.data)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from([*CODINGS, "Deflate"]), st.integers(0, 40), st.booleans())
+def test_an_archive_s_body_that_is_decoded_already_is_taken_as_it_is(coding, words, is_packed) -> None:
+    text = "<!doctype html><title>글 é</title> ".encode() + b"some words " * words
+    body = Body(coding.lower(), 1 << 20, 1 << 20, lenient=True)
+    body.feed(packed_in([coding], text) if is_packed and coding != "Deflate" else text)
+    assert body.data == text and body.whole
+
+
+def test_a_bomb_within_a_second_coding_is_known() -> None:
+    body = Body("gzip, gzip", 1 << 20, 1 << 20)
+    with pytest.raises(Bomb):
+        body.feed(packed_in(["gzip", "gzip"], b"\0" * 30_000_000))
 
 
 @settings(max_examples=200, deadline=None)

@@ -154,3 +154,76 @@ def test_five_redirects_are_followed_and_the_sixth_of_a_chain_means_no_rules(web
         web.routes[host, f"/r{hops}"] = reply(b"User-agent: *\nDisallow: /", kind="text/plain")
     rows = crawler("http://five.test/", "http://endless.test/")
     assert [rows[f"http://{host}.test/"]["outcome"] for host in ("five", "endless")] == ["robots", "ok"]
+
+
+GROUPS = [
+    # other records do not end a group (section 2.2.4), whatever they are
+    ("User-agent: textmill\nCrawl-delay: 1\nUser-agent: other\nDisallow: /p", "/p", False),
+    ("User-agent: textmill\nSitemap: http://a.test/s\nClean-param: x\nUser-agent: other\nDisallow: /p", "/p", False),
+    ("User-agent: textmill\nRequest-rate: 1/5\nHost: a.test\n\nDisallow: /p", "/p", False),
+    ("User-agent: textmill\nDisallow: /x\nCrawl-delay: 1\nUser-agent: other\nDisallow: /p", "/p", True),
+    ("User-agent: other\nCrawl-delay: 9\nUser-agent: *\nDisallow: /p", "/p", False),
+    ("\xef\xbbUser-agent: *\nDisallow: /p", "/p", False),
+]
+
+
+@pytest.mark.parametrize(("text", "path", "allowed"), GROUPS)
+def test_only_rules_end_a_group(text: str, path: str, allowed: bool) -> None:
+    assert (robots.rules("textmill", 200, text.encode("latin-1")).forbids(f"http://a.test{path}") == "") == allowed
+
+
+def test_a_delay_is_that_of_the_agents_named_before_it() -> None:
+    text = b"User-agent: slow\nCrawl-delay: 900\nUser-agent: *\nCrawl-delay: 2\nDisallow: /p"
+    assert robots.rules("textmill", 200, text).delay_s == 2.0
+    assert robots.rules("slow", 200, text).delay_s == 900.0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "euc-kr", "cp932", "gb18030", "cp1251", "iso-8859-1"])
+def test_a_path_that_is_not_utf_8_is_compared_octet_by_octet(encoding: str) -> None:
+    name = {"cp1251": "тайна", "iso-8859-1": "à-propos\xa0"}.get(encoding, "海港")
+    octets = name.encode(encoding)
+    rules = robots.rules("textmill", 200, b"User-agent: *\nDisallow: /" + octets + b"\nAllow: /" + octets + b"/open")
+    escaped = "".join(f"%{octet:02X}" for octet in octets)
+    assert rules.forbids(f"http://a.test/{escaped}/x") and not rules.forbids(f"http://a.test/{escaped}/open")
+    assert not rules.forbids("http://a.test/other")
+
+
+NOT_OURS = {  # of Google's own tests, what goes beyond RFC 9309 or leaves it
+    ("GoogleOnly_AcceptUserAgentUpToFirstSpace", "Foo Bar"): "an agent of two words, which crawl.agent refuses",
+    ("ID_Encoding", "http://foo.bar/foo/bar/ツ"): "a URL that is not escaped, which no canonical URL is",
+    ("ID_Encoding", "http://foo.bar/foo/bar/baz"): "section 2.2.2 has %62 and b compared alike; Google's parser does not",
+    ("GoogleOnly_IndexHTMLisDirectory", "http://foo.com/allowed-slash/"): "index.html is not the directory in the RFC",
+}
+
+
+def google_cases(source: str):
+    """(test, robots.txt, agent, URL, allowed) of every expectation in the C++ file that is made of literals."""
+    literal = r"(?:\"(?:[^\"\\]|\\.)*\"\s*)+"
+
+    def text(raw: str) -> str:
+        return "".join(re.findall(r"\"((?:[^\"\\]|\\.)*)\"", raw)).replace("\\n", "\n")
+
+    for test, body in re.findall(r"^TEST\(RobotsUnittest, (\w+)\) \{(.*?)^\}", source, re.DOTALL | re.MULTILINE):
+        known: dict[str, str] = {}
+        for found in re.finditer(
+            rf"(?:const absl::string_view|(?:const )?std::string) (\w+) =\s*({literal});"
+            rf"|EXPECT_(TRUE|FALSE)\(\s*IsUserAgentAllowed\(\s*(\w+),\s*({literal}),\s*({literal}|\w+)\)\)",
+            body,
+        ):
+            if found[1]:
+                known[found[1]] = text(found[2])
+            else:
+                url = text(found[6]) if found[6].startswith('"') else known[found[6]]
+                yield test, known[found[4]], text(found[5]), url, found[3] == "TRUE"
+
+
+def test_google_s_own_cases_are_decided_as_google_decides_them(data) -> None:
+    cases = list(google_cases((data / "standards/google-robots_test.cc").read_text()))
+    assert len(cases) > 120
+    wrong = []
+    for test, text, agent, url, allowed in cases:
+        if (test, agent) in NOT_OURS or (test, url) in NOT_OURS or not agent or not url:
+            continue  # a parser asked for no page
+        if (robots.rules(agent, 200, text.encode()).forbids(str(urls.canonical(url))) == "") != allowed:
+            wrong.append((test, text, agent, url))
+    assert not wrong
