@@ -9,6 +9,7 @@ from infra.compute import LocalCompute, cores
 from infra.errors import ConfigError
 from pipelines.plan_model import MFU, ROOM, gib, span
 from pipelines.recipe import Model, Recipe, Resources
+from pipelines.recipe_shapes import vocab_of
 
 if TYPE_CHECKING:
     from training.cost import Setting
@@ -34,8 +35,8 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
     from training import cost
     from training.settings import loop_config, masked_as, model_of
 
-    config: PretrainConfig = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
-    found, backbone = model_of(config, recipe.tokenizers[model.tokenizer].vocab)
+    config = model.training(recipe.seed)
+    found, backbone = model_of(config, vocab_of(recipe.tokenizers[model.tokenizer]))
     family, ranks = masked_as(config, found), recipe.resources.ranks
     tower, device = cost.shape_of(family, backbone), _device(on, config.precision, ranks, mfu)
     micro = min(loop_config(config).micro_batch, -(-config.batch_size // ranks))

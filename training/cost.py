@@ -14,7 +14,7 @@ import torch
 from infra.errors import ConfigError
 from training.backbone.attention import SHORT
 from training.backbone.config import BackboneConfig
-from training.backbone.transformer import count_parameters
+from training.backbone.transformer import count_parameters, shapes_only
 from training.families.family import Family, Preset
 from training.objectives.tower import Tower
 from training.objectives.vocabulary import BYTES as SCORES
@@ -106,7 +106,7 @@ class Memory:
 
 def shape_of(family: Family, backbone: BackboneConfig) -> Tower:
     """The tower with its pretraining heads on the meta device: sizes without numbers."""
-    with torch.device("meta"):
+    with shapes_only():
         return family.build(backbone)
 
 

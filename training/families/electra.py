@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
-from training.backbone.transformer import Backbone, count_parameters
+from training.backbone.transformer import Backbone, count_parameters, shapes_only
 from training.families.bert import BERT, FIELDS, encoder_block, encoder_modules, encoder_qkv
 from training.families.family import Family, Preset, prepare_folder
 from training.feed.masking import Masking
@@ -48,12 +46,12 @@ class Electra(Family):
         return GeneratorDiscriminator(Backbone(generator_of(backbone)), Backbone(backbone))
 
     def parameters(self, backbone: BackboneConfig) -> int:
-        with torch.device("meta"):
+        with shapes_only():
             body = Backbone(backbone)
             return count_parameters(Tower(body, [self.head("rtd", body)]))
 
     def trained_parameters(self, backbone: BackboneConfig) -> int:
-        with torch.device("meta"):
+        with shapes_only():
             return count_parameters(self.build(backbone))
 
     def parts(self, tower: Tower) -> dict[str, Tower]:
