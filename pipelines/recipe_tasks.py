@@ -121,6 +121,14 @@ def summary(recipe: Recipe) -> list[dict[str, Any]]:
     return told
 
 
+def line(one: dict[str, Any]) -> str:
+    """One of the summary's files in a sentence."""
+    labels = [f"{label} {count:,}" for label, count in list(one["labels"].items())[:10]]
+    more = f" and {len(one['labels']) - 10} more labels" if len(one["labels"]) > 10 else ""
+    beginning = "" if one["complete"] else f" in its first {READ >> 20} MiB"
+    return f"task {one['task']}, {one['file']}: {one['rows']:,} rows{beginning} ({', '.join(labels)}{more})"
+
+
 def built(task: Task) -> Any:
     """The stage's config; its files stand for those of the recipe."""
     from pipelines.recipe import SOME_FILE

@@ -17,7 +17,7 @@ from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
 from infra.errors import ConfigError
-from infra.log import attach
+from infra.log import attach, event
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
@@ -123,6 +123,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         board = Board(run.path, prepared.store)
         stack.callback(board.close)
         stack.callback(attach(board.listen))
+        for warning in plan_checks.warnings(prepared.loaded):
+            event("warning", message=warning)
         compute = stack.enter_context(_compute(prepared))
         do = recorded(run, prepared.store, make_carry(prepared.store, compute))
         try:

@@ -117,7 +117,12 @@ def share_predicted(family: Family) -> float:
 
 def forward_flops(family: Family, tower: Tower, length: int) -> float:
     """Floating-point operations of one pass, per token; of both towers, where there are two."""
-    return sum(_body(part.config, length) + _heads(part, length, share_predicted(family)) for part in _parts(family, tower))
+    return sum(part_flops(family, part, length) for part in _parts(family, tower))
+
+
+def part_flops(family: Family, part: Tower, length: int) -> float:
+    """Of one pass through one of a family's models, per token."""
+    return _body(part.config, length) + _heads(part, length, share_predicted(family))
 
 
 def training_flops(family: Family, tower: Tower, length: int) -> float:
