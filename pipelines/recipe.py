@@ -234,7 +234,7 @@ class Model(Section):
     def training(self, seed: int) -> PretrainConfig:
         """How it is trained; without a size the imported model's own shape. seed: the recipe's. Raises ConfigError."""
         size, more = self.size, dict[str, Any]()
-        if self.init and not size:
+        if self.init and self.trained and not size:
             from training.import_shape import closest  # imports torch
 
             size, differing = closest(self.family, Path(self.init))

@@ -99,9 +99,9 @@ def imports(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             continue
         folder, tokenizer = FilePath(model.init), recipe.tokenizers[model.tokenizer]
         try:
-            _, shape = shape_in(folder, model.family)
+            family, shape = shape_in(folder, model.family)
             if model.size:
-                asked = _model_of(recipe, model)[1]
+                asked = _model_of(recipe, model)[1] if model.trained else family.backbone(model.size, shape.vocab)
                 unknown = {"vocab", "generator"}
                 same_shape({key: value for key, value in asdict(asked).items() if key not in unknown}, asdict(shape))
             _same_tokenizer(folder, shape, tokenizer, model.tokenizer)
