@@ -120,8 +120,8 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{told['model']}: {told['parameters']:,} parameters{second}, {told['paper']}",
         f"{told['flops_per_token']:,} floating-point operations a token of {setting['length']} in training, "
         f"{told['forward_flops_per_token']:,} forward",
-        f"as its paper trained it: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} tokens{opening}, "
-        f"{told['training_flops']:.2e} operations",
+        f"{preset['source'] or 'as its paper trained it'}: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} "
+        f"tokens{opening}, {told['training_flops']:.2e} operations",
         *_cluster_lines(told),
         f"memory of each of {setting['ranks']} ranks in {setting['precision']}, "
         f"{setting['micro_batch']} x {setting['length']} tokens at once (total: what stands at the same time):",

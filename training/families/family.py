@@ -28,6 +28,9 @@ from training.objectives.tower import Head, Tower
 ONLY_FOR_TRAINING = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout", "generator"}  # the same model without
 
 
+OURS = "a preset of textmill for CPUs, in no paper"
+
+
 @dataclass(frozen=True)
 class Preset:
     """How the paper pretrained: optimiser, schedule, batch. Clipping is of the global norm; 0 is none."""
@@ -48,6 +51,7 @@ class Preset:
     mask_rate: float | None = None  # where it is not the family's
     hold: float = 0.0  # the share of the steps, at the end, that stays at the last rate (GPT-3)
     opening: tuple[float, int] | None = None  # this share of the steps on sequences of this length, before `length` (BERT)
+    source: str = ""  # where the numbers are from, if the family's paper does not name all of them
 
     @property
     def tokens(self) -> float:
