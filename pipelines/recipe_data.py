@@ -70,7 +70,9 @@ def epochs(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def most(recipe: Recipe) -> Most | None:
-    """None where that cannot be known: links, crawls, files beyond ENOUGH."""
+    """None where that cannot be known: links, crawls, files beyond ENOUGH, a corpus that holds what earlier dates brought."""
+    if recipe.corpus.grow:
+        return None
     total = Most(0, 0)
     for source in recipe.corpus.sources:
         if not isinstance(source, Documents):

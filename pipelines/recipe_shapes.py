@@ -199,13 +199,14 @@ def _model_of(recipe: Recipe, model: Model) -> tuple[Family, BackboneConfig]:
 
 
 def _student_of(recipe: Recipe, student: Student) -> tuple[Family, BackboneConfig] | None:
-    from distill.recipes import method
+    from distill.recipes import check_teacher, method
     from distill.student import layer_map, student_config
     from training.families import catalog
 
     try:
-        shape = _model_of(recipe, recipe.models[student.teacher])[1]
-        config = student.build(seed=0, control=False)
+        teacher, config = recipe.models[student.teacher], student.build(seed=0, control=False)
+        check_teacher(method(config.method), teacher.family)
+        shape = _model_of(recipe, teacher)[1]
         return catalog.family(method(config.method).family), student_config(shape, layer_map(shape.layers, config.layers))
     except PipelineError:
         return None
@@ -283,7 +284,7 @@ def _check_student(recipe: Recipe, student: Student) -> None:
     shape = shape_of(recipe, student.teacher)
     if shape:
         layer_map(shape.layers, config.layers)
-        if config.length > shape.positions:
+        if "length" in student.model_fields_set and config.length > shape.positions:
             raise ConfigError(f"length {config.length} is more than the {shape.positions} positions of the teacher {student.teacher}")
     if config.batch_size < ranks:
         raise ConfigError(
