@@ -10,17 +10,18 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer import published
-from data_prep.tokenizer.base import META, read_meta
+from data_prep.tokenizer.base import META, Meta, read_meta
 from data_prep.tokenizer.train import TokenizerConfig
 from infra.errors import ConfigError, PipelineError
 from pipelines.recipe import Model, Recipe, Student
 from pipelines.recipe_yaml import Path
+from training.pretrain import MASKED
 
 if TYPE_CHECKING:
     from training.backbone.config import BackboneConfig
     from training.families.family import Family
 
-NO_MASK = ("byte_bpe",)  # kinds of tokenizers without special tokens for masked language modeling
+NO_MASK = ("byte_bpe", "bpe_eow")  # kinds of tokenizers without special tokens for masked language modeling
 FAR = 4.0  # a batch this many times smaller or larger than the preset's: by the square-root rule its rate is off by two
 CONTROL = "-control"
 
@@ -70,8 +71,8 @@ def tokenizers(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     for name, model in _trained(recipe):
         try:
             text = _lacks_masks(_family(model), model, recipe.tokenizers[model.tokenizer])
-        except ConfigError:
-            continue  # an unknown family is `shapes`' to report
+        except PipelineError:
+            continue  # an unknown family is `shapes`' to report, a vocabulary that cannot be read is reported above
         if text:
             yield ("models", name), f"models.{name}: {text}"
 
@@ -214,15 +215,17 @@ def _student_of(recipe: Recipe, student: Student) -> tuple[Family, BackboneConfi
 
 def vocab_of(tokenizer: TokenizerConfig) -> int:
     """The pieces asked for, or those of a published vocabulary's files. Raises ConfigError or ArtifactError."""
-    if tokenizer.kind != published.KIND:
-        return tokenizer.vocab
-    return _published(tuple(file if isinstance(file, str) else file.path for file in tokenizer.files), tokenizer.lowercase)
+    return _published(*_files(tokenizer)).vocab if tokenizer.kind == published.KIND else tokenizer.vocab
+
+
+def _files(tokenizer: TokenizerConfig) -> tuple[tuple[str, ...], bool]:
+    return tuple(file if isinstance(file, str) else file.path for file in tokenizer.files), tokenizer.lowercase
 
 
 @lru_cache(maxsize=32)
-def _published(files: tuple[str, ...], lowercase: bool) -> int:
+def _published(files: tuple[str, ...], lowercase: bool) -> Meta:
     with tempfile.TemporaryDirectory() as folder:
-        return published.read([FilePath(file) for file in files], FilePath(folder), lowercase).vocab
+        return published.read([FilePath(file) for file in files], FilePath(folder), lowercase)
 
 
 def _trained(recipe: Recipe) -> Iterator[tuple[str, Model]]:
@@ -244,7 +247,12 @@ def _or_none(build: Any) -> Any:
 
 
 def _lacks_masks(family: Family, model: Model, tokenizer: TokenizerConfig) -> str:
-    if "mlm" not in family.objective or tokenizer.kind not in NO_MASK or tokenizer.specials == "roberta":
+    if "mlm" not in family.objective:
+        return ""
+    if tokenizer.kind == published.KIND:
+        missing = [role for role in MASKED if role not in _published(*_files(tokenizer)).specials]
+        return f"{model.family} learns by masks, and tokenizers.{model.tokenizer} has no {', '.join(missing)} token" if missing else ""
+    if tokenizer.kind not in NO_MASK or tokenizer.specials == "roberta":
         return ""
     use = "specials: roberta" if family.tokenizer == tokenizer.kind else f"kind {family.tokenizer}"
     return f"{model.family} learns by masks, which the {tokenizer.kind} tokenizer `{model.tokenizer}` lacks; give it {use}"

@@ -17,6 +17,7 @@ from training.tasks.task import Columns, Examples, examples_of
 
 READ = 16 << 20  # bytes of a task file; a larger one is checked by its beginning
 FRAME = {False: 2, True: 3}  # special tokens of a text and of a pair, at most; one token of each text has to fit beside them
+MANY = 20  # labels; more than that, and more than half of the rows, are probably texts
 SIDES = ("train", "dev")
 
 
@@ -94,8 +95,11 @@ def warmups(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def rows(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Warnings: rows that are skipped, dev labels that score as wrong, ids that occur twice, fewer rows than a batch."""
+    """Warnings: skipped rows, dev labels that score as wrong, repeated ids, fewer rows than a batch, texts in place of labels."""
     for name, task, train, dev in _read(recipe):
+        if (kinds := len(train.examples.labels)) > max(MANY, len(train.examples.rows) // 2):
+            told = f"{kinds} labels in {len(train.examples.rows)} rows"
+            yield ("tasks", name, "train"), f"tasks.{name}.train: {told}: is `{task.label}` the column of labels?"
         for side, found in (("train", train), ("dev", dev)):
             if found and found.examples.corrupt:
                 count = sum(found.examples.corrupt.values())

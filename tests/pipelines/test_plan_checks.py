@@ -123,6 +123,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("model-shape", put(models__gpt__pretrain__mask_rate=0.3), "predicts the next token and masks none"),
     ("model-shape", put(models__gpt__blocks__mode="stream", models__bert__blocks__mode="stream"), "models.bert: bert reads pairs"),
     ("model-tokenizer", put(models__bert__tokenizer="bytes"), "learns by masks, which the byte_bpe tokenizer `bytes` lacks"),
+    ("model-tokenizer", put(tokenizers__pieces__kind="bpe_eow"), "learns by masks, which the bpe_eow tokenizer `pieces` lacks"),
     ("model-tokenizer", file("v.txt", "a\nb\n", tokenizers__own={"kind": "import", "files": ["@v.txt"]}), "tokenizers.own: "),
     ("model-export", put(models__bert__family="albert"), "set embedding_width below the width 32"),
     ("model-export", put(models__bert__pretrain__overrides={**SHAPE, "norm": "pre"}), "cannot be exported so"),
@@ -150,6 +151,11 @@ QUESTIONABLE: list[tuple[str, Change, str]] = [
     ),
     ("task-rows", file("train.tsv", "text\tlabel\n" + "a\tyes\nb\tno\n" * 20 + "torn\n"), r"1 rows are skipped: 1 columns \(line 42\)"),
     ("task-rows", file("dev.tsv", "text\tlabel\na\tyes\nb\tperhaps\n"), r"count as wrong: perhaps \(1\)"),
+    (
+        "task-rows",
+        file("train.tsv", "text\tlabel\n" + "".join(f"{n}\tfree text {n}\nb\tno\n" for n in range(40))),
+        "41 labels in 80 rows: is `label` the column of labels",
+    ),
     ("task-rows", put(tasks__t__batch=64), "40 rows are fewer than a batch of 64"),
     ("epochs", put(models__gpt__pretrain__tokens=512 * 100_000), "repeat the corpus of at most .* at least 1,... times"),
 ]
