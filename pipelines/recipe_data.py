@@ -12,6 +12,7 @@ from data_prep.corpus.readers import kind_of, opened
 from data_prep.tables import DAMAGED
 from pipelines.recipe import Documents, Recipe
 from pipelines.recipe_paths import expand
+from pipelines.recipe_shapes import configured
 from pipelines.recipe_yaml import Path
 
 ENOUGH = 32 << 20  # bytes of a file that are looked at; more than that is never too little
@@ -33,7 +34,8 @@ def corpus(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """A corpus that holds at least one sequence of every model."""
     held = most(recipe)
     for name, model in recipe.models.items() if held else ():
-        length = max(model.training(recipe.seed).lengths) if model.trained else 0
+        config = configured(recipe, model) if model.trained else None
+        length = max(config.lengths) if config else 0
         if held and held.size + held.documents < length:
             yield (
                 ("models", name),
@@ -59,9 +61,10 @@ def epochs(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Warnings: a budget that repeats the whole corpus very often."""
     held = most(recipe)
     for name, model in recipe.models.items() if held else ():
-        if not (held and model.trained and held.size):
+        config = configured(recipe, model) if model.trained else None
+        if not (held and held.size and config):
             continue
-        tokens = model.training(recipe.seed).tokens
+        tokens = config.tokens
         if (often := tokens / held.size) > MANY_EPOCHS:
             yield (
                 ("models", name),

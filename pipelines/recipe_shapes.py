@@ -20,6 +20,7 @@ from training.pretrain import MASKED
 if TYPE_CHECKING:
     from training.backbone.config import BackboneConfig
     from training.families.family import Family
+    from training.pretrain_config import PretrainConfig
 
 NO_MASK = ("byte_bpe", "bpe_eow")  # kinds of tokenizers without special tokens for masked language modeling
 FAR = 4.0  # a batch this many times smaller or larger than the preset's: by the square-root rule its rate is off by two
@@ -114,12 +115,10 @@ def budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Steps that hold a sequence for every rank."""
     ranks = recipe.resources.ranks
     for name, model in _trained(recipe):
-        try:
-            config = model.training(recipe.seed)
-            key, fewest = config.smallest
-            longest = max(config.lengths)
-        except ConfigError:
+        config = configured(recipe, model)
+        if config is None:
             continue
+        (key, fewest), longest = config.smallest, max(config.lengths)
         if (sequences := fewest // longest) < ranks:
             yield (
                 ("models", name),
@@ -143,9 +142,9 @@ def warmups(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
     said: list[tuple[Path, str, Any]] = []
     for name, model in _trained(recipe):
-        said.append((("models", name), f"models.{name}.pretrain", _or_none(lambda model=model: model.training(recipe.seed))))
+        said.append((("models", name), f"models.{name}.pretrain", configured(recipe, model)))
     for name, student in recipe.students.items():
-        said.append((("students", name), f"students.{name}", _or_none(lambda student=student: student_config(recipe, student))))
+        said.append((("students", name), f"students.{name}", student_config(recipe, student)))
     for path, section, config in said:
         if config and config.warmup is not None and config.warmup >= max(1, config.steps):
             yield (
@@ -158,7 +157,7 @@ def warmups(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 def rates(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Warnings: a preset's learning rate, with steps far smaller or larger than those it was chosen for."""
     for name, model in _trained(recipe):
-        config = _or_none(lambda model=model: model.training(recipe.seed))
+        config = configured(recipe, model)
         if config is None or config.lr is not None or config.optimiser:
             continue
         preset = _family(model).preset(config.size)
@@ -238,10 +237,13 @@ def _family(model: Model) -> Family:
     return catalog.family(model.family)
 
 
-def _or_none(build: Any) -> Any:
-    """What is built, or None where another check reports why it cannot be."""
+def configured(recipe: Recipe, model: Model) -> PretrainConfig | None:
+    """How a model is trained; None where that cannot be, which `shapes` reports."""
     try:
-        return build()
+        config = model.training(recipe.seed)
+        _ = config.lengths, config.steps
+        _family(model).preset(config.size)
+        return config
     except PipelineError:
         return None
 
