@@ -31,7 +31,7 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import FILTER_LISTS, Documents, Feed, Model, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc
+from pipelines.recipe import FILTER_LISTS, Documents, Feed, Model, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc, seed_of
 from pipelines.recipe_checks import meant
 from pipelines.recipe_paths import SITE, expand
 from pipelines.site import SITE as WEBSITE
@@ -273,7 +273,7 @@ def _examples(chain: _Chain, documents: Artifact) -> dict[str, _Fed]:
     shared: dict[str, Artifact] = {}
     kinds = {name: examples_kind(model.family) for name, model in recipe.models.items()}
     for name, model in sorted(recipe.models.items(), key=lambda item: kinds[item[0]] == "pairs"):
-        config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+        config = model.training(recipe.seed)
         made = {
             examples_name(config, length): _cut(chain, shared, model, length - framed(model.family), sentences[model.tokenizer])
             for length in config.lengths
@@ -304,7 +304,7 @@ def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
         if name in given and not model.trained:
             models[name] = given[name]
             continue
-        config = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
+        config = model.training(recipe.seed)
         begin = {"init": given[name]} if name in given else {}
         models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs, **fed[name].others, **begin)
     for name, student in recipe.students.items():
@@ -338,7 +338,7 @@ def control(student: str) -> str:
 def student_config(recipe: Recipe, student: Student) -> Any:
     """A student reads what its teacher read, unless the recipe gives another length."""
     more = {} if "length" in student.model_fields_set else {"length": recipe.models[student.teacher].pretrain.length}
-    return student.build(seed=recipe.seed, control=False, **more)
+    return student.build(seed=seed_of(student, recipe.seed), control=False, **more)
 
 
 def _tasks(chain: _Chain, fed: dict[str, _Fed], models: dict[str, Artifact]) -> dict[tuple[str, str], Artifact]:
@@ -346,7 +346,7 @@ def _tasks(chain: _Chain, fed: dict[str, _Fed], models: dict[str, Artifact]) -> 
     for name, task in chain.recipe.tasks.items():
         train, dev = chain.one_file(task.train), chain.one_file(task.dev)
         for model in task.models:
-            config = task.build(train=train, dev=dev, task=task.kind, seed=chain.recipe.seed)
+            config = task.build(train=train, dev=dev, task=task.kind, seed=seed_of(task, chain.recipe.seed))
             learnt[name, model] = chain.make(FINETUNE, config, f"{name} {model}", model=models[model], tokenizer=fed[model].tokenizer)
     return learnt
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import ConfigError, PipelineError, Preempted
+from infra.errors import PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
-from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
+from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
+from pipelines.cli_plan import plan
+from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipelines.runner import Order
 
 app = typer.Typer(
@@ -51,10 +49,10 @@ def run(
     given = {"ranks": ranks, "min_ranks": min_ranks, "rank_cpus": rank_cpus, "restarts": restarts}
     resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
     prepared = prepare(Order(recipe, workspace, (*(settings or ()), *resources), until, ray, plain, profile))
-    console = _console()
+    screen = console()
     from pipelines.console import watching
 
-    with watching(console):
+    with watching(screen):
         if plain:
             from pipelines.runner import carry_out
 
@@ -69,69 +67,10 @@ def run(
             outcome.ui = prefect_server.ui(api)
     from pipelines.summary import tell
 
-    tell(console, outcome)
+    tell(screen, outcome)
 
 
-@app.command()
-def plan(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes with textmill.")] = "",
-    settings: Settings = None,
-    workspace: Workspace = HERE,
-    until: str = "",
-    model: Annotated[str, typer.Option(metavar="FAMILY/SIZE", help="Instead of a recipe: what a model costs, such as gpt3/175b.")] = "",
-    ranks: Annotated[int, typer.Option(help="With --model: ranks that share the memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="With --model: fp32, bf16 or fp16.")] = "fp32",
-    length: Annotated[int, typer.Option(help="With --model: tokens of a sequence; its paper's when left out.")] = 0,
-    micro_batch: Annotated[int, typer.Option(help="With --model: sequences a rank puts through at once.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="With --model: activations as a GPU keeps them.")] = False,
-    on: Annotated[str, typer.Option(metavar="GPU", help="Time on so many of these as there are ranks, such as H100; else here.")] = "",
-    mfu: Annotated[float, typer.Option(help="With --on: the share of the GPU's rate that training reaches.")] = 0.4,
-    measure: Annotated[bool, typer.Option("--measure", help="Take some steps of each model on this machine; time and memory so.")] = False,
-    activation_checkpointing: Annotated[int, typer.Option(help="With --model: every so many-th layer is computed again.")] = 0,
-    offload: Annotated[str, typer.Option(help="With --model: optimizer or parameters in the host's memory.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing of it."""
-    if model:
-        if measure:
-            raise ConfigError("--measure takes steps of a recipe's models, whose vocabulary and batches it knows: name a recipe")
-        from pipelines import plan_model
-
-        more: dict[str, Any] = {"gpu": gpu, "on": on, "mfu": mfu, "activation_checkpointing": activation_checkpointing, "offload": offload}
-        told = plan_model.plan_model(model, ranks=ranks, precision=precision, length=length, micro_batch=micro_batch, **more)
-        return _print_json(told) if as_json else _tell_cost(told)
-    if not recipe:
-        raise ConfigError("name a recipe (`textmill plan demo`) or a model (`textmill plan --model gpt2/124m`)")
-    from dataclasses import asdict
-
-    from pipelines import plan as planning
-    from pipelines import plan_recipe
-    from pipelines.console import table
-
-    loaded = _checked(_order(recipe, workspace, settings, until))
-    steps = planning.plan(loaded.recipe, workspace.absolute(), until)
-    costs = plan_recipe.costs(loaded.recipe, on, mfu, measure) if any(step.stage == "pretrain" for step in steps) else {}
-    if as_json:
-        return _print_json([asdict(s) | ({"cost": costs[s.label]} if s.stage == "pretrain" and s.label in costs else {}) for s in steps])
-    rows = [{"stage": step.label, "action": step.action, "why": step.why, "fingerprint": step.fingerprint[:6]} for step in steps]
-    _console().print(table("", rows, ("stage", "action", "why", "fingerprint")))
-    if costs:
-        typer.echo(plan_recipe.line(costs))
-        _console().print(table("", plan_recipe.rows(costs), tuple(plan_recipe.rows(costs)[0])))
-    todo = sum(step.action != "reuse" for step in steps)
-    return typer.echo(f"{todo} of {len(steps)} stages to run")
-
-
-def _tell_cost(told: dict[str, Any]) -> None:
-    from pipelines import plan_model
-    from pipelines.console import table
-
-    for line in plan_model.lines(told):
-        typer.echo(line)
-    rows = plan_model.rows(told)
-    _console().print(table("", rows, tuple(rows[0])))
-
-
+app.command()(plan)
 app.command()(slurm)
 app.command()(generate)
 app.command()(fill)
@@ -149,14 +88,14 @@ def status(
 
     found = rundir.status(rundir.find_run(workspace, run))
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     at = found.get("progress") or {}
     progress = f", {at['done']:,} of {at['total']:,} {at['unit']}" if at.get("total") else ""
     where = f" in {found['stage']}{progress}" if found.get("stage") else ""
     typer.echo(f"{found['run']}: {found['state']}{where}")
     if found.get("error"):
         typer.echo(f"  {found['error']}")
-    return _console().print(table("", found["stages"], ("label", "state", "seconds", "fingerprint")))
+    return console().print(table("", found["stages"], ("label", "state", "seconds", "fingerprint")))
 
 
 @app.command()
@@ -169,41 +108,8 @@ def report(run: Annotated[str, typer.Argument(help="A run's id; the newest when 
     typer.echo(build(find_run(workspace.absolute(), run), Store(workspace.absolute() / "artifacts")))
 
 
-@app.command()
-def show(
-    what: Annotated[
-        str, typer.Argument(help="A stage (dedup), a label of the newest run (gpt), stage/fingerprint, a URL, or a document's id.")
-    ],
-    workspace: Workspace = HERE,
-    as_json: AsJson = False,
-) -> None:
-    """An artifact: its manifest, counts, lineage and samples. A URL or a document: where it came from, and what became of it."""
-    from infra.store import Store
-    from pipelines import show as showing
-
-    found = showing.show(Store(workspace.absolute() / "artifacts"), workspace.absolute() / "runs", what)
-    if as_json:
-        return _print_json(found)
-    return showing.render(found, _console())
-
-
-@app.command()
-def trace(
-    model: Annotated[str, typer.Argument(help="A model of the newest run (gpt), or stage/fingerprint.")],
-    step: Annotated[int, typer.Option(help="The step's number, from 0, as in metrics.jsonl.")],
-    workspace: Workspace = HERE,
-    as_json: AsJson = False,
-) -> None:
-    """The documents that a model learnt from at one step."""
-    from pipelines import trace as tracing
-    from pipelines.console import table
-
-    found = tracing.trace(workspace.absolute(), model, step)
-    if as_json:
-        return _print_json(found)
-    _console().print(table("", found["documents"], ("shard", "row", "id", "url")))
-    told = f"{len(found['documents'])} documents in the {found['sequences']} sequences of step {step} of {found['steps']}"
-    return typer.echo(f"{told}, epoch {found['epoch']} ({found['model']})")
+app.command()(show)
+app.command()(trace)
 
 
 @app.command()
@@ -220,7 +126,7 @@ def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
         except ArtifactError as error:
             damaged.append(f"{error}; set aside as {store.set_aside(artifact).name}")
     if as_json:
-        _print_json({"artifacts": len(artifacts), "damaged": damaged})
+        print_json({"artifacts": len(artifacts), "damaged": damaged})
     for problem in damaged:
         typer.echo(f"textmill: {problem}; the next run makes it again", err=True)
     if not as_json and not damaged:
@@ -252,7 +158,7 @@ def import_(
 
     told = import_from(source, folder, lowercase)
     if as_json:
-        return _print_json(told)
+        return print_json(told)
     with_heads = f"heads {', '.join(told['heads'])}" if told["heads"] else "no head"
     return typer.echo(
         f"{folder}: {told['family']}, {told['parameters']:,} parameters, {with_heads}, {told['vocab']:,} {told['tokenizer']} pieces"
@@ -302,9 +208,9 @@ def doctor(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
 
     found = examine(workspace)
     if as_json:
-        _print_json([asdict(finding) for finding in found])
+        print_json([asdict(finding) for finding in found])
     else:
-        _console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
+        console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
     raise typer.Exit(2 if any(finding.state == "bad" for finding in found) else 0)
 
 
@@ -366,17 +272,6 @@ def _checked(order: Order) -> Any:
     from pipelines.runner import check
 
     return check(order)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(width=width)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 if __name__ == "__main__":

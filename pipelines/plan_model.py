@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from training.families.family import Family
 
 
-MFU = 0.4  # of the data sheet's rate, unless measured: Megatron-LM's README tells 41 to 48 % on H100, PaLM (Chowdhery et al. 2022) 46 %
 ROOM = 0.9  # of a GPU's memory; the rest is the driver's, the libraries' and lost between blocks
 
 
@@ -43,13 +42,14 @@ def plan_model(
     micro_batch: int = 1,
     gpu: bool = False,
     on: str = "",
-    mfu: float = MFU,
+    mfu: float | None = None,
     activation_checkpointing: int = 0,
     offload: str = "",
 ) -> dict[str, Any]:
     """Sizes in bytes and plain numbers; of the stages of ZeRO those that can offload what is asked for.
 
-    on: a GPU of training/engine/ceiling.py, of which there are `ranks`; mfu: the share of its rate that training reaches. length 0: as
+    on: a GPU of training/engine/ceiling.py, of which there are `ranks`; mfu: the share of its rate that training reaches, by the
+    model's width when left out (training/pace.py). length 0: as
     long as the paper's preset, or as the positions reach. activation_checkpointing and offload: as in a recipe's pretrain.
     """
     from training import cost
@@ -75,17 +75,24 @@ def plan_model(
         "memory": {stage: {**asdict(held), "total": totals[stage]} for stage, held in stages.items()},
         "preset": asdict(preset),
         "training_flops": flops,
-        **({"cluster": cluster(on, ranks, precision, mfu, flops, totals)} if on else {}),
+        **({"cluster": cluster(on, ranks, precision, share_of(mfu, backbone.width), flops, totals)} if on else {}),
         "formulas": cost.FORMULAS,
     }
+
+
+def share_of(mfu: float | None, width: int) -> float:
+    """As given, or by the width. Raises ConfigError for what is no share."""
+    from training.pace import reached
+
+    if mfu is not None and not 0 < mfu <= 1:
+        raise ConfigError(f"mfu is {mfu}; it is the share of the GPU's rate that is reached, above 0 and at most 1")
+    return mfu or reached(width)
 
 
 def cluster(on: str, ranks: int, precision: str, mfu: float, flops: float, held: dict[str, int]) -> dict[str, Any]:
     """How long `ranks` GPUs of a kind take for so much arithmetic, and which stages' bytes each of them can hold."""
     from training.engine.ceiling import gpu_named, rate
 
-    if not 0 < mfu <= 1:
-        raise ConfigError(f"mfu is {mfu}; it is the share of the GPU's rate that is reached, above 0 and at most 1")
     gpu = gpu_named(on)
     most = rate(gpu, precision)
     fits = [name for name, size in held.items() if size <= ROOM * gpu.memory]
@@ -113,8 +120,8 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{told['model']}: {told['parameters']:,} parameters{second}, {told['paper']}",
         f"{told['flops_per_token']:,} floating-point operations a token of {setting['length']} in training, "
         f"{told['forward_flops_per_token']:,} forward",
-        f"as its paper trained it: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} tokens{opening}, "
-        f"{told['training_flops']:.2e} operations",
+        f"{preset['source'] or 'as its paper trained it'}: {preset['steps']:,} steps of {preset['batch']:,} x {preset['length']} "
+        f"tokens{opening}, {told['training_flops']:.2e} operations",
         *_cluster_lines(told),
         f"memory of each of {setting['ranks']} ranks in {setting['precision']}, "
         f"{setting['micro_batch']} x {setting['length']} tokens at once (total: what stands at the same time):",
@@ -135,8 +142,10 @@ def _cluster_lines(told: dict[str, Any]) -> list[str]:
 
 
 def span(seconds: float) -> str:
-    """3.0 days; below two of them in hours, below two hours in minutes."""
+    """3.0 days; below two of them in hours, below two hours in minutes, below two minutes in seconds."""
     hours = seconds / 3600
+    if seconds < 120:
+        return f"{seconds:,.2g} seconds" if seconds < 10 else f"{seconds:,.0f} seconds"
     if hours < 2:
         return f"{hours * 60:,.1f} minutes"
     return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:,.1f} hours"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from infra.compute import LocalCompute, cores
 from infra.errors import ConfigError
-from pipelines.plan_model import MFU, ROOM, gib, span
+from pipelines.plan_model import ROOM, gib, share_of, span
 from pipelines.recipe import Model, Recipe, Resources
+from pipelines.recipe_shapes import shape_of, vocab_of
 
 if TYPE_CHECKING:
     from training.cost import Setting
@@ -17,27 +18,38 @@ if TYPE_CHECKING:
     from training.pretrain_config import PretrainConfig
 
 
-def costs(recipe: Recipe, on: str = "", mfu: float = MFU, measure: bool = False) -> dict[str, dict[str, Any]]:
-    """Every model that is trained, by name. on: a GPU of training/engine/ceiling.py in place of this machine's device.
+def costs(recipe: Recipe, on: str = "", mfu: float | None = None, measure: bool = False) -> dict[str, dict[str, Any]]:
+    """Every model, by name; of one that is imported and stays as it is its parameters alone.
+
+    on: a GPU of training/engine/ceiling.py in place of this machine's device.
 
     measure: some steps of each model are taken on this machine, and time and memory are told as they were.
     Bytes, seconds and plain numbers. Raises ConfigError for a GPU nobody knows, and for what it cannot multiply.
     """
-    if not 0 < mfu <= 1:
-        raise ConfigError(f"mfu is {mfu}; it is the share of the device's rate that is reached, above 0 and at most 1")
+    share_of(mfu, 1)
     if measure and on:
         raise ConfigError(f"--measure takes steps on this machine, not on {on}: leave one of the two out")
-    return {name: _cost(recipe, model, on, mfu, measure) for name, model in recipe.models.items() if model.trained}
+    return {
+        name: _cost(recipe, model, on, mfu, measure) if model.trained else _imported(recipe, name) for name, model in recipe.models.items()
+    }
 
 
-def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> dict[str, Any]:
+def _imported(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What is known of weights that stay as they are."""
+    from training.families import catalog
+
+    shape = shape_of(recipe, name)
+    return {"parameters": catalog.family(recipe.models[name].family).parameters(shape) if shape else 0, "imported": True}
+
+
+def _cost(recipe: Recipe, model: Model, on: str, mfu: float | None, measure: bool) -> dict[str, Any]:
     from training import cost
     from training.settings import loop_config, masked_as, model_of
 
-    config: PretrainConfig = model.pretrain.build(family=model.family, size=model.size, seed=recipe.seed)
-    found, backbone = model_of(config, recipe.tokenizers[model.tokenizer].vocab)
+    config = model.training(recipe.seed)
+    found, backbone = model_of(config, vocab_of(recipe.tokenizers[model.tokenizer]))
     family, ranks = masked_as(config, found), recipe.resources.ranks
-    tower, device = cost.shape_of(family, backbone), _device(on, config.precision, ranks, mfu)
+    tower, device = cost.shape_of(family, backbone), _device(on, config.precision, ranks)
     micro = min(loop_config(config).micro_batch, -(-config.batch_size // ranks))
     setting = cost.Setting(
         config.length,
@@ -53,6 +65,7 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
     longest = replace(setting, length=max(config.lengths))
     memory = cost.memory(family, tower, longest, config.zero)
     flops = _flops(config, lambda length: cost.training_flops(family, tower, length), backbone.layers)
+    seconds = _foretold(config, family, tower, setting, device, mfu)
     return {
         "parameters": family.parameters(backbone),
         "setting": asdict(longest) | {"zero": config.zero},
@@ -62,21 +75,23 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float, measure: bool) -> d
         "training_flops": flops,
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
-        "seconds": flops / (device["flops"] * device["share"]) if device["gpu"] else _foretold(config, family, tower, setting, device),
+        "seconds": seconds,
+        "mfu": flops / (seconds * device["flops"]),
         **({"measured": _measured(config, backbone.vocab, recipe.resources)} if measure else {}),
     }
 
 
-def _foretold(config: PretrainConfig, family: Family, tower: Tower, setting: Setting, device: dict[str, Any]) -> float:
-    """Seconds of the whole run on this machine's CPU, shared out to the ranks."""
-    from training.pace import on_cpu
+def _foretold(config: PretrainConfig, family: Family, tower: Tower, setting: Setting, device: dict[str, Any], mfu: float | None) -> float:
+    """Seconds of the whole run, on so many GPUs or on this machine's CPU, which the ranks share."""
+    from training.pace import on_cpu, on_gpu
     from training.rehearsal import rows_at
 
     ranks = setting.ranks
     paces = {}
     for length in config.lengths:
         at = replace(setting, length=length, micro_batch=rows_at(config, length, ranks))
-        pace = on_cpu(family, tower, at, device["flops"] / ranks, cores() / ranks)
+        rate = device["flops"] / ranks
+        pace = on_gpu(family, tower, at, rate, mfu) if device["gpu"] else on_cpu(family, tower, at, rate, cores() / ranks)
         paces[length] = pace.micro, pace.update
     return _whole(config, ranks, paces)
 
@@ -115,7 +130,7 @@ def _parts(config: PretrainConfig) -> tuple[dict[str, float], ...]:
     return config.parts or ({"share": 1.0, "length": config.length},)
 
 
-def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
+def _device(on: str, asked: str, ranks: int) -> dict[str, Any]:
     """What the ranks compute on together: so many GPUs, or this machine, whose rate is tried for a moment."""
     from training.engine.ceiling import ceiling, gpu_here, gpu_named, rate
     from training.engine.rank import choose_matmul_mode, here, precision_here
@@ -124,13 +139,13 @@ def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
         gpu = gpu_named(on)
         precision = ("bf16" if gpu.bf16 else "fp32") if asked == "auto" else asked
         told = {"name": f"{ranks} x {gpu.name}", "flops": ranks * rate(gpu, precision), "source": gpu.source, "memory": gpu.memory}
-        return told | {"gpu": True, "precision": precision, "share": mfu}
+        return told | {"gpu": True, "precision": precision}
     precision, device = precision_here(asked), here().device
     if device.type == "cuda":
         found = ceiling(device, precision)
         name, held = gpu_here(device)
         told = {"name": f"{ranks} x {name}", "flops": ranks * found.flops, "source": found.source}
-        return told | {"memory": held, "gpu": True, "precision": precision, "share": mfu}
+        return told | {"memory": held, "gpu": True, "precision": precision}
     choose_matmul_mode()
     found = ceiling(device, precision)
     told = {"name": f"{ranks} ranks on this machine's CPU", "flops": found.flops, "source": found.source}
@@ -139,26 +154,32 @@ def _device(on: str, asked: str, ranks: int, mfu: float) -> dict[str, Any]:
 
 def rows(told: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """A table for people."""
-    return [
-        {
-            "model": name,
-            "parameters": f"{one['parameters']:,}",
-            "ZeRO": str(one["setting"]["zero"]),
-            "precision": one["setting"]["precision"],
-            "at once": f"{one['setting']['micro_batch']} x {one['setting']['length']}",
-            "memory of a rank": gib(one["memory"]["total"]) + ("" if one["fits"] else ": does not fit"),
-            **({"measured": gib(one["measured"]["memory"])} if "measured" in one else {}),
-            "tokens": f"{one['tokens']:,}",
-            "time": span(one["seconds"]),
-            **({"as measured": span(one["measured"]["seconds"])} if "measured" in one else {}),
-        }
-        for name, one in told.items()
-    ]
+    return [_row(name, one, any("measured" in other for other in told.values())) for name, one in told.items()]
+
+
+def _row(name: str, one: dict[str, Any], measured: bool) -> dict[str, str]:
+    first = {"model": name, "parameters": f"{one['parameters']:,}"}
+    if "setting" not in one:
+        return first | {"ZeRO": "", "precision": "", "at once": "imported as it is"}
+    found = one.get("measured")
+    return {
+        **first,
+        "ZeRO": str(one["setting"]["zero"]),
+        "precision": one["setting"]["precision"],
+        "at once": f"{one['setting']['micro_batch']} x {one['setting']['length']}",
+        "memory of a rank": gib(one["memory"]["total"]) + ("" if one["fits"] else ": does not fit"),
+        **({"measured": gib(found["memory"]) if found else ""} if measured else {}),
+        "tokens": f"{one['tokens']:,}",
+        "time": span(one["seconds"]),
+        "MFU": f"{one['mfu']:.0%}",
+        **({"as measured": span(found["seconds"]) if found else ""} if measured else {}),
+    }
 
 
 def line(told: dict[str, dict[str, Any]]) -> str:
-    """What the table's times and bytes are of."""
-    device = next(iter(told.values()))["device"]
-    share = f"{device['share']:.0%} of " if device["gpu"] else ""
+    """What the table's times and bytes are of; empty where nothing is trained."""
+    device = next((one["device"] for one in told.values() if "device" in one), None)
+    if device is None:
+        return ""
     libraries = "" if device["gpu"] else "; a rank's libraries take about 0.4 GiB more"
-    return f"pretraining on {device['name']}, at {share}{device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}){libraries}:"
+    return f"pretraining on {device['name']}, whose peak is {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}){libraries}:"

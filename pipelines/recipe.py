@@ -6,7 +6,7 @@ a wrong recipe is answered at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -80,19 +80,30 @@ class StartPage(Section):
 
 
 class _Student(Mirror):
-    """A smaller model taught by a bigger one; the control has the same start and batches, but no teacher."""
+    """A smaller model taught by a bigger one; the control has the same start and batches, but no teacher.
+
+    seed: the recipe's if left out.
+    """
 
     teacher: str
     control: bool = True
+    seed: int | None = None
 
 
 class _Task(Mirror):
-    """Sentences with labels, and the models that learn them."""
+    """Sentences with labels, and the models that learn them: models, students, and students' controls (NAME-control)."""
 
     kind: Literal["classify"]
     train: str
     dev: str
     models: tuple[str, ...] = Field(min_length=1)
+    seed: int | None = None
+
+
+class _Pretrain(Mirror):
+    """seed: of this model's weights, order and masks; the recipe's if left out."""
+
+    seed: int | None = None
 
 
 class _Filter(Mirror):
@@ -124,7 +135,8 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Warc(_Warc): ...  # noqa: D101
 
-    class Documents(_Documents): ...  # noqa: D101
+    class Documents(_Documents):  # noqa: D101
+        separator: str = ""
 
     class Filter(_Filter): ...  # noqa: D101
 
@@ -132,12 +144,20 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Student(_Student): ...  # noqa: D101
 
-    class Task(_Task): ...  # noqa: D101
+    class Task(_Task):  # noqa: D101
+        text: str = ""
+        label: str = ""
+        pair: str = ""
+        length: int = 0
+        batch: int = 0
+        epochs: float = 0.0
+        warmup: float = 0.0
 
     class Evaluate(Mirror): ...  # noqa: D101
 
-    class Pretrain(Mirror):  # noqa: D101
+    class Pretrain(_Pretrain):  # noqa: D101
         length: int = 0
+        overrides: Mapping[str, Any] = {}
 
     class Blocks(Mirror):  # noqa: D101
         mode: str = ""
@@ -146,7 +166,7 @@ else:
     Documents = mirrored("Documents", DocumentsConfig, _Documents, {"sources": (SOME_FILE,)})
     Filter = mirrored("Filter", FilterConfig, _Filter, dict.fromkeys(FILTER_LISTS, ()))
     Decontaminate = mirrored("Decontaminate", DecontaminateConfig, Mirror, {"tasks": ()})
-    Pretrain = mirrored("Pretrain", PretrainConfig, Mirror, {"family": "bert", "size": "tiny", "seed": 0})  # bert: any curriculum
+    Pretrain = mirrored("Pretrain", PretrainConfig, _Pretrain, {"family": "bert", "size": "tiny", "seed": 0})  # bert: any curriculum
     Blocks = mirrored("Blocks", BlocksConfig, Mirror, {"length": 2})
     Student = mirrored("Student", DistillConfig, _Student, {"control": False, "seed": 0})
     Task = mirrored("Task", FinetuneConfig, _Task, {"train": SOME_FILE, "dev": SOME_FILE, "task": "classify", "seed": 0})
@@ -211,6 +231,22 @@ class Model(Section):
     def trained(self) -> bool:
         """Whether there is anything to train: always, but for imported weights that the recipe leaves as they are."""
         return not self.init or "pretrain" in self.model_fields_set
+
+    def training(self, seed: int) -> PretrainConfig:
+        """How it is trained; without a size the imported model's own shape. seed: the recipe's. Raises ConfigError."""
+        size, more = self.size, dict[str, Any]()
+        if self.init and self.trained and not size:
+            from training.import_shape import closest  # imports torch
+
+            size, differing = closest(self.family, Path(self.init))
+            more["overrides"] = {**differing, **self.pretrain.overrides}
+        config: PretrainConfig = self.pretrain.build(family=self.family, size=size, seed=seed_of(self.pretrain, seed), **more)
+        return config
+
+
+def seed_of(section: Pretrain | Student | Task, seed: int) -> int:
+    """The section's own seed, else the recipe's."""
+    return seed if section.seed is None else section.seed
 
 
 class Resources(Section):

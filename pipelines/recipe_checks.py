@@ -50,8 +50,8 @@ def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     yield from _students(models, students)
     for name, task in _mapping(value, "tasks").items():
         for index, model in enumerate(_list(task, "models")):
-            if model not in models and model not in students:
-                there = [*models, *students]
+            there = [*models, *students, *_controls(students)]
+            if model not in there:
                 yield ("tasks", name, "models", index), f"tasks.{name} names no model of this recipe with `{model}`{_known(model, there)}"
     yield from _crawl(value)
     yield from _files(value)
@@ -76,10 +76,6 @@ def _crawl(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 def _models(tokenizers: dict[str, Any], models: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    used = {model.get("tokenizer") for model in models.values() if isinstance(model, dict)}
-    for name in tokenizers:
-        if name not in used:
-            yield ("tokenizers", name), f"tokenizers.{name} is used by no model; name it in a model's `tokenizer`, or take it out"
     for name, model in models.items():
         wanted = model.get("tokenizer") if isinstance(model, dict) else None
         if isinstance(wanted, str) and wanted not in tokenizers:
@@ -89,10 +85,15 @@ def _models(tokenizers: dict[str, Any], models: dict[str, Any]) -> Iterator[tupl
 
 def _size_or_init(name: str, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     init = model.get("init")
-    if "size" not in model and (not init or "pretrain" in model):
+    if "size" not in model and not init:
         yield ("models", name), f"models.{name}.size is missing"
     if isinstance(init, str) and init and not FilePath(init, "config.json").is_file():
         yield ("models", name, "init"), f"models.{name}.init: {init} holds no config.json; give the folder of an exported model"
+
+
+def _controls(students: dict[str, Any]) -> list[str]:
+    """The names of the students' controls."""
+    return [f"{name}-control" for name, student in students.items() if not isinstance(student, dict) or student.get("control", True)]
 
 
 def _students(models: dict[str, Any], students: dict[str, Any]) -> Iterator[tuple[Path, str]]:

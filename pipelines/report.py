@@ -66,6 +66,8 @@ def markdown(run_dir: Path, store: Store | None = None) -> str:
         parts += ["## Tasks in the corpus", _table(figures["tasks"], tuple(name for name in figures["tasks"][0] if name != "examples"))]
     if compared := pivot(figures["scores"]):
         parts += ["## Scores", _table(compared["rows"], ("measure", *compared["models"]))]
+    if figures["task_files"]:
+        parts += ["## Task files", _table(figures["task_files"], tuple(figures["task_files"][0]))]
     parts += ["## Time", _table(figures["timing"], ("label", "state", "seconds", "fingerprint"))]
     text = "\n\n".join(parts)
     for curve in figures["curves"]:

@@ -44,6 +44,7 @@ def gather(folder: Path, store: Store) -> Row:
         "curves": [curve(made, run) for made in run.of("pretrain", "distill", "finetune") if has(made, "metrics.jsonl")],
         "models": report_scores.models(run),
         "scores": report_scores.scores(run),
+        "task_files": report_scores.task_files(run),
         "students": report_scores.students(run),
         "environment": read_json(folder / "env.json") or {},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").exists() else "",

@@ -7,8 +7,9 @@ from typing import Any
 
 from pipelines.report_runs import Made, Row, Run, read_json
 
+LABELS = 20  # of a task file, shown in the report
 ROLES = ("teacher", "student", "control")
-UNSHOWN = ("unigram", "said", "examples", "sequences", "predicted")  # baselines and sizes stand elsewhere; the JSON files hold them
+UNSHOWN = ("unigram", "said", "gold", "examples", "sequences", "predicted")  # baselines and sizes stand elsewhere; the JSON files hold them
 
 
 def card_of(made: Made) -> Row:
@@ -25,6 +26,31 @@ def models(run: Run) -> list[Row]:
     """The models of the run: what they are and where their training ended."""
     keys = ("family", "size", "parameters", "steps", "tokens", "valid_loss")
     return [{"model": made.label, **{key: card_of(made).get(key) for key in keys}} for made in run.of("pretrain", "distill", "finetune")]
+
+
+def task_files(run: Run) -> list[Row]:
+    """The files of every task, once: rows used, rows of each label, rows quarantined by reason with their first lines."""
+    rows: dict[tuple[str, str], Row] = {}
+    for made in run.of("finetune"):
+        task = _origin(run, made.label)[1].removesuffix(" from scratch")
+        for name, record in (card_of(made).get("files") or {}).items():
+            bad = [f"{one['rows']} {reason} (lines {', '.join(map(str, one['lines']))})" for reason, one in record["quarantined"].items()]
+            rows[task, name] = {
+                "task": task,
+                "file": name,
+                "rows": record["rows"],
+                "labels": counted(record["labels"]),
+                "quarantined": "; ".join(bad),
+                "unknown_labels": counted(record["unknown_labels"]),
+                "duplicate_ids": record["duplicate_ids"],
+            }
+    return list(rows.values())
+
+
+def counted(labels: dict[str, int]) -> str:
+    """`dry 16, wet 18`; of many labels the first twenty."""
+    shown = [f"{label} {count}" for label, count in list(labels.items())[:LABELS]]
+    return ", ".join(shown) + (f" and {len(labels) - LABELS} more labels" if len(labels) > LABELS else "")
 
 
 def scores(run: Run) -> list[Row]:

@@ -17,12 +17,12 @@ from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
 from infra.errors import ConfigError
-from infra.log import attach
+from infra.log import attach, event
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
-from pipelines import chain, recipe_shapes
+from pipelines import chain, plan_checks, recipe_shapes
 from pipelines.ending import ending
 from pipelines.growth import Growth
 from pipelines.plan import plan
@@ -76,8 +76,7 @@ def check(order: Order) -> Loaded:
     """The recipe, with everything wrong in it told at once; nothing is written."""
     loaded = load(order.recipe, order.settings, order.profile)
     chain.check_until(order.until)
-    if loaded.recipe.models:
-        recipe_shapes.check(loaded)
+    plan_checks.check(loaded)
     chain.rehearse(loaded.recipe)
     if loaded.recipe.resources.mirror:
         Mirror(loaded.recipe.resources.mirror).check()
@@ -124,6 +123,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         board = Board(run.path, prepared.store)
         stack.callback(board.close)
         stack.callback(attach(board.listen))
+        for warning in plan_checks.warnings(prepared.loaded):
+            event("warning", message=warning)
         compute = stack.enter_context(_compute(prepared))
         do = recorded(run, prepared.store, make_carry(prepared.store, compute))
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from data_prep import shards
 from infra.artifact import Artifact
@@ -25,6 +25,30 @@ def trace(workspace: Path, name: str, step: int) -> dict[str, Any]:
     Raises ConfigError when the model is not known, learnt from a task's file, or has no such step; ArtifactError when an
     artifact it was made from is gone.
     """
+    found = open_step(workspace, name, step)
+    feed, batch = found.feed, found.batch
+    places = feed.trace(batch)
+    return {
+        "model": f"{found.model.stage}/{found.model.fingerprint}",
+        "step": step,
+        "steps": found.steps,
+        **feed.about(batch),
+        "documents": _documents(found.inputs["sentences"], places),
+    }
+
+
+class Opened(NamedTuple):
+    """A model's feed again, and the number of the batch that it trained on at a step."""
+
+    model: Artifact
+    inputs: dict[str, Artifact]
+    feed: Any
+    steps: int
+    batch: int
+
+
+def open_step(workspace: Path, name: str, step: int) -> Opened:
+    """Raises ConfigError and ArtifactError as trace does."""
     store, model = Store(workspace / "artifacts"), find_model(workspace, name)
     read = {role: made for role, made in model.manifest["inputs"].items() if role in READ or role.startswith(LENGTHS)}
     inputs = {role: store.get(made["stage"], made["fingerprint"]) for role, made in read.items()}
@@ -33,15 +57,7 @@ def trace(workspace: Path, name: str, step: int) -> dict[str, Any]:
     feed, steps = _open(model, inputs)
     if not 0 <= step < steps:
         raise ConfigError(f"{name} took {steps} steps, numbered 0 to {steps - 1}; there is no step {step}")
-    batch = _batch(model, step)
-    places = feed.trace(batch)
-    return {
-        "model": f"{model.stage}/{model.fingerprint}",
-        "step": step,
-        "steps": steps,
-        **feed.about(batch),
-        "documents": _documents(inputs["sentences"], places),
-    }
+    return Opened(model, inputs, feed, steps, _batch(model, step))
 
 
 def _batch(model: Artifact, step: int) -> int:

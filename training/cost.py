@@ -14,7 +14,7 @@ import torch
 from infra.errors import ConfigError
 from training.backbone.attention import SHORT
 from training.backbone.config import BackboneConfig
-from training.backbone.transformer import count_parameters
+from training.backbone.transformer import count_parameters, shapes_only
 from training.families.family import Family, Preset
 from training.objectives.tower import Tower
 from training.objectives.vocabulary import BYTES as SCORES
@@ -106,7 +106,7 @@ class Memory:
 
 def shape_of(family: Family, backbone: BackboneConfig) -> Tower:
     """The tower with its pretraining heads on the meta device: sizes without numbers."""
-    with torch.device("meta"):
+    with shapes_only():
         return family.build(backbone)
 
 
@@ -117,7 +117,12 @@ def share_predicted(family: Family) -> float:
 
 def forward_flops(family: Family, tower: Tower, length: int) -> float:
     """Floating-point operations of one pass, per token; of both towers, where there are two."""
-    return sum(_body(part.config, length) + _heads(part, length, share_predicted(family)) for part in _parts(family, tower))
+    return sum(part_flops(family, part, length) for part in _parts(family, tower))
+
+
+def part_flops(family: Family, part: Tower, length: int) -> float:
+    """Of one pass through one of a family's models, per token."""
+    return _body(part.config, length) + _heads(part, length, share_predicted(family))
 
 
 def training_flops(family: Family, tower: Tower, length: int) -> float:

@@ -71,7 +71,7 @@ def work(config: EvaluateConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("evaluate", partial(measure, config, dict(inputs), out), ranks=1)[0]
 
 
-EVALUATE = Stage(name="evaluate", version=1, work=work)
+EVALUATE = Stage(name="evaluate", version=2, work=work)
 
 
 def models(config: EvaluateConfig, inputs: Inputs) -> dict[str, Artifact]:
@@ -182,8 +182,24 @@ def measure_task(config: EvaluateConfig, inputs: dict[str, Artifact], out: Path)
     )
     gold, said = predict(catalog.load(model.path / MODEL), feed)
     scores = task(kind).score(gold, said, labels, config.samples, config.seed)
-    write_json(out / SCORES, {"kind": "task", "task": kind, "model": about(model), "scores": scores, "corrupt": examples.corrupt})
-    return {"read": examples.read, "kept": len(examples.rows), **{f"set_aside.{reason}": n for reason, n in examples.corrupt.items()}}
+    write_json(
+        out / SCORES,
+        {
+            "kind": "task",
+            "task": kind,
+            "model": about(model),
+            "scores": scores,
+            "corrupt": examples.corrupt,
+            "files": {"dev": examples.record()},
+        },
+    )
+    unknown = {"unknown_labels": sum(examples.unknown.values())} if examples.unknown else {}
+    return {
+        "read": examples.read,
+        "kept": len(examples.rows),
+        **unknown,
+        **{f"set_aside.{reason}": n for reason, n in examples.corrupt.items()},
+    }
 
 
 def read_dev(config: EvaluateConfig, card: dict[str, Any]) -> tuple[str, list[str], Examples]:

@@ -91,24 +91,29 @@ def work(config: FinetuneConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("finetune", partial(train_rank, config, dict(inputs), labels, out))[0]
 
 
-FINETUNE = Stage(name="finetune", version=2, work=work)
+FINETUNE = Stage(name="finetune", version=3, work=work)
 
 
 def read_both(config: FinetuneConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
     """Train, dev and the labels of train."""
     train = read_examples(config.train, config.columns)
     labels = task(config.task).labels(train)
+    train = task(config.task).known(train, labels)
     return train, task(config.task).known(read_examples(config.dev, config.columns), labels), labels
 
 
 def tell_corrupt(stage: str, files: dict[str, Examples]) -> None:
-    """A warning for every file with rows that were left out."""
+    """A warning for every file with rows that are skipped, score as wrong, or occur twice."""
     for name, examples in files.items():
         if examples.corrupt:
-            event(
-                "warning",
-                message=f"{stage}: {sum(examples.corrupt.values())} of {examples.read} rows of {name} left out: {examples.corrupt}",
-            )
+            skipped = sum(examples.corrupt.values())
+            event("warning", message=f"{stage}: {skipped} of {examples.read} rows of {name} are skipped: {examples.problems()}")
+        if examples.unknown:
+            labels = ", ".join(f"{label} ({count})" for label, count in examples.unknown.items())
+            count = sum(examples.unknown.values())
+            event("warning", message=f"{stage}: {count} rows of {name} have labels unknown in training and score as wrong: {labels}")
+        if examples.duplicate_ids:
+            event("warning", message=f"{stage}: {examples.duplicate_ids} rows of {name} have the id of an earlier row; they are used")
 
 
 def frame_of(causal: bool, tokenizer: Artifact) -> tuple[Frame, int]:
@@ -124,6 +129,7 @@ def make_feed(
     examples: Examples, labels: Sequence[str], model: Artifact, tokenizer: Artifact, *, batch: int, length: int, seed: int, shuffle: bool
 ) -> TaskFeed:
     """The examples as this model reads them; every text is encoded once, however often it occurs."""
+    from training.feed.batch import IGNORE
     from training.tasks.feed import TaskFeed
 
     backbone = read_card(model)["backbone"]
@@ -132,7 +138,8 @@ def make_feed(
     texts = sorted({text for row in examples.rows for text in (row.text, row.pair) if text is not None})
     ids = dict(zip(texts, engine.encode_batch(texts), strict=True))
     encoded = [encode(row, ids.__getitem__, frame, length) for row in examples.rows]
-    classes = [labels.index(row.label) for row in examples.rows]
+    numbers = {label: number for number, label in enumerate(labels)}
+    classes = [numbers.get(row.label, IGNORE) for row in examples.rows]
     return TaskFeed(
         encoded, classes, batch_size=batch, length=length, pad=pad, segments=backbone["segments"] > 1, seed=seed, shuffle=shuffle
     )
@@ -230,6 +237,7 @@ def publish(
         "from_scratch": config.from_scratch,
         "dev": score,
         "corrupt": corrupt,
+        "files": {name: examples.record() for name, examples in files.items()},
         "method": base.get("method", ""),
         "control": base.get("control", False),
     }

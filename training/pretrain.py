@@ -182,7 +182,9 @@ def around(family: Family, backbone: BackboneConfig, weights: dict[str, Tensor])
     import torch
     from torch import nn
 
-    with torch.device("meta"):
+    from training.backbone.transformer import shapes_only
+
+    with shapes_only():
         tower = family.build(backbone)
     for name, parameter in tower.named_parameters():
         torch.utils.swap_tensors(parameter, nn.Parameter(weights[name]))

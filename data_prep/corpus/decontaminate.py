@@ -281,4 +281,4 @@ def _add(counts: Counts, name: str, number: int) -> None:
     counts[name] = counts.get(name, 0) + number
 
 
-DECONTAMINATE = Stage(name="decontaminate", version=1, work=work)
+DECONTAMINATE = Stage(name="decontaminate", version=2, work=work)

@@ -5,16 +5,15 @@ What is compared with a corpus need not be understood: a question, its answers a
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from data_prep import tables
 from data_prep.corpus.charset import normal
-from data_prep.corpus.readers import COMPRESSED, opened
+from data_prep.corpus.readers import COMPRESSED
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError, ConfigError
 
@@ -44,43 +43,41 @@ def items(source: SourceFile) -> Iterator[Item]:
     if not path.is_file() or digest(path) != source.digest:
         raise ArtifactError(f"{path}: is not the file this run was planned with; start the run again to read it anew")
     readers = {".tsv": _tabbed, ".csv": _quoted, ".jsonl": _json_lines, ".json": _json_whole, ".txt": _lines}
-    with opened(source.path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for number, value in readers[kind_of(source.name or path.name)](file):
-            texts = tuple(normal(text).strip() for text in _strings(value) if text.strip())
-            if texts:
-                yield Item(number, texts)
+    text = tables.text_of(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    for number, value in readers[kind_of(source.name or path.name)](text):
+        texts = tuple(normal(text).strip() for text in _strings(value) if text.strip())
+        if texts:
+            yield Item(number, texts)
 
 
-def _tabbed(file: io.TextIOBase) -> Iterator[tuple[int, Any]]:
-    """tsv knows no quotes: GLUE's files hold single ones."""
-    for number, line in enumerate(file, 1):
-        yield number, line.rstrip("\r\n").split("\t")
+def _tabbed(text: str) -> Iterator[tuple[int, Any]]:
+    """tsv has no quotes: GLUE's files hold single ones."""
+    for number, line in enumerate(tables.lines_of(text), 1):
+        yield number, line.removesuffix("\r").split("\t")
 
 
-def _quoted(file: io.TextIOBase) -> Iterator[tuple[int, Any]]:
-    reader = csv.reader(file)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ConfigError(f"a task file in csv cannot be read from line {reader.line_num} on: {error}; write it as tsv or jsonl") from error
+def _quoted(text: str) -> Iterator[tuple[int, Any]]:
+    """A line whose quotes are invalid is one text: it may still be in the corpus."""
+    lines = tables.lines_of(text)
+    for number, cells, _ in tables.Quoted(lines).records():
+        yield number, cells if cells is not None else lines[number - 1]
 
 
-def _lines(file: io.TextIOBase) -> Iterator[tuple[int, Any]]:
-    yield from enumerate(file, 1)
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(tables.lines_of(text), 1)
 
 
-def _json_lines(file: io.TextIOBase) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, 1):
+def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(tables.lines_of(text), 1):
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError):
             yield number, line  # a torn row may still be in the corpus
 
 
-def _json_whole(file: io.TextIOBase) -> Iterator[tuple[int, Any]]:
+def _json_whole(text: str) -> Iterator[tuple[int, Any]]:
     """Every string of the file an item of its own: nobody says where one question ends."""
-    text = file.read()
+    value: Any
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

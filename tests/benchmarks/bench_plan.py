@@ -67,7 +67,7 @@ def probed(precision: str) -> float:
     join(here())
     choose_matmul_mode()
     dist.barrier()
-    return probe("cpu", precision, PROBE_SECONDS)
+    return probe("cpu", precision, PROBE_SECONDS).flops
 
 
 def run(case: Case) -> dict[str, float]:

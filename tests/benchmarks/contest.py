@@ -105,7 +105,7 @@ def ceiling(precision: str, threads: int, seconds: float = PROBE_SECONDS) -> flo
     code = (
         f"import torch; torch.set_num_threads({threads})\n"
         "from training.engine.rank import choose_matmul_mode; choose_matmul_mode()\n"
-        f"from training.engine.ceiling import probe; print(probe('cpu', {precision!r}, {seconds}))"
+        f"from training.engine.ceiling import probe; print(probe('cpu', {precision!r}, {seconds}).flops)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

@@ -32,7 +32,7 @@ tasks:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    (tmp_path / "docs.jsonl").write_text(json.dumps({"text": "Some words that are never read. " * 9}) + "\n")
+    (tmp_path / "docs.jsonl").write_text((json.dumps({"text": "Some words that are never read. " * 9}) + "\n") * 50)
     (tmp_path / "task.tsv").write_text("label\ttext\nx\tone\ny\ttwo\n")
     (tmp_path / "links.csv.gz").write_bytes(gzip.compress(b"title,ups\nno url here,3\n"))
     (tmp_path / "wrong.yaml").write_text(RECIPE)
@@ -66,7 +66,6 @@ def the_line(told: subprocess.CompletedProcess[str], place: Place) -> str:
         ("vocab: 512}\n  pieces", "vocab: 10}\n  pieces", "wrong.yaml:7: tokenizers.bytes: tokenizer.vocab 10: byte-level BPE needs 257"),
         ("min_words: 20", "min_words: 20, max_words: 10", "wrong.yaml:5: corpus.filter: filter: min_words 20 is more than max_words 10"),
         ("students:", "  spare: {family: gpt2, size: tiny, tokenizer: bites}\nstudents:", "did you mean `bytes`?"),
-        ("models:\n", "  spare: {kind: wordpiece, vocab: 512}\nmodels:\n", "wrong.yaml:9: tokenizers.spare is used by no model"),
         ("teacher: bert", "teacher: bertha", "wrong.yaml:13: students.half.teacher: there is no model `bertha`; did you mean `bert`?"),
         ("teacher: bert", "teacher: gpt", "wrong.yaml:13: students.half: "),
         ("name: wrong\n", "name: wrong\nname: right\n", "wrong.yaml:2: `name` is given twice (first in line 1)"),

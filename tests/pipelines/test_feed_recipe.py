@@ -15,7 +15,7 @@ from data_prep.tokenizer.catalog import load as tokenizer_of
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 from infra.store import Store
-from pipelines import chain, recipe_shapes
+from pipelines import chain, plan_checks
 from pipelines.recipe import load
 from pipelines.rundir import RunDir
 from pipelines.runner import plainly, recorded
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[Store, d
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": row["text"][:6000]}) + "\n" for row in rows))
     (folder / "fed.yaml").write_text(RECIPE.replace("SHORT", SHORT))
     loaded, store = load(str(folder / "fed.yaml")), Store(folder / "workspace" / "artifacts")
-    recipe_shapes.check(loaded)
+    plan_checks.check(loaded)
     run = RunDir.create(folder / "workspace", "fed", loaded.resolved, loaded.source, "abcdef")
     return store, chain.run(recorded(run, store, plainly(store, Here())), loaded.recipe, "pretrain")
 
@@ -158,7 +158,7 @@ def test_a_family_without_such_a_curriculum_is_refused_with_the_recipe(tmp_path:
     for name in SOURCES:
         (tmp_path / f"{name}.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"models.gpt: gpt2 was trained on sequences of one length"):
-        recipe_shapes.check(load(str(tmp_path / "fed.yaml")))
+        plan_checks.check(load(str(tmp_path / "fed.yaml")))
 
 
 @pytest.mark.parametrize(

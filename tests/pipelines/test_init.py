@@ -76,7 +76,6 @@ def test_the_imported_files_are_part_of_the_fingerprint_and_their_place_is_not(r
             "small.yaml:10: models.a.init: .*nowhere holds no config.json",
         ),
         ("  a: {family: gpt2, tokenizer: bytes}\n", "small.yaml:10: models.a.size is missing"),
-        ("  a: {family: gpt2, tokenizer: bytes, init: first, pretrain: {tokens: 2e3}}\n", "models.a.size is missing"),
     ],
 )
 def test_what_is_missing_is_told_with_its_line(line: str, said: str, recipe: Path) -> None:

@@ -56,6 +56,16 @@ def test_people_get_a_table() -> None:
     assert "13,549,057 parameters (+ 647,162" in done.stdout and "optimiser" in done.stdout
 
 
+def test_only_what_a_paper_says_is_called_its() -> None:
+    """GPT-2's paper names neither rates nor steps, DistilBERT's no steps; the sizes for CPUs are in no paper."""
+    said = {name: next(line for line in lines(plan_model(name)) if " steps of " in line) for name in names()}
+    papers = {name for name, line in said.items() if line.startswith("as its paper trained it")}
+    assert papers >= {"bert/base", "roberta/large", "gpt3/175b", "gpt1/base", "electra/small", "electra/base", "albert/xxlarge-v1"}
+    assert not papers & {"gpt2/124m", "gpt2/1.5b", "distilbert/base", "distilgpt2/base", "distilroberta/base", "tinybert/4", "albert/base"}
+    ours = {name for name, line in said.items() if line.startswith("a preset of textmill for CPUs")}
+    assert ours == {name for name in names() if name.split("/")[1] in ("tiny", "mini", "small", "medium")} - {"electra/small"}
+
+
 def test_a_wrong_name_is_one_line_and_exit_code_two() -> None:
     done = textmill("plan", "--model", "gpt2/124")
     assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -21,7 +21,7 @@ from training.rehearsal import made_up
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     text = tmp_path / "text.txt"
-    text.write_text("Some words about nothing.\n\nSome more words.")
+    text.write_text("\n\n".join(f"Some words about nothing, for the time {n}." for n in range(100)))
     pretrain = {"tokens": 1_000_000_000, "batch_tokens": 524_288, "length": 1024, "micro_batch": 8, "precision": "bf16", "lr": 6.0e-4}
     said = {
         "name": "costed",
@@ -69,13 +69,14 @@ def test_the_command_shows_it(recipe: Path, tmp_path: Path) -> None:
     assert "8 x NVIDIA H200" in shown.output and "124,439,808" in shown.output
     import json
 
-    steps = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).output)
+    steps = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).stdout)
     assert {step["label"] for step in steps if "cost" in step} == {"gpt", "again"}
 
 
 def test_a_curriculums_shorter_part_costs_less_but_memory_is_the_longest_ones(recipe: Path) -> None:
     parts = "[{share: 0.9, length: 128}, {share: 0.1, length: 1024}]"
-    whole, short = (costs(load(str(recipe), more).recipe, on="H100")["gpt"] for more in ((), (f"models.gpt.pretrain.curriculum={parts}",)))
+    rows, more = "models.gpt.pretrain.micro_batch=64", f"models.gpt.pretrain.curriculum={parts}"
+    whole, short = (costs(load(str(recipe), words).recipe, on="H100")["gpt"] for words in ((rows,), (rows, more)))
     a_token = {length: 6 * (12 * 12 * 768**2 + 50257 * 768) + 12 * 12 * length * 768 for length in (128, 1024)}
     assert short["seconds"] / whole["seconds"] == pytest.approx((0.9 * a_token[128] + 0.1 * a_token[1024]) / a_token[1024], rel=0.01)
     assert short["memory"] == whole["memory"]

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.errors import ConfigError
+from pipelines import plan_checks
 from pipelines import recipe as recipes
+from tests.pipelines.test_chain import asked
 
 LINKS = """\
 name: links
@@ -32,7 +35,7 @@ tasks:
 @pytest.fixture
 def links(tmp_path: Path) -> Path:
     (tmp_path / "urls.txt").write_text("http://example.com/\n")
-    (tmp_path / "t.tsv").write_text("label\ttext\na\tb\n")
+    (tmp_path / "t.tsv").write_text("label\ttext\na\tb\nb\tc\n")
     path = tmp_path / "r.yaml"
     path.write_text(LINKS)
     return path
@@ -94,10 +97,32 @@ def test_a_mistake_is_told_with_its_line(links: Path, old: str, new: str, line: 
     assert any(one.startswith(line) for one in told), told
 
 
-def test_a_tokenizer_that_no_model_uses_is_an_error(links: Path) -> None:
-    assert problems(links, "tokenizers.spare.kind=wordpiece") == [
-        "--set tokenizers.spare.kind=wordpiece: tokenizers.spare is used by no model; name it in a model's `tokenizer`, or take it out"
-    ]
+def test_a_tokenizer_without_a_model_is_trained_and_measured(links: Path) -> None:
+    told = asked(recipes.load(str(links), ("tokenizers.spare.kind=wordpiece",)).recipe)
+    assert {"tokenizer spare", "encode spare"} <= set(told)
+
+
+def test_a_recipe_of_tokenizers_alone_needs_no_models(links: Path) -> None:
+    said = yaml.safe_load(links.read_text())
+    alone = {key: said[key] for key in ("name", "corpus", "tokenizers")}
+    links.write_text(yaml.safe_dump(alone))
+    assert list(asked(recipes.load(str(links)).recipe))[-2:] == ["tokenizer pieces", "encode pieces"]
+
+
+def test_controls_are_models_that_tasks_may_name(links: Path) -> None:
+    told = asked(recipes.load(str(links), ("tasks.mood.models=[half, half-control]",)).recipe)
+    by_control = next(one for label, one in told.items() if label.endswith(" half-control") and one[0] == "finetune")
+    assert by_control[2]["model"] == "half-control"
+
+
+def test_every_model_student_and_task_may_have_a_seed_of_its_own(links: Path) -> None:
+    seeds = ("seed=3", "models.bert.pretrain.seed=7", "students.half.seed=8", "tasks.mood.seed=9")
+    told = asked(recipes.load(str(links), seeds).recipe)
+    assert (told["bert"][1].seed, told["half"][1].seed, told["half-control"][1].seed) == (7, 8, 8)
+    assert {one[1].seed for one in told.values() if one[0] == "finetune"} == {9}
+    assert {one[1].seed for one in told.values() if one[0] == "pairs"} == {3}, "what several models read has the recipe's"
+    usual = asked(recipes.load(str(links), seeds[:1]).recipe)
+    assert {one[1].seed for one in usual.values() if one[0] in ("pretrain", "distill", "finetune")} == {3}
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(links: Path) -> None:
@@ -109,7 +134,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(links: Path) 
     ):
         change(links, old, new)
     told = problems(links)
-    assert [one.split(": ")[0] for one in told] == ["r.yaml:4", "r.yaml:7", "r.yaml:7", "r.yaml:9", "r.yaml:13"]
+    assert [one.split(": ")[0] for one in told] == ["r.yaml:4", "r.yaml:7", "r.yaml:9", "r.yaml:13"]
 
 
 def test_set_goes_through_the_same_checks(links: Path) -> None:
@@ -157,8 +182,7 @@ def test_reading_a_recipe_imports_nothing_heavy(links: Path) -> None:
     ],
 )
 def test_a_size_that_cannot_be_is_told_before_any_work(links: Path, setting: str, told: str) -> None:
-    from pipelines import recipe_shapes
 
     with pytest.raises(ConfigError) as caught:
-        recipe_shapes.check(recipes.load(str(links), (setting,)))
+        plan_checks.check(recipes.load(str(links), (setting,)))
     assert told in str(caught.value)

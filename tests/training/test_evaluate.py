@@ -156,9 +156,18 @@ def test_a_task_is_scored_on_its_dev_file_as_finetune_scored_it(bert: dict[str, 
     tuned = run(FINETUNE, tuning, {"model": bert["model"], "tokenizer": bert["tokenizer"]}, store, Here())
     scored = run(EVALUATE, EvaluateConfig("task", dev=dev, samples=200), {"model": tuned, "tokenizer": bert["tokenizer"]}, store, Here())
     record, card = scores(scored), json.loads(tuned.file("card.json").read_text())
-    assert record["scores"] == card["dev"] and record["scores"]["accuracy"]["value"] == 1.0
-    assert record["corrupt"] == {"text": 1, "unknown_label": 1}
-    assert scored.counts == {"read": 34, "kept": 32, "set_aside.text": 1, "set_aside.unknown_label": 1}
+    assert record["scores"] == card["dev"] and record["scores"]["accuracy"]["value"] == round(32 / 33, 6)
+    assert (record["corrupt"], record["scores"]["unknown_labels"]) == ({"text": 1}, 1)
+    assert record["files"]["dev"]["unknown_labels"] == {"fur": 1} and record["files"]["dev"]["labels"] == {"dry": 16, "fur": 1, "wet": 16}
+    assert scored.counts == {"read": 34, "kept": 33, "unknown_labels": 1, "set_aside.text": 1}
+    assert card["files"]["train"] == {
+        "rows": 32,
+        "labels": {"dry": 16, "wet": 16},
+        "quarantined": {},
+        "unknown_labels": {},
+        "duplicate_ids": 0,
+    }
+    assert card["files"]["dev"]["quarantined"] == {"text": {"rows": 1, "lines": [35]}}
 
 
 def test_what_cannot_be_measured_is_refused(gpt: dict[str, Artifact], bert: dict[str, Artifact], store: Store, tmp_path: Path) -> None:

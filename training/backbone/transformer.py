@@ -6,14 +6,16 @@ Letters: B batch, L length, D width, E embedding width, H heads, K width of a he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from infra.errors import ConfigError
@@ -195,6 +197,22 @@ def initialise(module: nn.Module, c: BackboneConfig) -> None:
             draw(part.weight, c.init_std, c.truncated_init)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+class _NoDraws(TorchFunctionMode):
+    """torch's own initializers do nothing: on the meta device they would import its compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.trunc_normal_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules created within have shapes and no numbers (torch's meta device)."""
+    with torch.device("meta"), _NoDraws():
+        yield
 
 
 def draw(weight: Tensor, std: float, truncated: bool) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training.engine.ceiling import Ceiling, ceiling
+from infra.log import event
+from training.engine.ceiling import Ceiling, ceiling, probe_again
 from training.engine.measure import real_tokens
 from training.engine.rank import Rank
 from training.feed.batch import Batch
@@ -96,7 +97,7 @@ class Meter:
     """Adds up between two told steps. Every rank keeps one; telling is a collective."""
 
     def __init__(self, place: Rank, talk: Talk, known: Known, precision: str) -> None:
-        self.place, self.talk, self.flops = place, talk, known.flops
+        self.place, self.talk, self.flops, self.precision = place, talk, known.flops, precision
         self.ceiling = ceiling(place.device, precision) if known.flops else Ceiling(0.0, "")
         self._a_token: dict[int, float] = {}
         self._clear()
@@ -143,8 +144,27 @@ class Meter:
         if self.talk.measured:
             told["communication"] = talked / seconds
         if most:
+            most = self._at_least(flop / wall, most)
             told |= {"mfu": flop / wall / most, "ceiling_flops": most, "ceiling": self.ceiling.source}
         return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in told.items()}
+
+    def _at_least(self, reached: float, most: float) -> float:
+        """The ranks' peak flop/s together: where training has reached more, the probe met a busy machine, and all ranks try again.
+
+        A collective, entered by all ranks or by none: both figures are sums over them.
+        """
+        if reached <= most:
+            return most
+        found = self.place.sum([probe_again(self.place.device.type, self.precision)])[0]
+        better = max(found, most, reached)
+        self.ceiling = Ceiling(better / self.place.world, f"{self.ceiling.source}; corrected, as training reached more")
+        if self.place.first:
+            event(
+                "warning",
+                message=f"the peak tried at start, {most:.3g} flop/s, is less than training reached, {reached:.3g}: the machine was busy "
+                f"then; MFU is of {better:.3g} flop/s from here on",
+            )
+        return better
 
 
 def peak_bytes(device: torch.device) -> int:

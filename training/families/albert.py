@@ -7,7 +7,7 @@ from dataclasses import replace
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.families.bert import BERT, FIELDS
-from training.families.family import Preset
+from training.families.family import OURS, Preset
 from training.feed.masking import Masking
 
 
@@ -22,6 +22,7 @@ def albert_size(layers: int, width: int, heads: int, dropout: float = 0.0) -> Ba
 
 # section 4.1: LAMB, rate and batch; the released code's 3125 steps of warm-up, and no bias correction
 PRESET = Preset(lr=1.76e-3, steps=125_000, batch=4096, length=512, warmup=3125, optimiser="lamb", bias_correction=False)
+SECOND = "with the paper's rates and the steps of the second release's README"
 GROUP = "albert.encoder.albert_layer_groups.{i}.albert_layers.0."
 ALBERT = replace(
     BERT,
@@ -78,11 +79,11 @@ ALBERT = replace(
         groups=True,
     ),
     presets={
-        "": replace(PRESET, steps=3_000_000),  # the second version, by the release's README; base 10M
-        "base": replace(PRESET, steps=10_000_000),
+        "": replace(PRESET, steps=3_000_000, source=SECOND),  # the second version, by the release's README; base 10M
+        "base": replace(PRESET, steps=10_000_000, source=SECOND),
         **dict.fromkeys(("base-v1", "large-v1", "xlarge-v1"), PRESET),
         "xxlarge-v1": replace(PRESET, steps=1_500_000),
-        **dict.fromkeys(("tiny", "mini", "small", "medium"), replace(PRESET, steps=1000, batch=64, length=128, warmup=100)),
+        **dict.fromkeys(("tiny", "mini", "small", "medium"), replace(PRESET, steps=1000, batch=64, length=128, warmup=100, source=OURS)),
     },
     masking=Masking(unit="span", ngram=3),  # section 4.1: runs of up to three words
 )

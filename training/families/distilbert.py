@@ -18,6 +18,7 @@ def half(teacher: BackboneConfig) -> BackboneConfig:
     return replace(teacher, layers=teacher.layers // 2, segments=0, truncated_init=False)
 
 
+DISTILLED = "as the released training code has it: the paper names the batch, neither rates nor steps"
 LAYER = "distilbert.transformer.layer.{i}."
 DISTILBERT = replace(
     BERT,
@@ -61,7 +62,9 @@ DISTILBERT = replace(
         fixed={"sinusoidal_pos_embds": False, "seq_classif_dropout": 0.2},
     ),
     presets={  # batch: section 3 (up to 4000); the rest as the released training code has it; the paper tells no number of steps
-        "": Preset(lr=5e-4, steps=100_000, batch=4000, length=512, warmup=5000, betas=(0.9, 0.98), weight_decay=0.0, clip=5.0),
+        "": Preset(
+            lr=5e-4, steps=100_000, batch=4000, length=512, warmup=5000, betas=(0.9, 0.98), weight_decay=0.0, clip=5.0, source=DISTILLED
+        ),
         **{size: BERT.presets[size] for size in ("tiny", "mini", "small", "medium")},
     },
     pool="relu",

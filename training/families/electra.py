@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from infra.artifact import Artifact
 from infra.errors import ConfigError
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
-from training.backbone.transformer import Backbone, count_parameters
+from training.backbone.transformer import Backbone, count_parameters, shapes_only
 from training.families.bert import BERT, FIELDS, encoder_block, encoder_modules, encoder_qkv
-from training.families.family import Family, Preset, prepare_folder
+from training.families.family import OURS, Family, Preset, prepare_folder
 from training.feed.masking import Masking
 from training.objectives.rtd import GeneratorDiscriminator
 from training.objectives.tower import Tower
@@ -48,12 +46,12 @@ class Electra(Family):
         return GeneratorDiscriminator(Backbone(generator_of(backbone)), Backbone(backbone))
 
     def parameters(self, backbone: BackboneConfig) -> int:
-        with torch.device("meta"):
+        with shapes_only():
             body = Backbone(backbone)
             return count_parameters(Tower(body, [self.head("rtd", body)]))
 
     def trained_parameters(self, backbone: BackboneConfig) -> int:
-        with torch.device("meta"):
+        with shapes_only():
             return count_parameters(self.build(backbone))
 
     def parts(self, tower: Tower) -> dict[str, Tower]:
@@ -125,11 +123,13 @@ ELECTRA = Electra(
     presets={  # appendix A, table 6
         "": BASE,
         "small": SMALL,
-        "small++": replace(SMALL, steps=4_000_000, length=512),  # the release's README; section 3.4: longer, on longer sequences
+        "small++": replace(
+            SMALL, steps=4_000_000, length=512, source="by the release's README"
+        ),  # the release's README; section 3.4: longer, on longer sequences
         "large": replace(
             BASE, steps=1_750_000, batch=2048, mask_rate=0.25
         ),  # the released ELECTRA-1.75M; 400,000 steps are table 3's other
-        **dict.fromkeys(("tiny", "mini", "medium"), replace(SMALL, steps=2000, batch=64, warmup=100)),
+        **dict.fromkeys(("tiny", "mini", "medium"), replace(SMALL, steps=2000, batch=64, warmup=100, source=OURS)),
     },
     masking=Masking(mask=0.85, random=0.0, with_replacement=True),  # the released code: no random tokens, some places drawn twice
     pool="gelu",

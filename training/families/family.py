@@ -17,7 +17,7 @@ from infra.errors import ConfigError
 from training.backbone import exchange
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
-from training.backbone.transformer import Backbone, count_parameters
+from training.backbone.transformer import Backbone, count_parameters, shapes_only
 from training.families.tokenizer_files import copy_tokenizer, special_ids
 from training.feed.masking import Masking
 from training.objectives.language import LanguageHead
@@ -26,6 +26,9 @@ from training.objectives.sequence import Pool, SequenceHead
 from training.objectives.tower import Head, Tower
 
 ONLY_FOR_TRAINING = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout", "generator"}  # the same model without
+
+
+OURS = "a preset of textmill for CPUs, in no paper"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Preset:
     mask_rate: float | None = None  # where it is not the family's
     hold: float = 0.0  # the share of the steps, at the end, that stays at the last rate (GPT-3)
     opening: tuple[float, int] | None = None  # this share of the steps on sequences of this length, before `length` (BERT)
+    source: str = ""  # where the numbers are from, if the family's paper does not name all of them
 
     @property
     def tokens(self) -> float:
@@ -134,7 +138,7 @@ class Family:
 
     def parameters(self, backbone: BackboneConfig) -> int:
         """Exact count of the model that is kept, with its pretraining heads, tied tensors once; nothing is allocated."""
-        with torch.device("meta"):
+        with shapes_only():
             return count_parameters(self.build(backbone))
 
     def trained_parameters(self, backbone: BackboneConfig) -> int:
@@ -143,7 +147,7 @@ class Family:
 
     def check_export(self, backbone: BackboneConfig, specials: Mapping[str, int]) -> None:
         """Raises ConfigError when a model of this shape could be trained and then not written; nothing is allocated."""
-        with torch.device("meta"):
+        with shapes_only():
             tower = self.build(backbone)
         for part in self.parts(tower).values():
             self.settings(self.counted_from(part.config, specials), part, specials)
@@ -225,7 +229,7 @@ class Family:
     def load(self, folder: Path) -> Tower:
         """A tower from our own export or from a folder that transformers saved."""
         settings = exchange.read_settings(Path(folder))
-        names = self._heads_of(settings)  # first: a model that cannot be read is refused before memory is taken for it
+        names = self.heads_in(settings)  # first: a model that cannot be read is refused before memory is taken for it
         config = self.read_config(settings)
         exchange.check_size(config, Path(folder))
         body = Backbone(config)
@@ -235,7 +239,7 @@ class Family:
             log.event("note", message=f"{folder}: {len(unused)} tensors have no place in this model, such as {unused[0]}")
         return tower
 
-    def _heads_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    def heads_in(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """In the family's own order; the class says which."""
         named = (settings.get("architectures") or [None])[0]
         for heads, architecture in self.layout.architectures.items():

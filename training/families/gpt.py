@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
-from training.families.family import Family, Preset
+from training.families.family import OURS, Family, Preset
 
 GPT2_VOCAB = 50_257
 
@@ -71,10 +71,12 @@ GPT2_PRESET = Preset(  # batch and length are section 2.3's; the paper names no 
     betas=(0.9, 0.95),
     eps=1e-8,
     weight_decay=0.1,
+    source="with GPT-3's rates and nanoGPT's steps: the paper names batch and length, neither rates nor steps",
 )
 CPU_SIZES = ("tiny", "mini", "small", "medium")
 # as the released training code of DistilBERT, DistilGPT2 and DistilRoBERTa has it
 DISTILLED = Preset(lr=5e-4, steps=100_000, batch=4000, length=1024, warmup=5000, betas=(0.9, 0.98), weight_decay=0.0, clip=5.0)
+DISTILLED = replace(DISTILLED, source="as the released training code has it: the paper names neither rates nor steps")
 
 GPT2 = Family(
     name="gpt2",
@@ -100,10 +102,10 @@ GPT2 = Family(
         "355m": replace(GPT2_PRESET, lr=3e-4),
         "774m": replace(GPT2_PRESET, lr=2.5e-4),
         "1.5b": replace(GPT2_PRESET, lr=2e-4),
-        "tiny": replace(GPT2_PRESET, lr=2e-3, steps=1000, batch=32, length=256, warmup=50),
-        "mini": replace(GPT2_PRESET, lr=1e-3, steps=2000, batch=32, length=256, warmup=100),
-        "small": replace(GPT2_PRESET, lr=1e-3, steps=4000, batch=32, length=512, warmup=200),
-        "medium": replace(GPT2_PRESET, lr=6e-4, steps=8000, batch=32, length=512, warmup=400),
+        "tiny": replace(GPT2_PRESET, lr=2e-3, steps=1000, batch=32, length=256, warmup=50, source=OURS),
+        "mini": replace(GPT2_PRESET, lr=1e-3, steps=2000, batch=32, length=256, warmup=100, source=OURS),
+        "small": replace(GPT2_PRESET, lr=1e-3, steps=4000, batch=32, length=512, warmup=200, source=OURS),
+        "medium": replace(GPT2_PRESET, lr=6e-4, steps=8000, batch=32, length=512, warmup=400, source=OURS),
     },
     pool="none",
     position=-1,
@@ -142,7 +144,7 @@ def gpt3_preset(lr: float, millions: float) -> Preset:
     """
     batch = round(millions * 1e6 / 2048)
     steps, warmup = round(300e9 / (batch * 2048)), round(375e6 / (batch * 2048))
-    return replace(GPT2_PRESET, lr=lr, steps=steps, batch=batch, length=2048, warmup=warmup, hold=40 / 300)
+    return replace(GPT2_PRESET, lr=lr, steps=steps, batch=batch, length=2048, warmup=warmup, hold=40 / 300, source="")
 
 
 # Section 2.1: dense and locally banded layers alternate, as in the Sparse Transformer (Child et al. 2019). `overrides: {band: 128}`

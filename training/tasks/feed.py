@@ -81,7 +81,10 @@ class TaskFeed:
 
 @torch.no_grad()
 def predict(tower: Tower, feed: TaskFeed) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The true and the said class of every example, in the file's order; dropout off, every example once."""
+    """The true and the predicted class of every example, in the file's order; dropout off, every example once.
+
+    A true class that the model does not know is IGNORE, which is negative.
+    """
     tower.eval()
     gold, said = [], []
     for step in range(feed.steps_per_epoch):

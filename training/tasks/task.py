@@ -1,26 +1,30 @@
-"""What a task is, and its files read: tsv, csv or jsonl (also .gz) become examples, bad rows become counts.
+"""What a task is, and its files read: tsv, csv or jsonl (also compressed) become examples, bad rows become counts.
 
-A row that cannot be used never stops a run: it is left out and counted under its reason (columns, encoding, json, text, label).
+A row that cannot be used never stops a run: it is quarantined and counted under its reason: quotes, columns, json, text, label,
+encoding, nul, long. data_prep/tables.py says how rows are told apart.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep import tables
+from data_prep.corpus.readers import COMPRESSED
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError, ConfigError
 
 KINDS = (".tsv", ".csv", ".jsonl")
+IDS = ("id", "idx", "guid")  # columns whose values should differ from row to row
+SHOWN = 5  # line numbers kept for each reason
 Corrupt = dict[str, int]
 Cells = Mapping[str, Any]
 
@@ -53,10 +57,38 @@ class Examples:
 
     rows: tuple[Example, ...]
     corrupt: Corrupt
+    lines: dict[str, tuple[int, ...]] = field(default_factory=dict)  # the first of them by reason, from 1
+    unknown: Corrupt = field(default_factory=dict)  # labels that the model does not know: in rows, and wrong whatever it answers
+    duplicate_ids: int = 0  # rows whose id occurred before; they are used
 
     @property
     def read(self) -> int:
         return len(self.rows) + sum(self.corrupt.values())
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """How many rows have each label, in the order of the labels."""
+        counted = Counter(row.label for row in self.rows)
+        return {label: counted[label] for label in sorted(counted, key=order_of(counted))}
+
+    def problems(self) -> str:
+        """The quarantined rows by reason with their first lines, such as `2 quotes (lines 20, 71)`; empty when there are none."""
+        return "; ".join(f"{count} {reason}{self._at(reason, count)}" for reason, count in self.corrupt.items())
+
+    def _at(self, reason: str, count: int) -> str:
+        lines = self.lines.get(reason, ())
+        more = ", ..." if count > len(lines) else ""
+        return f" (line{'s' if count > 1 else ''} {', '.join(map(str, lines))}{more})" if lines else ""
+
+    def record(self) -> dict[str, Any]:
+        """For the card and the report."""
+        return {
+            "rows": len(self.rows),
+            "labels": self.labels,
+            "quarantined": {reason: {"rows": count, "lines": list(self.lines.get(reason, ()))} for reason, count in self.corrupt.items()},
+            "unknown_labels": self.unknown,
+            "duplicate_ids": self.duplicate_ids,
+        }
 
 
 class Task(Protocol):
@@ -69,89 +101,104 @@ class Task(Protocol):
         ...
 
     def known(self, examples: Examples, labels: Sequence[str]) -> Examples:
-        """Those whose label the model can say; the others are counted as corrupt."""
+        """The same rows, labels spelled as in `labels` where they mean the same; `unknown` counts those that mean none of them."""
         ...
 
     def score(self, gold: NDArray[np.int64], said: NDArray[np.int64], labels: Sequence[str], samples: int, seed: int) -> dict[str, Any]: ...
 
 
+def order_of(labels: Sequence[str] | Mapping[str, int]) -> Any:
+    """The sort key of a set of labels: by value when all are numbers, else by text."""
+    if all(tables.NUMBER.match(label) for label in labels):
+        return lambda label: (Decimal(label), len(label), label)
+    return lambda label: label
+
+
+def meaning_of(labels: Sequence[str] | Mapping[str, int]) -> Any:
+    """What a label means among others: its value when all of them are numbers (1 and 1.0), true or false in any case when all are,
+    else its text."""
+    if all(tables.NUMBER.match(label) for label in labels):
+        return lambda label: Decimal(label) if tables.NUMBER.match(label) else label
+    if all(label.casefold() in ("true", "false") for label in labels):
+        return str.casefold
+    return str
+
+
 def read_examples(source: SourceFile, columns: Columns) -> Examples:
-    """All usable rows in the file's order. Raises ConfigError for a wrong kind of file or a missing column, ArtifactError if it changed."""
+    """All usable rows in the file's order. Raises ConfigError for an invalid file name or header, ArtifactError if the file changed."""
     path = Path(source.path)
     if not path.exists() or digest(path) != source.digest:
         raise ArtifactError(f"{path}: is not the file this run was planned with; start the run again to read it anew")
+    return examples_of(path, columns)
+
+
+def examples_of(path: Path, columns: Columns, most: int = -1) -> Examples:
+    """The usable rows of a file, or of its first `most` bytes. Raises ConfigError as read_examples does."""
     rows: list[Example] = []
-    corrupt: Corrupt = {}
-    for cells, torn in _cells(path, columns):
-        example, reason = (None, torn) if torn else _example(cells, columns)
+    corrupt: Counter[str] = Counter()
+    lines: dict[str, tuple[int, ...]] = {}
+    ids: set[str] = set()
+    duplicates = 0
+    for row in _rows(path, columns, most):
+        example, reason = (None, row.reason) if row.reason else _example(row.cells, columns)
         if example is None:
-            corrupt[reason] = corrupt.get(reason, 0) + 1
-        else:
-            rows.append(example)
+            corrupt[reason] += 1
+            lines[reason] = (*lines.get(reason, ()), row.line)[:SHOWN]
+            continue
+        rows.append(example)
+        if (name := next((str(row.cells[key]) for key in IDS if key in row.cells), "")) in ids:
+            duplicates += 1
+        elif name:
+            ids.add(name)
+    found = Examples(tuple(rows), dict(sorted(corrupt.items())), lines, duplicate_ids=duplicates)
     if not rows:
-        raise ConfigError(
-            f"{path}: none of its {sum(corrupt.values())} rows can be used ({corrupt}); the columns are {', '.join(columns.used)}"
-        )
-    return Examples(tuple(rows), dict(sorted(corrupt.items())))
+        counted = found.problems() or "it has none"
+        raise ConfigError(f"{path}: none of its {found.read} rows can be used: {counted}; the columns are {', '.join(columns.used)}")
+    return found
 
 
 def _example(cells: Cells, columns: Columns) -> tuple[Example | None, str]:
-    """The example, or None and what is wrong with it."""
+    """The example, or None and the reason why there is none."""
     texts = [cells.get(name) for name in columns.used[:-1]]
-    label = cells.get(columns.label)
+    label = _label(cells.get(columns.label))
     if not all(isinstance(text, str) and text.strip() for text in texts):
         return None, "text"
-    if isinstance(label, bool | int):
-        label = str(int(label))
-    if not isinstance(label, str) or not label.strip():
+    if not label:
         return None, "label"
+    if any(len(text) > tables.MAX_CHARACTERS for text in texts if text):
+        return None, "long"
     if any(_broken(text) for text in (*texts, label)):
         return None, "encoding"
-    return Example(str(texts[0]).strip(), label.strip(), str(texts[1]).strip() if columns.pair else None), ""
+    if any("\0" in text for text in (*texts, label) if text):
+        return None, "nul"
+    return Example(str(texts[0]).strip(), label, str(texts[1]).strip() if columns.pair else None), ""
+
+
+def _label(value: Any) -> str:
+    """As it is written: JSON's true and 1.5 are `true` and `1.5`. Empty where there is none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _broken(text: Any) -> bool:
-    """surrogateescape left its mark: these bytes were no UTF-8. U+FFFD says that somebody before us lost them."""
+    """Whether a text holds bytes that were not UTF-8 (surrogate escapes) or the character that replaces such bytes (U+FFFD)."""
     return any("\ud800" <= character <= "\udfff" for character in text) or "\ufffd" in text
 
 
-def _cells(path: Path, columns: Columns) -> Iterator[tuple[Cells, str]]:
-    """(cells by name, what is wrong with the row or "")."""
+def _rows(path: Path, columns: Columns, most: int) -> Iterator[tables.Row]:
     kind = _kind(path)
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        yield from _json_rows(file) if kind == ".jsonl" else _table_rows(path, file, kind, columns)
+    text = tables.text_of(path, most)
+    if kind == ".jsonl":
+        return tables.json_rows(text)
+    return tables.table_rows(path, text, "\t" if kind == ".tsv" else ",", columns.used, columns.label)
 
 
 def _kind(path: Path) -> str:
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if kind not in KINDS:
-        raise ConfigError(f"{path}: a task file must end in {', '.join(KINDS)} (or one of them and .gz), not in {kind or 'nothing'}")
-    return kind
-
-
-def _json_rows(file: io.TextIOBase) -> Iterator[tuple[Cells, str]]:
-    for line in file:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            yield {}, "json"
-            continue
-        yield (row, "") if isinstance(row, dict) else ({}, "json")
-
-
-def _table_rows(path: Path, file: io.TextIOBase, kind: str, columns: Columns) -> Iterator[tuple[Cells, str]]:
-    """tsv knows no quotes (GLUE's files hold single ones); csv does."""
-    if kind == ".tsv":
-        rows: Iterator[list[str]] = (line.rstrip("\r\n").split("\t") for line in file)
-    else:
-        rows = csv.reader(file)
-    header = [name.strip() for name in next(rows, [])]
-    if missing := [name for name in columns.used if name not in header]:
-        raise ConfigError(f"{path}: no column {', '.join(missing)}; its header has: {', '.join(header) or 'nothing'}")
-    for row in rows:
-        if not any(row):
-            continue
-        yield (dict(zip(header, row, strict=True)), "") if len(row) == len(header) else ({}, "columns")
+    suffixes = [suffix for suffix in PurePath(path.name.lower()).suffixes if suffix not in COMPRESSED]
+    if not suffixes or suffixes[-1] not in KINDS:
+        packed = ", ".join(sorted(COMPRESSED))
+        raise ConfigError(f"{path}: a task file must end in {', '.join(KINDS)} ({packed} may follow), not in {path.suffix or 'nothing'}")
+    return suffixes[-1]

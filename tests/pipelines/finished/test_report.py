@@ -116,6 +116,16 @@ def test_the_page_says_how_much_of_the_teacher_is_kept(page):
     assert "0.8 [0.77, 0.82]" in page
 
 
+def test_task_files_stand_once_with_their_labels_and_the_rows_that_were_not_used(figures, page, finished):
+    train, dev = figures["task_files"]
+    assert (train["task"], train["file"], train["rows"], train["quarantined"]) == ("packages", "train", 98, "2 quotes (lines 20, 71)")
+    assert train["labels"].startswith("no 40, ") and train["labels"].endswith(" 58")
+    assert (dev["labels"], dev["unknown_labels"], dev["duplicate_ids"]) == ("no 29, maybe 1", "maybe 1", 3)
+    text = " ".join(read(page).text)
+    assert "Task files" in text and "2 quotes (lines 20, 71)" in text and "maybe 1" in text
+    assert "| packages | dev | 30 | no 29, maybe 1 |" in markdown(finished, store_of(finished))
+
+
 def test_the_same_run_makes_the_same_page(finished, page):
     assert build(finished, store_of(finished)).read_text(encoding="utf-8") == page
 

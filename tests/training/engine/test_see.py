@@ -12,8 +12,11 @@ import torch
 
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
+from infra.log import attach
 from tests.training.engine.trial import LENGTH, Numbers, Trial, run_all, settings
-from training.engine.ceiling import GPUS, gpu_named, probe, rate
+from training.engine import ceiling as ceilings
+from training.engine import see
+from training.engine.ceiling import GPUS, Ceiling, gpu_named, probe, rate
 from training.engine.measure import Journal, Verdict
 from training.engine.rank import Rank
 from training.engine.see import Known, Meter, Talk, peak_bytes
@@ -42,8 +45,40 @@ def test_a_share_of_the_ceiling_is_arithmetic_over_time() -> None:
     meter.passed(batch, 1.5)
     told = meter.tell()
     assert told["mfu"] == pytest.approx(2 * 10 * LENGTH * 1e6 * LENGTH / 2.0 / meter.ceiling.flops, rel=1e-3)
-    assert told["ceiling_flops"] == pytest.approx(probe("cpu", "fp32"), rel=1e-3) and "1024" in told["ceiling"]
+    assert told["ceiling_flops"] == pytest.approx(probe("cpu", "fp32").flops, rel=1e-3) and "1024" in told["ceiling"]
     assert meter.tell() == {}, "each figure is of the steps since the last time"
+
+
+def test_a_peak_that_was_tried_on_a_busy_machine_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(ALONE, Talk(ALONE), Known(flops=lambda _: 1e6), "fp32")
+    meter.ceiling = Ceiling(1e5, "tried at start")
+    monkeypatch.setattr(see, "probe_again", lambda *_: 8e6)
+    told: list[dict[str, object]] = []
+    end = attach(lambda event: told.append(event) if event["kind"] == "warning" else None)
+    reached = 10 * LENGTH * 1e6 / 40
+    for _ in range(2):
+        meter.passed(Numbers("bert").whole(0), 40.0)
+        figures = meter.tell()
+        assert figures["mfu"] == pytest.approx(reached / 8e6, rel=1e-3) and figures["mfu"] <= 1
+        assert figures["ceiling_flops"] == pytest.approx(8e6) and "corrected" in str(figures["ceiling"])
+    end()
+    assert len(told) == 1 and "the machine was busy" in str(told[0]["message"])
+
+
+def test_a_probe_says_that_others_took_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "probe", lambda *_: ceilings.Probed(1e9, 0.4))
+    assert "while other programs took 60% of the CPUs" in ceilings.ceiling(torch.device("cpu"), "fp32").source
+    monkeypatch.setattr(ceilings, "probe", lambda *_: ceilings.Probed(1e9, 0.95))
+    assert "other programs" not in ceilings.ceiling(torch.device("cpu"), "fp32").source
+
+
+@pytest.mark.parametrize("name", ["T4", "RTX 3090", "rtx4090", "L4", "A10"])
+def test_cards_of_workstations_and_clouds_are_known(name: str) -> None:
+    gpu = gpu_named(name)
+    assert rate(gpu, "fp32") < rate(gpu, "fp16") and 16e9 <= gpu.memory <= 24e9
+    if not gpu.bf16:
+        with pytest.raises(ConfigError, match="does not multiply in bf16"):
+            rate(gpu, "bf16")
 
 
 def test_only_the_talk_and_waits_within_steps_are_shares_of_their_time() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from infra.errors import ConfigError
 from training.tasks.catalog import TASKS, task
@@ -60,12 +61,45 @@ def test_labels_are_the_sorted_ones_of_the_training_file() -> None:
         Classify().labels(Examples(train.rows[:1], {}))
 
 
-def test_a_label_the_model_never_saw_is_counted_not_scored() -> None:
-    dev = Examples((Example("a", "pos"), Example("b", "meh")), {"text": 1})
+@pytest.mark.parametrize(
+    ("found", "labels"),
+    [
+        ([str(number) for number in range(12)], tuple(map(str, range(12)))),
+        (["0.5", "-1", "10", "2.25"], ("-1", "0.5", "2.25", "10")),
+        (["1.0", "1", "0", "0.0"], ("0", "1")),  # what pandas writes beside whole numbers
+        (["true", "false"], ("false", "true")),
+        (["10", "9", "b"], ("10", "9", "b")),
+        (["02", "010", "1"], ("010", "02", "1")),  # leading zeros are names, not numbers
+    ],
+)
+def test_labels_that_are_numbers_stand_in_their_order(found: list[str], labels: tuple[str, ...]) -> None:
+    assert Classify().labels(Examples(tuple(Example("a", label) for label in found), {})) == labels
+
+
+def test_a_label_that_means_the_same_is_the_same() -> None:
+    dev = Examples((Example("a", "1.0"), Example("b", "True"), Example("c", "x")), {})
+    assert [row.label for row in Classify().known(dev, ("0", "1")).rows] == ["1", "True", "x"]
+    assert [row.label for row in Classify().known(dev, ("false", "true")).rows] == ["1.0", "true", "x"]
+
+
+def test_a_label_the_model_never_saw_stays_in_the_denominator() -> None:
+    dev = Examples((Example("a", "pos"), Example("b", "meh"), Example("c", "meh")), {"text": 1})
     known = Classify().known(dev, ("neg", "pos"))
-    assert (len(known.rows), known.corrupt) == (1, {"text": 1, "unknown_label": 1})
-    with pytest.raises(ConfigError, match="no row has a label"):
+    assert (known.rows, known.corrupt, known.unknown) == (dev.rows, {"text": 1}, {"meh": 2})
+    with pytest.raises(ConfigError, match="no row has a label that the model knows"):
         Classify().known(dev, ("a", "b"))
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 2)), min_size=2, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_scores_with_unknown_labels_are_scikit_learns_with_one_more_class(rows: list[tuple[int, int]]) -> None:
+    gold, said = (np.array(column) for column in zip(*rows, strict=True))
+    score = Classify().score(np.where(gold < 0, -100, gold), said, ("a", "b", "c"), 10, 0)
+    truth = np.where(gold < 0, 3, gold)
+    assert score["accuracy"]["value"] == pytest.approx(accuracy_score(truth, said), abs=1e-6)
+    assert score["f1"] == pytest.approx(f1_score(truth, said, labels=[0, 1, 2], average="macro", zero_division=0), abs=1e-6)
+    assert score["matthews"] == pytest.approx(matthews_corrcoef(truth, said), abs=1e-6)
+    assert (score["unknown_labels"], score["gold"]) == (int((gold < 0).sum()), {x: int((gold == i).sum()) for i, x in enumerate("abc")})
 
 
 def test_the_score_says_what_a_constant_answer_would_get() -> None:

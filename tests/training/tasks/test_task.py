@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import tables
 from infra.artifact import SourceFile
 from infra.errors import ArtifactError, ConfigError
 from training.tasks.task import Columns, Example, Examples, read_examples
@@ -53,8 +54,53 @@ def test_every_bad_row_is_counted_under_its_reason(tmp_path: Path) -> None:
 def test_broken_json_lines_are_counted(tmp_path: Path) -> None:
     content = b'{"text": "a", "label": "x"}\n{"text": \n[1]\n\n{"text": 3, "label": "x"}\n{"text": "b", "label": 1.5}\n'
     examples = read_examples(write(tmp_path / "t.jsonl", content), Columns())
-    assert examples.rows == (Example("a", "x"),)
-    assert examples.corrupt == {"json": 2, "label": 1, "text": 1}
+    assert examples.rows == (Example("a", "x"), Example("b", "1.5"))
+    assert examples.corrupt == {"json": 2, "text": 1}
+    assert examples.problems() == "2 json (lines 2, 3); 1 text (line 5)"
+
+
+def test_labels_are_kept_as_they_are_written(tmp_path: Path) -> None:
+    values = [True, False, 2, 0.5, -1.0, "x y", None, float("nan"), [1]]
+    content = "\n".join(json.dumps({"text": "a", "label": value}) for value in values).encode()
+    examples = read_examples(write(tmp_path / "t.jsonl", content), Columns())
+    assert [row.label for row in examples.rows] == ["true", "false", "2", "0.5", "-1.0", "x y"]
+    assert examples.corrupt == {"label": 3} and examples.lines == {"label": (7, 8, 9)}
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_byte_order_mark_line_ends_empty_texts_and_nul(tmp_path: Path, kind: str) -> None:
+    rows = ["text,label", "one,1", ",0", "two\0,1", "three,0", "", "four,1,0"]
+    content = "\r\n".join(rows).replace(",", "\t" if kind == "tsv" else ",").encode("utf-8-sig")
+    examples = read_examples(write(tmp_path / f"t.{kind}", content), Columns())
+    assert examples.rows == (Example("one", "1"), Example("three", "0"))
+    assert examples.lines == {"columns": (7,), "nul": (4,), "text": (3,)}
+    assert examples.read == 5
+
+
+def test_rows_in_another_encoding_are_counted_and_the_others_used(tmp_path: Path) -> None:
+    content = "text\tlabel\ncafé\t1\n".encode() + "café\t1\n".encode("latin-1") + "집\t0\n".encode("cp949") + b"plain\t0\n"
+    examples = read_examples(write(tmp_path / "t.tsv", content), Columns())
+    assert [row.text for row in examples.rows] == ["café", "plain"]
+    assert (examples.corrupt, examples.lines) == ({"encoding": 2}, {"encoding": (3, 4)})
+
+
+def test_a_text_beyond_the_limit_is_counted_in_every_kind_of_file(tmp_path: Path) -> None:
+    long = "a" * (tables.MAX_CHARACTERS + 1)
+    for name, content in (("t.csv", f"text,label\n{long},1\nb,0\n"), ("t.tsv", f"text\tlabel\n{long}\t1\nb\t0\n")):
+        examples = read_examples(write(tmp_path / name, content.encode()), Columns())
+        assert (examples.rows, examples.corrupt) == ((Example("b", "0"),), {"long": 1})
+
+
+def test_ids_that_occur_twice_are_counted_and_their_rows_used(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.tsv", tsv([("7", "a", "x"), ("8", "b", "y"), ("7", "c", "x")], "idx\ttext\tlabel"))
+    examples = read_examples(source, Columns())
+    assert (len(examples.rows), examples.duplicate_ids) == (3, 1)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40))
+def test_labels_are_counted_in_numeric_order(numbers: list[int]) -> None:
+    examples = Examples(tuple(Example("a", str(number)) for number in numbers), {})
+    assert list(examples.labels.items()) == [(str(number), numbers.count(number)) for number in sorted(set(numbers))]
 
 
 def test_a_csv_cell_may_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:

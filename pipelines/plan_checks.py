@@ -1,0 +1,63 @@
+"""Everything that `textmill plan`, and the start of `run`, find wrong with a recipe before any work: each check by its name.
+
+CONTRIBUTING.md lists the checks; tests hold the list, this table and the tests together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+
+from infra.errors import ArtifactError, ConfigError
+from pipelines import recipe_data, recipe_shapes, recipe_tasks
+from pipelines.recipe import Loaded, Recipe
+from pipelines.recipe_yaml import Path
+
+Found = Iterator[tuple[Path, str]]
+Check = Callable[[Recipe], Found]
+
+TEXT = ("keys", "names", "files", "resources", "init-files")  # found by recipe_checks.py, with the recipe's own text
+ERRORS: MappingProxyType[str, Check] = MappingProxyType(
+    {
+        "task-files": recipe_tasks.files,
+        "task-labels": recipe_tasks.labels,
+        "task-length": recipe_tasks.lengths,
+        "task-batch": recipe_tasks.batches,
+        "model-shape": recipe_shapes.shapes,
+        "model-tokenizer": recipe_shapes.tokenizers,
+        "model-export": recipe_shapes.exports,
+        "model-import": recipe_shapes.imports,
+        "sequence-budget": recipe_shapes.budgets,
+        "student": recipe_shapes.students,
+        "warm-up": recipe_shapes.warmups,
+        "task-warm-up": recipe_tasks.warmups,
+        "corpus-size": recipe_data.corpus,
+        "validation-split": recipe_data.validation,
+    }
+)
+WARNINGS: MappingProxyType[str, Check] = MappingProxyType(
+    {
+        "learning-rate": recipe_shapes.rates,
+        "task-rows": recipe_tasks.rows,
+        "epochs": recipe_data.epochs,
+    }
+)
+
+
+def check(loaded: Loaded) -> None:
+    """Raises ConfigError with one line for each problem, in the order of the checks."""
+    if problems := [text for one in ERRORS.values() for text in _lines(loaded, one)]:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def warnings(loaded: Loaded) -> list[str]:
+    """What a recipe may do and its author has probably not meant."""
+    return [text for one in WARNINGS.values() for text in _lines(loaded, one)]
+
+
+def _lines(loaded: Loaded, one: Check) -> Iterator[str]:
+    try:
+        for path, text in one(loaded.recipe):
+            yield f"{loaded.place(path)}: {text}"
+    except ArtifactError as error:  # a file of the recipe that is damaged or gone
+        yield str(error)
