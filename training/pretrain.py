@@ -46,7 +46,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=5, work=work)
+PRETRAIN = Stage(name="pretrain", version=6, work=work)
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:

@@ -59,6 +59,7 @@ DISTILBERT = replace(
         },
         architectures={("mlm",): "DistilBertForMaskedLM", ("class",): "DistilBertForSequenceClassification", (): "DistilBertModel"},
         fixed={"sinusoidal_pos_embds": False, "seq_classif_dropout": 0.2},
+        output="vocab_projector",
     ),
     presets={  # batch: section 3 (up to 4000); the rest as the released training code has it; the paper tells no number of steps
         "": Preset(lr=5e-4, steps=100_000, batch=4000, length=512, warmup=5000, betas=(0.9, 0.98), weight_decay=0.0, clip=5.0),
