@@ -231,7 +231,8 @@ def sizes(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 
     Raises ConfigError that names a field which is unknown or has a value that textmill does not compute.
     """
-    theirs = hub_fields.checked(settings, layout.model_type)
+    own = layout.model_type not in hub_fields.FIELDS  # a family that transformers does not have
+    theirs = settings if own else hub_fields.checked(settings, layout.model_type)
     found = {name: theirs[keys[0]] for name, keys in layout.all_fields.items() if keys[0] in theirs}
     for rate in ("attention_dropout", "embedding_dropout"):
         if found.get(rate) == found.get("dropout"):

@@ -21,7 +21,7 @@ from training.backbone import exchange
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters
-from training.families.tokenizer_files import Usage, complete, copy_tokenizer, special_ids
+from training.families.tokenizer_files import Usage, complete, copy_tokenizer, is_complete, special_ids
 from training.feed.masking import Masking
 from training.objectives.language import LanguageHead
 from training.objectives.rtd import DoubtHead
@@ -198,9 +198,10 @@ class Family:
         exchange.write(Path(folder), settings, weights)
         if tokenizer is not None:
             copy_tokenizer(Path(tokenizer), Path(folder))
+        if tokenizer is not None and is_complete(Path(folder)):
             frame = use.frame or self.frame(config, specials)
             length = min(use.length or config.positions, config.positions)
-            complete(Path(folder), Usage(frame, settings.get("pad_token_id"), length, frame.segments, use.tokenizer))
+            complete(Path(folder), Usage(frame, settings.get("pad_token_id"), length, use.tokenizer))
 
     def settings(
         self, config: BackboneConfig, tower: Tower, specials: Mapping[str, int], retained: Mapping[str, Any] = MappingProxyType({})

@@ -19,12 +19,11 @@ SPACED_MASK = ("byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram")  # a sp
 
 @dataclass(frozen=True)
 class Usage:
-    """How a model's inputs are built. frame: None leaves the file's own. pad: the id of padding. length: tokens, model_max_length."""
+    """How a model's inputs are built. pad: the id of padding. length: tokens, model_max_length."""
 
-    frame: Frame | None
+    frame: Frame
     pad: int | None
     length: int
-    segments: bool
     settings: Mapping[str, Any] = field(default_factory=dict)  # further keys of tokenizer_config.json
 
 
@@ -56,23 +55,25 @@ def copy_tokenizer(path: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer that transformers opens, not only its record."""
+    return (folder / META).is_file() and (folder / JSON).is_file()
+
+
 def complete(folder: Path, usage: Usage) -> None:
     """Write into the copied files what belongs to the model: frame, padding, length, and which inputs a call returns.
 
     The vocabulary and its fingerprint stay what they are.
     """
-    if not (folder / META).is_file() or not (folder / JSON).is_file():
-        return
     meta, record = read_meta(folder), _read(folder / JSON)
     pieces = pieces_of(record)
-    if usage.frame is not None:
-        record["post_processor"] = post_processor(usage.frame, pieces)
+    record["post_processor"] = post_processor(usage.frame, pieces)
     if meta.kind in SPACED_MASK and "mask" in meta.specials:  # "a <mask>" is "a" and the mask, as a masked word's token holds its space
         for token in record["added_tokens"]:
             token["lstrip"] = token["lstrip"] or token["id"] == meta.specials["mask"]
     (folder / JSON).write_text(json.dumps(record, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     save_meta(folder, replace(meta, files={**meta.files, **digests(folder, *(name for name in meta.files if name == JSON))}))
-    names = ["input_ids", *(["token_type_ids"] if usage.segments else []), "attention_mask"]
+    names = ["input_ids", *(["token_type_ids"] if usage.frame.segments else []), "attention_mask"]
     changes = {**usage.settings, "model_max_length": usage.length, "model_input_names": names}
     pad = {} if usage.pad is None else {"pad_token": pieces[usage.pad]}
     _update(folder / CONFIG, {**changes, **pad})
