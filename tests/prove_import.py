@@ -299,13 +299,10 @@ def apart(a: list[torch.Tensor], b: list[torch.Tensor], keep: torch.Tensor, toke
     """The largest difference of logits at real tokens; of a vocabulary only those of the tokenizer's tokens."""
     assert len(a) == len(b) > 0
     found = 0.0
-    for x, y in zip(a, b, strict=True):
-        if x.dim() == 3:
-            width = min(x.shape[-1], y.shape[-1])
-            assert width >= tokens, "a token has no logit"
-            x, y = x[keep][:, :tokens], y[keep][:, :tokens]
-        elif x.shape == keep.shape and x.shape == y.shape and x.dim() == 2 and x.shape[1] == keep.shape[1]:
-            x, y = x[keep], y[keep]
+    for one, other in zip(a, b, strict=True):
+        at_tokens = one.shape[:2] == keep.shape and one.dim() >= 2
+        assert one.dim() < 3 or min(one.shape[-1], other.shape[-1]) >= tokens, "a token has no logit"
+        x, y = (side[keep][..., :tokens] if at_tokens else side for side in (one, other))
         assert x.shape == y.shape and bool(x.isfinite().all())
         found = max(found, float((x - y).abs().max()))
     return found
