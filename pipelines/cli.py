@@ -13,6 +13,7 @@ import typer
 from infra.errors import ConfigError, PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
+from pipelines.cli_predict import predict
 from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
@@ -135,6 +136,7 @@ def _tell_cost(told: dict[str, Any]) -> None:
 app.command()(slurm)
 app.command()(generate)
 app.command()(fill)
+app.command()(predict)
 
 
 @app.command()
