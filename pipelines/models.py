@@ -116,7 +116,9 @@ def _texts(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[st
     if kinds[-1] == ".txt":
         if len(columns) > 1:
             raise ConfigError(f"{path}: a .txt file has one text per line, and this model reads pairs; give a .tsv, .csv or .jsonl file")
-        rows: Iterator[tables.Row] = (tables.Row(number, {columns[0]: line.rstrip("\r")}) for number, line in enumerate(tables.lines_of(text), 1))
+        rows: Iterator[tables.Row] = (
+            tables.Row(number, {columns[0]: line.rstrip("\r")}) for number, line in enumerate(tables.lines_of(text), 1)
+        )
     elif kinds[-1] == ".jsonl":
         rows = tables.json_rows(text)
     else:

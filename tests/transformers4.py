@@ -1,4 +1,4 @@
-"""The oldest supported transformers in a directory of its own: a second version for programs that tests start, torch and all else shared."""
+"""The oldest supported transformers in a directory of its own, for programs that tests start; torch and all else are shared."""
 
 from __future__ import annotations
 
