@@ -301,7 +301,7 @@ def same_shape(asked: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     wrong = [
         f"{name} {given.get(name)} (here {value})"
         for name, value in asked.items()
-        if name not in ONLY_FOR_TRAINING and given.get(name) != value
+        if name not in (*ONLY_FOR_TRAINING, "padded_vocab") and given.get(name) != value
     ]
     if wrong:
         raise ConfigError(f"the imported model has {', '.join(wrong)}: choose its size, or say what differs in pretrain.overrides")
