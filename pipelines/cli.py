@@ -258,6 +258,7 @@ def import_(
     with_heads = f"heads {', '.join(told['heads'])}" if told["heads"] else "no head"
     return typer.echo(
         f"{folder}: {told['family']}, {told['parameters']:,} parameters, {with_heads}, {told['vocab']:,} {told['tokenizer']} pieces"
+        + (f", {told['padded_vocab'] - told['vocab']} padding rows retained and masked" if "padded_vocab" in told else "")
     )
 
 

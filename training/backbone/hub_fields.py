@@ -55,6 +55,7 @@ REQUIRED: Mapping[str, tuple[Any, ...]] = {  # field -> the values under which a
     "problem_type": (None, "single_label_classification", "multi_label_classification", "regression"),
 }
 ABSOLUTE = {"position_embedding_type": ("absolute", None)}
+OWN = ("auto_map", "band")  # of textmill's exports with banded attention: the code for other programs, and what `textmill` repeats
 SUMMARY = dict.fromkeys(
     ["summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_last_dropout", "summary_proj_to_labels"],
     OTHER_HEAD,
@@ -205,7 +206,7 @@ def checked(settings: Mapping[str, Any], model_type: str) -> dict[str, Any]:
             if not any(value == known and type(value) is type(known) for known in required[name]):
                 known = " or ".join(repr(one) for one in required[name])
                 raise ConfigError(f"config.json says {name}: {_short(value)}; a {model_type} model can be read only with {known}")
-        elif name not in irrelevant and not (own and name == "auto_map"):
+        elif name not in irrelevant and not (own and name in OWN):
             raise ConfigError(
                 f"config.json says {name}: {_short(value)}, a field that textmill does not know for {model_type} models and that may "
                 "change what the model computes; remove it if it does not"
