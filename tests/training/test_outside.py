@@ -179,6 +179,21 @@ def results(world: World) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
     return found
 
 
+BERTS, GPTS = ["[CLS]", "text", "[SEP]", "text", "[SEP]"], ["text", "<|endoftext|>", "text"]
+PUBLISHED = {  # how a pair is framed: Devlin et al. 2019, section 3; fairseq's RoBERTa; Radford et al. 2018, section 3.3 has a delimiter
+    **dict.fromkeys(("bert", "albert", "electra", "distilbert"), BERTS),
+    **dict.fromkeys(("gpt1", "gpt2", "gpt3"), GPTS),
+    "roberta": ["<s>", "text", "</s>", "</s>", "text", "</s>"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_is_framed_as_published(family: str, world: World) -> None:
+    special = {"[CLS]", "[SEP]", "<s>", "</s>", "<|endoftext|>"}
+    kinds = [piece if piece in special else "text" for piece in world.cells[family, "pair"].pieces]
+    assert [kind for at, kind in enumerate(kinds) if kind != "text" or kinds[at - 1 : at] != ["text"]] == PUBLISHED[family]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("task", ["single", "pair"])
 @pytest.mark.parametrize("family", FAMILIES)
