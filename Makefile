@@ -26,12 +26,17 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev]"
 	touch $@
 
+# A second version of transformers, which tests of exported models start: 4.57 next to 5.x.
+.venv-transformers4/.installed: $(STAMP) tests/transformers4.py
+	$(BIN)/python -m tests.transformers4
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/textmill run demo --workspace $(WORKSPACE)
 
 test: test-fast slow
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) .venv-transformers4/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not cluster"
 
 slow: $(STAMP)

@@ -97,7 +97,7 @@ def work(config: DistillConfig, inputs: Inputs, out: Path, compute: Compute) -> 
     return compute.gang("distill", partial(train_rank, config, dict(inputs), out))[0]
 
 
-DISTILL = Stage(name="distill", version=2, work=work)
+DISTILL = Stage(name="distill", version=3, work=work)
 
 
 def check(config: DistillConfig, inputs: Inputs, ranks: int) -> None:

@@ -12,6 +12,7 @@ from infra.errors import PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
 from pipelines.cli_plan import plan
+from pipelines.cli_predict import predict
 from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
@@ -74,6 +75,7 @@ app.command()(plan)
 app.command()(slurm)
 app.command()(generate)
 app.command()(fill)
+app.command()(predict)
 
 
 @app.command()
@@ -162,6 +164,7 @@ def import_(
     with_heads = f"heads {', '.join(told['heads'])}" if told["heads"] else "no head"
     return typer.echo(
         f"{folder}: {told['family']}, {told['parameters']:,} parameters, {with_heads}, {told['vocab']:,} {told['tokenizer']} pieces"
+        + (f", {told['padded_vocab'] - told['vocab']} padding rows retained and masked" if "padded_vocab" in told else "")
     )
 
 

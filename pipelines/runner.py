@@ -76,7 +76,7 @@ def check(order: Order) -> Loaded:
     """The recipe, with everything wrong in it told at once; nothing is written."""
     loaded = load(order.recipe, order.settings, order.profile)
     chain.check_until(order.until)
-    plan_checks.check(loaded)
+    plan_checks.check(loaded, order.until)
     chain.rehearse(loaded.recipe)
     if loaded.recipe.resources.mirror:
         Mirror(loaded.recipe.resources.mirror).check()

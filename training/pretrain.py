@@ -6,7 +6,7 @@ Nothing here imports torch before a check or a rank runs: recipes and plans are 
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,15 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=5, work=work)
+PRETRAIN = Stage(name="pretrain", version=6, work=work)
+
+
+def shape_of(config: PretrainConfig, inputs: Inputs) -> tuple[Family, BackboneConfig]:
+    """Family and shape of the model; its embedding table has the padding rows of the imported model, where there is one."""
+    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    if "init" in inputs:
+        backbone = replace(backbone, padded_vocab=read_card(inputs["init"])["backbone"]["padded_vocab"])
+    return family, backbone
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:
@@ -57,7 +65,7 @@ def examples_name(config: PretrainConfig, length: int) -> str:
 def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     """Raises ConfigError before any rank is started: everything that can be known to be impossible is told here."""
     meta = tokenizers.meta(inputs["tokenizer"])
-    family, backbone = model_of(config, meta.vocab)
+    family, backbone = shape_of(config, inputs)
     loop_config(config)
     feed_config(config)
     check_specials(family, meta)
@@ -115,7 +123,7 @@ def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
     from training.engine.see import Known
     from training.evaluation.language import tokens_per_byte
 
-    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    family, backbone = shape_of(config, inputs)
     family, counts = masked_as(config, family), inputs["sentences"].counts
     held = tokens_per_byte(inputs["sentences"]) if "mlm" not in family.objective and counts.get("valid_bytes") else 0.0
     return Known(partial(cost.training_flops, family, cost.shape_of(family, backbone)), held)
@@ -123,7 +131,7 @@ def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
 
 def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module:
     """Random weights that depend on the seed alone; the imported model's over them, where there is one."""
-    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    family, backbone = shape_of(config, inputs)
     tower = family.build(backbone, seed=config.seed)
     if "init" in inputs:
         from training.imported import begin, tell_fresh
@@ -165,7 +173,7 @@ def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trai
     from training.backbone.transformer import count_parameters
 
     meta = tokenizers.meta(inputs["tokenizer"])
-    family, backbone = model_of(config, meta.vocab)
+    family, backbone = shape_of(config, inputs)
     tower = around(family, backbone, weights)
     part = out / f".{MODEL}"
     for stale in (part, out / MODEL):
