@@ -13,7 +13,9 @@ import typer
 from infra.errors import ConfigError, PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
+from pipelines.cli_schedule import deploy
 from pipelines.cli_slurm import slurm
+from pipelines.cli_worker import doctor, ui
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
@@ -259,53 +261,9 @@ def import_(
     )
 
 
-@app.command()
-def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server and the worker that textmill started.")] = False) -> None:
-    """Start the Prefect server with its pages on this machine, if it does not run yet, and say where."""
-    from pipelines import prefect_server
-
-    if stop:
-        ended = prefect_server.stop()
-        return typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing of ours was running")
-    return typer.echo(prefect_server.ui(prefect_server.connect()))
-
-
-@app.command()
-def deploy(
-    recipe: RecipeArgument,
-    cron: Annotated[str, typer.Option(help="When, as five cron fields: '0 3 * * *' is every night at three.")],
-    timezone: Annotated[str, typer.Option(help="Whose three o'clock, such as Asia/Seoul.")] = "UTC",
-    settings: Settings = None,
-    workspace: Workspace = HERE,
-    plain: Annotated[bool, typer.Option("--no-ray", help="Scheduled runs do without Ray.")] = False,
-) -> None:
-    """Schedule a recipe on the Prefect server; every run crawls anew. A worker on this machine carries it out."""
-    from pipelines import prefect_server
-
-    loaded = _checked(_order(recipe, workspace, settings))
-    api = prefect_server.connect()
-    from pipelines import flows
-
-    path = recipe if loaded.builtin else str(Path(recipe).absolute())
-    name = flows.deploy(path, workspace.absolute(), tuple(settings or ()), cron, timezone, loaded.recipe.name, plain=plain)
-    worker = prefect_server.worker(api)
-    typer.echo(f"{name} runs at '{cron}' ({timezone}); worker {worker}, pages at {prefect_server.ui(api)}/deployments")
-
-
-@app.command()
-def doctor(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """What is missing or clashes on this machine, each with its fix."""
-    from dataclasses import asdict
-
-    from pipelines.console import table
-    from pipelines.doctor import examine
-
-    found = examine(workspace)
-    if as_json:
-        _print_json([asdict(finding) for finding in found])
-    else:
-        _console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
-    raise typer.Exit(2 if any(finding.state == "bad" for finding in found) else 0)
+app.command()(deploy)
+app.command()(ui)
+app.command()(doctor)
 
 
 def main() -> None:
