@@ -13,9 +13,9 @@ import typer
 from infra.errors import ConfigError, PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
-from pipelines.cli_schedule import deploy
+from pipelines.cli_schedule import deploy, schedule
 from pipelines.cli_slurm import slurm
-from pipelines.cli_worker import doctor, ui
+from pipelines.cli_worker import doctor, ui, worker
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
 if TYPE_CHECKING:
@@ -264,6 +264,8 @@ def import_(
 app.command()(deploy)
 app.command()(ui)
 app.command()(doctor)
+app.add_typer(schedule)
+app.add_typer(worker)
 
 
 def main() -> None:

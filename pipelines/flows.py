@@ -1,4 +1,4 @@
-"""A run as a Prefect flow; schedules.py and zombies.py are the other doors to Prefect.
+"""A run as a Prefect flow; schedules.py is the other door to Prefect.
 
 One flow run a run, one task run a stage (never one a shard). Our manifests know what is done, so Prefect's own cache
 stays off: it would not hit across runs, and would hit on an output that was deleted.
@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.states import Completed, State
+from prefect.states import Cancelled, Completed, State
 
 from infra.artifact import Artifact
 from infra.compute import Compute
@@ -31,7 +31,8 @@ from infra.log import Event, attach
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
-from pipelines import runner, schedules, zombies
+from pipelines import runner, scheduled, zombies
+from pipelines.prefect_api import Api
 from pipelines.runner import Carry, Order, Outcome, Prepared
 
 EVERY_S = 2.0  # between two updates of one progress artifact
@@ -50,19 +51,22 @@ def textmill(
     until: str = "",
     ray: str = "",
     plain: bool = False,
-) -> str:
-    """The whole chain; returns the folder of the run."""
+) -> Any:
+    """The whole chain; returns the directory of the run."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     flow_run = context.flow_run
     prepared = _PREPARED.get()
     if prepared is None:  # a worker started us
-        date = schedules.logical_date(flow_run)
-        order = Order(recipe, Path(workspace), (*(settings or ()), *date), until, ray, plain)
+        due = scheduled.occasion(Api(), str(flow_run.id))
+        if not due.overlap and not scheduled.claim(Path(workspace), due.deployment):
+            return Cancelled(name="Skipped", message=f"the last run of {due.deployment} is still at work in {workspace}")
+        order = Order(recipe, Path(workspace), (*(settings or ()), *([f"date={due.date}"] if due.date else [])), until, ray, plain)
         prepared = runner.prepare(order)
     with get_client(sync_client=True) as client:
         client.set_flow_run_name(flow_run.id, prepared.run.id)
-        zombies.bury(client, prepared.run.workspace, flow_run.id)
+        zombies.register(Api(str(client.api_url)), str(flow_run.id))
+        zombies.sweep_quietly(str(client.api_url))
         progress = Progress(client, flow_run.id, get_run_logger())
         try:
             outcome = runner.carry_out(prepared, partial(as_task, progress=progress))
