@@ -91,7 +91,7 @@ def units(
 
     for path in writing.write(directory, user, port):
         typer.echo(str(path))
-    for line in writing.next_steps(directory, user):
+    for line in writing.next_steps(user):
         typer.echo(line, err=True)
 
 

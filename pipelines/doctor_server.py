@@ -57,7 +57,7 @@ def _runs(api: Api) -> Iterator[Seen]:
     waiting = late.late(api)
     since = f", the oldest since {waiting[0]['next_scheduled_start_time'][:16]}" if waiting else ""
     yield Seen(
-        "late runs", "warn" if waiting else "ok", f"{len(waiting)}{since}", f"{FIX} (runs the newest of each schedule)" * bool(waiting)
+        "late runs", "warn" if waiting else "ok", f"{len(waiting)}{since}", f"{FIX} runs the newest of each schedule" if waiting else ""
     )
     dead = zombies.find(api)
     names = f": {', '.join(run['name'] for run in dead[:3])}" if dead else ""

@@ -38,7 +38,7 @@ SETTINGS = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     # few runs are created ahead: what falls due while the server is down is bounded
-    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "120",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT2M",
 }
 # the terminal is ours: Prefect's own lines go to its UI only
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}
@@ -190,6 +190,7 @@ def _start() -> str:
             break
         time.sleep(0.25)
     log = state_folder() / "server.log"
+    (state_folder() / "server.json").unlink(missing_ok=True)
     raise PipelineError(
         f"the Prefect server did not start: {_last_line(log)} (see {log}); `textmill doctor` checks its libraries, --plain runs without it"
     )

@@ -26,7 +26,9 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 ExecStart={command}
-{environment}{account}Restart=on-failure
+{environment}# secrets, such as AWS_SECRET_ACCESS_KEY=...: readable by its owner only
+EnvironmentFile=-%E/textmill/environment
+{account}Restart=on-failure
 RestartSec=10
 TimeoutStopSec={stop_s}
 NoNewPrivileges=true
@@ -57,32 +59,28 @@ def texts(user: str, port: int) -> dict[str, str]:
     base = [sys.executable, "-m", "pipelines.cli"]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     if user and not environment:  # root's home is not the account's
-        environment["TEXTMILL_HOME"] = f"/var/lib/{user}/textmill"
+        environment["TEXTMILL_HOME"] = "/var/lib/textmill"
     common = {
         "environment": "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items()),
-        "account": f"User={user}\n" if user else "",
+        "account": f"User={user}\nStateDirectory=textmill\n" if user else "",
         "target": "multi-user.target" if user else "default.target",
         "stop_s": STOP_S,
     }
-    server = UNIT.format(
-        description="Prefect server of textmill", after="After=network.target", command=_command([*base, "ui", "--foreground", "--port", str(port)]), **common
-    )  # fmt: skip
-    worker = UNIT.format(
-        description=f"textmill worker, which runs scheduled recipes (waits up to {START_S:.0f} s for its server)",
-        after=f"After={SERVER}\nWants={SERVER}", command=_command([*base, "worker", "start", "--foreground"]), **common,
-    )  # fmt: skip
+    serve, work = _command([*base, "ui", "--foreground", "--port", str(port)]), _command([*base, "worker", "start", "--foreground"])
+    waits = f"(waits up to {START_S:.0f} s for its server)"
+    server = UNIT.format(description="Prefect server of textmill", after="After=network.target", command=serve, **common)
+    after = f"After={SERVER}\nWants={SERVER}"
+    worker = UNIT.format(description=f"textmill worker, which runs scheduled recipes {waits}", after=after, command=work, **common)
     return {SERVER: server, WORKER: worker}
 
 
-def next_steps(directory: Path, user: str) -> list[str]:
+def next_steps(user: str) -> list[str]:
     """What remains to be typed."""
     scope = "" if user else "--user "
     lines = [f"systemctl {scope}daemon-reload", f"systemctl {scope}enable --now {SERVER} {WORKER}"]
-    return [
-        "next:",
-        *(f"  {line}" for line in lines),
-        *([] if user else ["  loginctl enable-linger   # so that they start without a login"]),
-    ]
+    if not user:
+        lines.append("loginctl enable-linger   # so that they start without a login")
+    return ["next:", *(f"  {line}" for line in lines)]
 
 
 def _command(words: list[str]) -> str:
