@@ -18,6 +18,8 @@ from pipelines.cli_slurm import slurm
 from pipelines.cli_worker import doctor, ui, worker
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
 
+LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "doctor"}  # these change nothing on a Prefect server
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -281,6 +283,8 @@ def main() -> None:
         typer.echo("textmill: interrupted; the same command goes on from here", err=True)
     if "pipelines.runner" in sys.modules:
         _end_children(code)
+    if not LOOKS_ONLY & set(arguments):
+        _close_zombies()
     sys.stdout.flush()
     sys.exit(code)
 
@@ -307,6 +311,16 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         hint = "" if debug else " (--debug shows where)"
         typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
     return exit_code(error)
+
+
+def _close_zombies() -> None:
+    """Flow runs whose process was killed; the server of this machine alone is asked, when it runs."""
+    from pipelines.prefect_server import recorded
+
+    if api := recorded():
+        from pipelines.zombies import sweep_quietly
+
+        sweep_quietly(api)
 
 
 def _end_children(code: int) -> None:

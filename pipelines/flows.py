@@ -60,6 +60,7 @@ def textmill(
     if prepared is None:  # a worker started us
         due = scheduled.occasion(Api(), str(flow_run.id))
         if not due.overlap and not scheduled.claim(Path(workspace), due.deployment):
+            scheduled.rename(Api(), str(flow_run.id), f"{due.deployment}-skipped")
             return Cancelled(name="Skipped", message=f"the last run of {due.deployment} is still at work in {workspace}")
         order = Order(recipe, Path(workspace), (*(settings or ()), *([f"date={due.date}"] if due.date else [])), until, ray, plain)
         prepared = runner.prepare(order)

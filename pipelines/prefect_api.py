@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 
 from infra.errors import PipelineError
 
+BUSY = (429, 502, 503, 504)
+RETRY_S = 0.5
 PAGE = 200  # the server's limit for one answer
 FLOW = {"name": {"any_": ["textmill"]}}
 
@@ -34,7 +37,17 @@ class Api:
         self.url, self.timeout_s = (url or os.environ["PREFECT_API_URL"]).rstrip("/"), timeout_s
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer as JSON, None when it is empty. Raises ServerError."""
+        """The answer as JSON, None when it is empty. A busy server (SQLite locked) is asked again. Raises ServerError."""
+        ends = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return self._send(method, path, body)
+            except ServerError as error:
+                if error.code not in BUSY or time.monotonic() > ends:
+                    raise
+            time.sleep(RETRY_S)
+
+    def _send(self, method: str, path: str, body: Any) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **_login()}, method=method)
         # a proxy of the machine is not asked about loopback

@@ -73,7 +73,7 @@ def local() -> str:
             return api
         api = _start()
     if pid := ensure_worker(api):
-        event("note", message=f"a worker runs the schedules of this server (process {pid})")
+        event("note", message=f"worker {pid} runs the schedules of this server")
     return api
 
 
@@ -81,6 +81,12 @@ def running() -> str:
     """The API address of our own server if it is alive, else an empty text."""
     found = _read("server")
     return str(found["api"]) if found and healthy(found["api"]) else ""
+
+
+def recorded() -> str:
+    """The API address of our own server if its process lives, whether or not it answers; nothing is asked."""
+    found = _read("server")
+    return str(found["api"]) if found and _lives(found) else ""
 
 
 def healthy(api: str) -> bool:

@@ -34,6 +34,11 @@ def occasion(api: Api, flow_run: str) -> Occasion:
     return Occasion(deployment["name"], date, ALLOW in deployment["tags"])
 
 
+def rename(api: Api, flow_run: str, name: str) -> None:
+    """Give the flow run a name that says more than the server's random one."""
+    api.send("PATCH", f"/flow_runs/{flow_run}", {"name": name})
+
+
 def local_date(moment: datetime, zone: str) -> str:
     """The moment on the clocks of the zone, to the minute; later moments give later texts.
 
