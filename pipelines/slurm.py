@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,9 +157,9 @@ def script(label: str, folder: Path, job: Job) -> str:
     values = {
         "HEAD": "".join(f"#SBATCH {line}\n" for line in lines),
         "SETUP": "".join(f"{line}\n" for line in job.setup),
-        "PYTHON": "python3" if job.container else shlex.quote(sys.executable),
-        "ROOT": shlex.quote(str(ROOT)),
-        "PLAN": shlex.quote(str(folder)),
+        "PYTHON": "python3" if job.container else _bash(sys.executable),
+        "ROOT": _bash(str(ROOT)),
+        "PLAN": _bash(str(folder)),
         "RANK": _ranks(folder, job),
         "RESTARTS": str(job.restarts),
         "REQUEUES": str(job.requeues),
@@ -175,13 +174,18 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _bash(text: str) -> str:
+    """As bash reads one word; in double quotes, since shellcheck takes a $ in single quotes for a mistake."""
+    return text if re.fullmatch(r"[\w%+,./:@=-]+", text) else '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
+
+
 def _ranks(folder: Path, job: Job) -> str:
     """What srun starts: options of its own, then the command of a rank."""
     rank = '"$python" -m pipelines.rank "$plan"'
     if not job.container:
         return rank
-    workspace, image = str(folder.parent.parent), shlex.quote(job.container)
-    places = [shlex.quote(place) for place in dict.fromkeys((workspace, str(ROOT)))]
+    workspace, image = str(folder.parent.parent), _bash(job.container)
+    places = [_bash(place) for place in dict.fromkeys((workspace, str(ROOT)))]
     if job.runtime == "pyxis":
         mounts = ",".join(f"{place}:{place}" for place in places)
         return f"--container-image={image} --container-mounts={mounts} {rank}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -50,12 +49,15 @@ def find(api: Api) -> list[dict[str, Any]]:
 
 
 def sweep(api: Api) -> Swept:
-    """Close every zombie: Crashed, or Cancelled where that was asked for. Raises ServerError when the server does not answer."""
+    """Close every zombie: Crashed, Cancelled where that was requested, or as its run directory says that it ended.
+
+    Raises ServerError when the server does not answer.
+    """
     swept = Swept()
     for run in find(api):
-        cancelled = run["state_type"] == "CANCELLING"
-        state = {"type": "CANCELLED" if cancelled else "CRASHED", "name": "Cancelled" if cancelled else "Crashed"}
-        api.send("POST", f"/flow_runs/{run['id']}/set_state", {"state": {**state, "message": "its process is gone"}, "force": True})
+        kind, message = _ending(run)
+        state = {"type": kind, "name": kind.capitalize(), "message": message}
+        api.send("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         swept.tasks += _close_tasks(api, {"id": {"any_": [run["id"]]}})
         swept.runs.append(str(run["name"]))
     settled = (datetime.now(UTC) - timedelta(seconds=SETTLES_S)).isoformat()
@@ -80,17 +82,25 @@ def gone(run: dict[str, Any]) -> bool:
     if run["state_type"] == "PENDING":
         since = datetime.fromisoformat(run["state"]["timestamp"])
         return datetime.now(UTC) - since > timedelta(seconds=STARTS_S)
-    return any(state == "killed" for state in _recorded(run))
+    return _recorded(run) == "killed"
 
 
-def _recorded(run: dict[str, Any]) -> Iterator[str]:
-    """The state in the run's own directory: it was there before the flow run was labeled."""
+def _ending(run: dict[str, Any]) -> tuple[str, str]:
+    """The state of a run whose process is gone, and its message. One that ended while no server answered has recorded how."""
+    ended = {"done": "COMPLETED", "failed": "FAILED"}.get(_recorded(run))
+    if ended:
+        return ended, "its process ended while the server did not answer"
+    return "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED", "its process is gone"
+
+
+def _recorded(run: dict[str, Any]) -> str:
+    """The state in the run's own directory, which is there before the flow run is labeled; empty when it cannot be read."""
     workspace = (run.get("parameters") or {}).get("workspace")
     folder = Path(str(workspace)) / "runs" / str(run["name"])
     try:
-        yield str(status(folder)["state"])
+        return str(status(folder)["state"])
     except (OSError, ValueError, KeyError):
-        return
+        return ""
 
 
 def _close_tasks(api: Api, flow_runs: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError
+from infra.processes import identity, machine
 from pipelines import doctor_server, late, prefect_server, scheduled, schedules, zombies
 from pipelines.prefect_api import Api
 from pipelines.schedules import Timetable
@@ -98,6 +99,24 @@ def trains(api: Api, name: str) -> Any:
     return found and "textmill.pid" in found[0]["labels"] and task_states(api, found[0]).get("gpt") == "Running" and found[0]
 
 
+def test_a_run_that_ended_while_the_server_was_away_is_closed_as_it_ended(api: Api, server: str, recipe: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from pipelines import flows
+    from pipelines.runner import Order, carry_out, plainly, prepare
+
+    prepared = prepare(Order(str(recipe), recipe.parent / "w", until="documents", plain=True))
+    parameters = {"workspace": str(recipe.parent / "w")}
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(flows.textmill, name=prepared.run.id, parameters=parameters, state=Running())
+    carry_out(prepared, plainly)
+    assert not zombies.find(api)  # it still reports
+    gone = {"textmill.machine": machine(), "textmill.pid": 2**22 + 1, "textmill.process": "ended"}
+    api.send("PATCH", f"/flow_runs/{run.id}/labels", gone)
+    assert zombies.sweep(api).runs == [prepared.run.id] and state(api, str(run.id)) == "Completed"
+
+
 @pytest.mark.timeout(300)
 def test_a_killed_run_is_closed_by_any_command_and_a_living_one_is_not(api: Api, driver: Any, textmill: Any, tmp_path: Path) -> None:
     process, name = driver("w")
@@ -120,8 +139,6 @@ def test_a_killed_run_is_closed_by_any_command_and_a_living_one_is_not(api: Api,
 def test_a_process_id_given_away_or_of_another_container_is_not_taken_for_the_run(api: Api) -> None:
     def judged(**labels: Any) -> bool:
         return zombies.gone({"state_type": "RUNNING", "name": "x", "labels": {f"textmill.{k}": v for k, v in labels.items()}})
-
-    from infra.processes import identity, machine
 
     me = {"machine": machine(), "pid": os.getpid(), "process": identity()}
     assert not judged(**me)
