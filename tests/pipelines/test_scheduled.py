@@ -72,6 +72,17 @@ def test_cron_across_a_change_of_clocks(zone: str, start: str, utc: list[float],
     assert [local_date(moment, zone) for moment in found] == dates
 
 
+def test_hourly_intervals_leave_out_the_repeated_hour() -> None:
+    """As the guide says of Prefect's scheduler."""
+    from prefect.server.schemas.schedules import IntervalSchedule
+
+    start = datetime(2026, 11, 1, tzinfo=ZoneInfo("America/New_York"))
+    schedule = IntervalSchedule(interval=timedelta(hours=1), timezone="America/New_York", anchor_date=start)
+    found = [moment.astimezone(UTC) for moment in asyncio.run(schedule.get_dates(n=4, start=start))]
+    assert [moment.hour for moment in found] == [4, 5, 7, 8]
+    assert [local_date(moment, "America/New_York")[11:] for moment in found] == ["00:00", "01:00", "02:00", "03:00"]
+
+
 def test_a_claim_ends_with_its_process_even_when_it_is_killed(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from pipelines.scheduled import claim; "
     code += "print(claim(Path(sys.argv[1]), 'nightly'), flush=True); time.sleep(60)"
