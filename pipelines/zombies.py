@@ -67,7 +67,7 @@ def sweep(api: Api) -> Swept:
 
 def sweep_quietly(url: str) -> None:
     """As `sweep`, for commands that have other work: a server that does not answer at once is left alone."""
-    with suppress(ServerError):
+    with suppress(ServerError, KeyError, TypeError, ValueError):  # another server may listen there by now
         sweep(Api(url, timeout_s=2.0))
 
 

@@ -239,19 +239,19 @@ def test_the_date_of_a_run_is_that_of_its_own_schedule(api: Api, deploy: Any, mo
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_worker_skips_what_overlaps_and_closes_what_is_killed(api: Api, deploy: Any, driver: Any, recipe: Path) -> None:
-    """Three runs at once: one works, two are skipped. Its process is killed, and a run of a command too: both are Crashed in time."""
+    """Two runs at once: one works, the other is skipped. Its process is killed, and a run of a command too: both are Crashed in time."""
     recipe.write_text(recipe.read_text().replace("tokens: 2e3", LONG))
     deployment = deploy("long", "0 3 1 1 *")
     assert any("started a worker" in line for line in doctor_server.repair())
     assert prefect_server.worker_pid() and prefect_server.worker(api.url) == prefect_server.worker_pid()
     try:
-        for _ in range(3):
+        for _ in range(2):
             api.send("POST", f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
 
         def states() -> list[str]:
             return sorted(run["state_name"] for run in api.every("flow_runs", deployments={"id": {"any_": [deployment["id"]]}}))
 
-        until(lambda: states().count("Skipped") == 2 and "Running" in states(), 180)
+        until(lambda: states().count("Skipped") == 1 and "Running" in states(), 180)
         (running,) = [r for r in api.every("flow_runs", deployments={"id": {"any_": [deployment["id"]]}}) if r["state_name"] == "Running"]
         process, name = driver("v")
         until(lambda: trains(api, name) and trains(api, running["name"]))

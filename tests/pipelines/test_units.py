@@ -33,7 +33,7 @@ def test_systemd_verifies_the_units(user: str, home: Path, tmp_path: Path) -> No
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
 
 
-def test_the_commands_in_the_units_are_commands_of_textmill(home: Path) -> None:
+def test_the_commands_in_the_units_are_commands_of_textmill() -> None:
     for text in units.texts("", 4321).values():
         (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
         words = shlex.split(line.removeprefix("ExecStart="))
