@@ -51,7 +51,7 @@ def start(foreground: Foreground = False) -> None:
 
 @worker.command("stop")
 def stop() -> None:
-    """End the worker. A run that it started saves its state and is continued by the next run of its schedule."""
+    """End the worker. Its runs are told to stop and save their state (60 s at most); the next run of the schedule continues."""
     from pipelines import prefect_server
 
     ended = prefect_server.stop(("worker",))

@@ -29,6 +29,7 @@ from infra.store import write_whole
 
 PORT = 4200
 POOL = "textmill"
+SAVES_S = 60.0  # for a run that is told to stop
 WORKER = ["pipelines.worker_process"]
 START_S = 120.0  # migrations on a first start took up to 29 s on a loaded machine
 SETTINGS = {
@@ -168,6 +169,8 @@ def stop(names: tuple[str, ...] = ("worker", "server")) -> list[str]:
     for name in names:
         found = _read(name)
         if found and _lives(found):
+            if name == "worker":
+                _end_runs(found["pid"])
             _signal(found["pid"], signal.SIGTERM)
             _wait_gone(found["pid"])
             ended.append(name)
@@ -267,6 +270,20 @@ def _signal(pid: int, number: int) -> None:
             os.killpg(pid, number)
         else:
             os.kill(pid, number)
+
+
+def _end_runs(worker: int) -> None:
+    """Let the runs of the worker save their state: Prefect's worker would kill them when it ends."""
+    import psutil
+
+    try:
+        runs = psutil.Process(worker).children()
+    except psutil.Error:
+        return
+    for run in runs:
+        with suppress(psutil.Error):
+            run.terminate()
+    psutil.wait_procs(runs, SAVES_S)
 
 
 def _wait_gone(pid: int, seconds: float = 15.0) -> None:

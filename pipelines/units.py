@@ -26,7 +26,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 ExecStart={command}
-{environment}# secrets, such as AWS_SECRET_ACCESS_KEY=...: readable by its owner only
+{stop}{environment}# secrets, such as AWS_SECRET_ACCESS_KEY=...: readable by its owner only
 EnvironmentFile=-%E/textmill/environment
 {account}Restart=on-failure
 RestartSec=10
@@ -68,9 +68,12 @@ def texts(user: str, port: int) -> dict[str, str]:
     }
     serve, work = _command([*base, "ui", "--foreground", "--port", str(port)]), _command([*base, "worker", "start", "--foreground"])
     waits = f"(waits up to {START_S:.0f} s for its server)"
-    server = UNIT.format(description="Prefect server of textmill", after="After=network.target", command=serve, **common)
+    server = UNIT.format(description="Prefect server of textmill", after="After=network.target", command=serve, stop="", **common)
     after = f"After={SERVER}\nWants={SERVER}"
-    worker = UNIT.format(description=f"textmill worker, which runs scheduled recipes {waits}", after=after, command=work, **common)
+    stop = f"ExecStop={_command([*base, 'worker', 'stop'])}\n"  # runs save their state before the worker ends
+    worker = UNIT.format(
+        description=f"textmill worker, which runs scheduled recipes {waits}", after=after, command=work, stop=stop, **common
+    )
     return {SERVER: server, WORKER: worker}
 
 

@@ -78,8 +78,6 @@ def test_a_deployed_recipe_fires_every_minute_with_its_own_crawl_date(server: st
     folder = recipe.parent / "workspace" / "runs" / run.name
     local = run.expected_start_time.astimezone(ZoneInfo("Asia/Seoul")).strftime("%Y-%m-%dT%H:%M")
     assert f"date: {local}" in (folder / "recipe.yaml").read_text().replace("'", "")
-        folder / "recipe.yaml"
-    ).read_text().replace("'", "")
     assert (folder / "report.html").exists()
 
 

@@ -25,7 +25,7 @@ def test_systemd_verifies_the_units(user: str, home: Path, tmp_path: Path) -> No
     written = units.write(tmp_path / "units", user, 4200)
     assert [path.name for path in written] == ["textmill-server.service", "textmill-worker.service"]
     worker = written[1].read_text()
-    assert "After=textmill-server.service" in worker and ("User=daemon" in worker) == bool(user)
+    assert "ExecStop=" in worker and "After=textmill-server.service" in worker and ("User=daemon" in worker) == bool(user)
     assert f"WantedBy={'multi-user' if user else 'default'}.target" in worker
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on this machine")
