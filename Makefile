@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 WORKSPACE ?= workspace
 TORCH ?= torch>=2.8,<2.14
 
-.PHONY: demo test test-fast slow cluster cluster-soak soak check bench bench-gpu prove-gpu clean help
+.PHONY: demo test test-fast slow prove cluster cluster-soak soak check bench bench-gpu prove-gpu clean help
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
+	@echo "make prove  longer proofs, tests/prove_<topic>.py"
 	@echo "make cluster  a gang on Ray clusters of several nodes, and across two network namespaces, that lose nodes"
 	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make cluster-soak  the same on a Ray cluster: ranks, a node's daemon, the driver"
@@ -41,6 +42,10 @@ test-fast: $(STAMP) .venv-transformers4/.installed
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -m "slow and not cluster"
+
+# Longer proofs: tests/prove_<topic>.py.
+prove: $(STAMP)
+	$(BIN)/python -m pytest -q -rs tests/prove_*.py
 
 cluster: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -m "cluster or (ray and slow)"

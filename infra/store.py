@@ -66,6 +66,8 @@ class Store:
             event("warning", message=f"{error}; set aside and made again")
             self.set_aside(artifact)
             return None
+        if self.mirror:
+            self.mirror.push(artifact)  # a push that was cut off earlier
         return artifact
 
     def get(self, stage: str, fingerprint: str) -> Artifact:

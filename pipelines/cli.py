@@ -13,9 +13,13 @@ from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
 from pipelines.cli_plan import plan
 from pipelines.cli_predict import predict
+from pipelines.cli_schedule import deploy, schedule
 from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
+from pipelines.cli_worker import doctor, ui, worker
 from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
+
+LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "doctor"}  # these change nothing on a Prefect server
 
 if TYPE_CHECKING:
     from pipelines.runner import Order
@@ -168,53 +172,11 @@ def import_(
     )
 
 
-@app.command()
-def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server and the worker that textmill started.")] = False) -> None:
-    """Start the Prefect server with its pages on this machine, if it does not run yet, and say where."""
-    from pipelines import prefect_server
-
-    if stop:
-        ended = prefect_server.stop()
-        return typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing of ours was running")
-    return typer.echo(prefect_server.ui(prefect_server.connect()))
-
-
-@app.command()
-def deploy(
-    recipe: RecipeArgument,
-    cron: Annotated[str, typer.Option(help="When, as five cron fields: '0 3 * * *' is every night at three.")],
-    timezone: Annotated[str, typer.Option(help="Whose three o'clock, such as Asia/Seoul.")] = "UTC",
-    settings: Settings = None,
-    workspace: Workspace = HERE,
-    plain: Annotated[bool, typer.Option("--no-ray", help="Scheduled runs do without Ray.")] = False,
-) -> None:
-    """Schedule a recipe on the Prefect server; every run crawls anew. A worker on this machine carries it out."""
-    from pipelines import prefect_server
-
-    loaded = _checked(_order(recipe, workspace, settings))
-    api = prefect_server.connect()
-    from pipelines import flows
-
-    path = recipe if loaded.builtin else str(Path(recipe).absolute())
-    name = flows.deploy(path, workspace.absolute(), tuple(settings or ()), cron, timezone, loaded.recipe.name, plain=plain)
-    worker = prefect_server.worker(api)
-    typer.echo(f"{name} runs at '{cron}' ({timezone}); worker {worker}, pages at {prefect_server.ui(api)}/deployments")
-
-
-@app.command()
-def doctor(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """What is missing or clashes on this machine, each with its fix."""
-    from dataclasses import asdict
-
-    from pipelines.console import table
-    from pipelines.doctor import examine
-
-    found = examine(workspace)
-    if as_json:
-        print_json([asdict(finding) for finding in found])
-    else:
-        console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
-    raise typer.Exit(2 if any(finding.state == "bad" for finding in found) else 0)
+app.command()(deploy)
+app.command()(ui)
+app.command()(doctor)
+app.add_typer(schedule)
+app.add_typer(worker)
 
 
 def main() -> None:
@@ -230,6 +192,8 @@ def main() -> None:
         typer.echo("textmill: interrupted; the same command goes on from here", err=True)
     if "pipelines.runner" in sys.modules:
         _end_children(code)
+    if not LOOKS_ONLY & set(arguments):
+        _close_zombies()
     sys.stdout.flush()
     sys.exit(code)
 
@@ -256,6 +220,16 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         hint = "" if debug else " (--debug shows where)"
         typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
     return exit_code(error)
+
+
+def _close_zombies() -> None:
+    """Flow runs whose process was killed; the server of this machine alone is asked, when it runs."""
+    from pipelines.prefect_server import recorded
+
+    if api := recorded():
+        from pipelines.zombies import sweep_quietly
+
+        sweep_quietly(api)
 
 
 def _end_children(code: int) -> None:

@@ -1,4 +1,4 @@
-"""Watched and scheduled: Prefect's only door.
+"""A run as a Prefect flow; schedules.py is the other door to Prefect.
 
 One flow run a run, one task run a stage (never one a shard). Our manifests know what is done, so Prefect's own cache
 stays off: it would not hit across runs, and would hit on an output that was deleted.
@@ -10,7 +10,6 @@ import json
 import math
 import re
 import threading
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,9 @@ from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Completed, Crashed, State
-from prefect.types.entrypoint import EntrypointType
+from prefect.states import Cancelled, Completed, State
 
 from infra.artifact import Artifact
 from infra.compute import Compute
@@ -35,9 +31,8 @@ from infra.log import Event, attach
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
-from pipelines import runner
-from pipelines.prefect_server import POOL
-from pipelines.rundir import status
+from pipelines import runner, scheduled, zombies
+from pipelines.prefect_api import Api
 from pipelines.runner import Carry, Order, Outcome, Prepared
 
 EVERY_S = 2.0  # between two updates of one progress artifact
@@ -56,19 +51,23 @@ def textmill(
     until: str = "",
     ray: str = "",
     plain: bool = False,
-) -> str:
-    """The whole chain; returns the folder of the run."""
+) -> Any:
+    """The whole chain; returns the directory of the run."""
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None
     flow_run = context.flow_run
     prepared = _PREPARED.get()
     if prepared is None:  # a worker started us
-        date = _logical_date(flow_run)
-        order = Order(recipe, Path(workspace), (*(settings or ()), *date), until, ray, plain)
+        due = scheduled.occasion(Api(), str(flow_run.id))
+        if not due.overlap and not scheduled.claim(Path(workspace), due.deployment):
+            scheduled.rename(Api(), str(flow_run.id), f"{due.deployment}-skipped")
+            return Cancelled(name="Skipped", message=f"the last run of {due.deployment} is still at work in {workspace}")
+        order = Order(recipe, Path(workspace), (*(settings or ()), *([f"date={due.date}"] if due.date else [])), until, ray, plain)
         prepared = runner.prepare(order)
     with get_client(sync_client=True) as client:
         client.set_flow_run_name(flow_run.id, prepared.run.id)
-        _bury(client, prepared.run.workspace, flow_run.id)
+        zombies.register(Api(str(client.api_url)), str(flow_run.id))
+        zombies.sweep_quietly(str(client.api_url))
         progress = Progress(client, flow_run.id, get_run_logger())
         try:
             outcome = runner.carry_out(prepared, partial(as_task, progress=progress))
@@ -212,27 +211,6 @@ def lineage(run: Path) -> str:
     return "\n".join(["```mermaid", "graph LR", *lines, *dict.fromkeys(arrows), "```"])
 
 
-def deploy(recipe: str, workspace: Path, settings: tuple[str, ...], cron: str, timezone: str, name: str, *, plain: bool) -> str:
-    """A deployment that a process worker runs when cron says so; returns `textmill/<name>`."""
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    from prefect.schedules import Cron
-
-    try:
-        schedule = Cron(cron, timezone=timezone)
-    except ValueError as error:
-        raise ConfigError(
-            f"--cron {cron!r}: {' '.join(str(error).split())}; it has five fields, such as '0 3 * * *' for every night at three"
-        ) from error
-    made: Any = textmill.to_deployment(  # a coroutine only where an event loop runs
-
-        name, schedule=schedule, work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, concurrency_limit=1,
-        parameters={"recipe": recipe, "workspace": str(workspace), "settings": list(settings), "plain": plain},
-    )  # fmt: skip
-    made.apply()
-    return f"textmill/{name}"
-
-
 def slug(name: str) -> str:
     """Artifact keys allow lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "stage"
@@ -254,27 +232,6 @@ TASK: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
-
-
-def _bury(client: SyncPrefectClient, workspace: Path, own: UUID) -> None:
-    """Runs that were killed stay Running in the UI for ever: say that they crashed."""
-    running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
-    for dead in client.read_flow_runs(flow_run_filter=running):
-        folder = workspace / "runs" / dead.name
-        if dead.id == own or not (folder / "status.json").exists() or status(folder)["state"] == "running":
-            continue
-        gone: State[Any] = Crashed(message="its process was killed")
-        tasks = TaskRunFilter.model_validate({"flow_run_id": {"any_": [dead.id]}, "state": {"type": {"any_": ["RUNNING"]}}})
-        for left in client.read_task_runs(task_run_filter=tasks):
-            client.set_task_run_state(left.id, gone, force=True)
-        client.set_flow_run_state(dead.id, gone, force=True)
-
-
-def _logical_date(flow_run: Any) -> tuple[str, ...]:
-    """The moment a scheduled run stands for: its crawl is new, whenever it is really carried out."""
-    if not flow_run.auto_scheduled or flow_run.expected_start_time is None:
-        return ()
-    return (f"date={flow_run.expected_start_time.strftime('%Y-%m-%dT%H:%M')}",)
 
 
 def _words(told: Event, done: int) -> str:

@@ -50,8 +50,10 @@ BEFORE_TRAINING = frozenset({"tokenizer", "encode", "blocks", "pairs"})  # stage
 
 
 def check(loaded: Loaded, until: str = "") -> None:
-    """Raises ConfigError with one line for each problem, in the order of the checks. until: the last stage to run; a run that ends before
-    training needs no corpus of a size."""
+    """Raises ConfigError with one line for each problem, in the order of the checks.
+
+    until: the last stage to run; a run that ends before training needs no corpus of a size.
+    """
     data_only = until in BEFORE_TRAINING or until in CORPUS_STAGES
     asked = {name: one for name, one in ERRORS.items() if not (data_only and name in ("corpus-size", "validation-split"))}
     if problems := [text for one in asked.values() for text in _lines(loaded, one)]:

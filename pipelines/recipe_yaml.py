@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError
+from infra.mirror_url import redacted
 
 Path = tuple[str | int, ...]
 _INT = re.compile(r"[-+]?[0-9][0-9_]*")
@@ -94,11 +95,11 @@ def setting(text: str) -> tuple[Path, Any]:
     """`corpus.filter.min_words=30` as a path and a value; the value may be any YAML on one line."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip() or any(not part.strip() for part in key.split(".")):
-        raise ConfigError(f"--set {text}: write it as a.key=value, such as corpus.filter.min_words=30")
+        raise ConfigError(f"--set {redacted(text)}: write it as a.key=value, such as corpus.filter.min_words=30")
     try:
-        inner = read("value: " + value, f"--set {text}")
+        inner = read("value: " + value, f"--set {redacted(text)}")
     except ConfigError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML; put quotes around it") from error
+        raise ConfigError(f"--set {redacted(text)}: the value is not YAML; put quotes around it") from error
     return tuple(part.strip() for part in key.split(".")), inner.value["value"]
 
 

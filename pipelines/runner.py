@@ -90,11 +90,20 @@ def prepare(order: Order) -> Prepared:
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
-    mirror = loaded.recipe.resources.mirror
-    store = Store(workspace / "artifacts", Mirror(mirror) if mirror else None)
+    mirror = _mirror(loaded)
+    store = Store(workspace / "artifacts", mirror)
     growth = Growth(workspace, store, loaded.recipe)
     run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
     return Prepared(order, loaded, run, store, growth)
+
+
+def _mirror(loaded: Loaded) -> Mirror | None:
+    resources = loaded.recipe.resources
+    if not resources.mirror:
+        return None
+    mirror = Mirror(resources.mirror, resources.mirror_required)
+    mirror.open()
+    return mirror
 
 
 def _check_machine(loaded: Loaded, order: Order) -> None:
@@ -131,6 +140,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
             growth, serve = prepared.growth, partial(served, prepared.store, compute)
             recipe, until = prepared.loaded.recipe, prepared.order.until
             artifacts = chain.run(do, recipe, until, serve, earlier=growth.earlier, note=growth.note)
+            if prepared.store.mirror:
+                prepared.store.mirror.finish()
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:

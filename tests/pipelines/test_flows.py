@@ -146,7 +146,7 @@ def test_a_run_that_was_killed_is_told_as_crashed_by_the_next(client: Any, recip
     from pipelines import flows
 
     dead = prepare(Order(str(recipe), recipe.parent / "w", until="documents", plain=True))
-    run = client.create_flow_run(flows.textmill, name=dead.run.id, state=Running())
+    run = client.create_flow_run(flows.textmill, name=dead.run.id, parameters={"workspace": str(recipe.parent / "w")}, state=Running())
     task: TaskRun = client.create_task_run(_a_task(), flow_run_id=run.id, dynamic_key="0", state=Running())
     status = json.loads((dead.run.path / "status.json").read_text())
     (dead.run.path / "status.json").write_text(json.dumps({**status, "pid": 2**22 + 1}))
