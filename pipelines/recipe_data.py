@@ -103,12 +103,16 @@ def _most(path: FilePath, form: str, separator: str, size: int, _changed: int) -
         return None  # the stage reads what comes before the damage, and counts it
     if len(data) > ENOUGH:
         return None
+    return Most(_most_documents(data, form, separator), len(data))
+
+
+def _most_documents(data: bytes, form: str, separator: str) -> int:
     if form == JSON:  # an array of any layout has at least a brace for each document
         array = data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-        return Most(data.count(b"{") if array else sum(1 for line in data.split(b"\n") if line.strip()), len(data))
+        return data.count(b"{") if array else sum(1 for line in data.split(b"\n") if line.strip())
     if form == MEDIAWIKI:
-        return Most(data.count(b"<page>"), len(data))
-    return Most(data.count(separator.encode()) + 1 if separator else 1, len(data))
+        return data.count(b"<page>")
+    return data.count(separator.encode()) + 1 if separator else 1
 
 
 def _most_of_parquet(path: FilePath) -> Most | None:
