@@ -78,11 +78,11 @@ def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
     aside: list[dict[str, str]] = []
     rows = readers.rows(source.path, readers.kind_of(source.name), columns, config.separator)
-    parts = 0
+    parts: list[Path] = []
     for part in _parts(config, source, rows, aside):
-        shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), folder / f"parts-{number:05d}" / shards.name(parts))
-        parts += 1
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": parts})
+        parts.append(folder / f"parts-{number:05d}" / shards.name(len(parts)))
+        shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), parts[-1])
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": len(parts)}, needs=parts)
 
 
 def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
@@ -101,7 +101,7 @@ def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
     reasons = aside["reason"].to_pylist()
     counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
     shards.write(aside, out / "set_aside" / shards.name(shard))
-    shards.write(table, out / shards.name(shard), shards.balance("documents", counts))
+    shards.write(table, out / shards.name(shard), shards.balance("documents", counts), needs=[out / "set_aside" / shards.name(shard)])
 
 
 def document(config: DocumentsConfig, source: str, row: Row) -> dict[str, Any] | str:

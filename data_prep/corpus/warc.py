@@ -82,8 +82,10 @@ def index_file(config: WarcConfig, out: Path, number: int) -> None:
     counts = {"read": len(rows) + len(aside), "kept": len(rows)}
     reasons = [bad["reason"] for bad in aside]
     counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), out / "set_aside" / shards.name(number))
-    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), shards.balance("warc", counts))
+    bad = out / "set_aside" / shards.name(number)
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), bad)
+    counts = shards.balance("warc", counts)
+    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), counts, needs=[bad, path])
 
 
 def pages_of(path: Path) -> Iterator[Found]:
