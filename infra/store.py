@@ -22,7 +22,7 @@ from typing import Any
 from infra import finished
 from infra.artifact import MANIFEST, SEAL, Artifact, Counts, digest, seal
 from infra.errors import ArtifactError, DamagedInput, Unreadable
-from infra.lease import held
+from infra.lease import bury, held
 from infra.lineage import Quarantined, affected, quarantine
 from infra.log import event
 from infra.mirror import Mirror
@@ -74,6 +74,7 @@ class Store:
         Raises Unreadable when this user may not read it.
         """
         path = self.path(stage, fingerprint)
+        bury(self._lease(stage, fingerprint))
         if not path.exists() and not (self.mirror and self.mirror.pull(stage, fingerprint, path)):
             return None
         artifact = Artifact(stage, fingerprint, path)
@@ -196,8 +197,11 @@ class Store:
     @contextmanager
     def exclusive(self, stage: str, fingerprint: str) -> Iterator[None]:
         """The right to make this artifact; waits while another living process has it."""
-        with held(self.root / stage / f".{fingerprint}.lease"):
+        with held(self._lease(stage, fingerprint)):
             yield
+
+    def _lease(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / f".{fingerprint}.lease"
 
     def _listing(self, folder: Path) -> list[dict[str, Any]]:
         """What is committed, each file with its hash: the one of its record if nobody has touched it since, else it is hashed now."""
@@ -229,16 +233,19 @@ def _prepare(scratch: Path, inputs: str, own: Iterable[str]) -> None:
 
 
 def _check_sizes(artifact: Artifact) -> None:
-    for said in artifact.files:
-        path = artifact.path / said["name"]
+    try:
+        files = [(said, artifact.path / said["name"], int(said["bytes"])) for said in artifact.files]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{artifact.stage}/{artifact.fingerprint}: {MANIFEST} lists no files ({error!r})") from error
+    for said, path, expected in files:
         try:
             size = path.stat().st_size
         except PermissionError as error:
             raise Unreadable.of(path, error) from error
         except OSError as error:
             raise ArtifactError(f"{_place(artifact, said)} is missing") from error
-        if size != said["bytes"]:
-            raise ArtifactError(f"{_place(artifact, said)} has {size} bytes, its manifest says {said['bytes']}")
+        if size != expected:
+            raise ArtifactError(f"{_place(artifact, said)} has {size} bytes, its manifest says {expected}")
 
 
 def _check_inputs(artifact: Artifact, inputs: Mapping[str, Artifact]) -> None:

@@ -208,24 +208,20 @@ def trace(
 
 @app.command()
 def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """Hash every file of every artifact again; a damaged one is set aside, so that the next run makes it again."""
-    from infra.errors import ArtifactError
+    """Hash every file of every artifact again; damage is quarantined with all that was built from it, and the next run rebuilds it."""
     from infra.store import Store
+    from pipelines.verify import verify as examine
 
-    store, damaged = Store(workspace.absolute() / "artifacts"), []
-    artifacts = store.all()
-    for artifact in artifacts:
-        try:
-            store.verify(artifact)
-        except ArtifactError as error:
-            damaged.append(f"{error}; set aside as {store.set_aside(artifact).name}")
+    found = examine(Store(workspace.absolute() / "artifacts"))
     if as_json:
-        _print_json({"artifacts": len(artifacts), "damaged": damaged})
-    for problem in damaged:
-        typer.echo(f"textmill: {problem}; the next run makes it again", err=True)
-    if not as_json and not damaged:
-        typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
-    raise typer.Exit(3 if damaged else 0)
+        _print_json(found.as_json())
+    for problem in found.damaged:
+        typer.echo(f"textmill: {problem}; the next run rebuilds it", err=True)
+    for problem in found.unreadable:
+        typer.echo(f"textmill: {problem}", err=True)
+    if not as_json and not found.damaged and not found.unreadable:
+        typer.echo(f"{found.num_artifacts} artifacts, every file as its manifest says")
+    raise typer.Exit(3 if found.damaged or found.unreadable else 0)
 
 
 @app.command()
