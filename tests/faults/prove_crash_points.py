@@ -27,9 +27,7 @@ def test_a_kill_at_any_point_ends_in_the_same_bytes(corpus: Tiny, tmp_path: Path
     def again(point: int, points: int) -> int | None:
         return rng.randrange(points) if point % 3 == 0 else None
 
-    report = every_point(
-        tmp_path, partial(corpus.prepare, label), partial(corpus.work, label), partial(corpus.look, label), again=again
-    )
+    report = every_point(tmp_path, partial(corpus.prepare, label), partial(corpus.work, label), partial(corpus.look, label), again=again)
     assert report.tried == report.points
     record_property("points", report.points)
     print(f"{label}: {report.points} points in {report.seconds:.0f} s")
