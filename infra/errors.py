@@ -42,7 +42,14 @@ class Unreadable(ArtifactError):
 
 
 class DamagedInput(ArtifactError):
-    """An input of a stage was damaged and is quarantined now, with everything built from it: building it again starts from there."""
+    """An input of a stage was damaged and is quarantined now, with everything built from it. damaged: its `stage/fingerprint`."""
+
+    def __init__(self, message: str, damaged: str = "") -> None:
+        super().__init__(message)
+        self.damaged = damaged
+
+    def __reduce__(self) -> tuple[type[DamagedInput], tuple[str, str]]:
+        return type(self), (str(self), self.damaged)
 
 
 class Preempted(PipelineError):

@@ -23,7 +23,7 @@ from infra import finished
 from infra.artifact import MANIFEST, SEAL, Artifact, Counts, digest, seal
 from infra.errors import ArtifactError, DamagedInput, Unreadable
 from infra.lease import bury, held
-from infra.lineage import Quarantined, affected, quarantine
+from infra.lineage import Quarantined, affected, name_of, quarantine
 from infra.log import event
 from infra.mirror import Mirror
 
@@ -144,8 +144,10 @@ class Store:
                 raise
             except (ArtifactError, OSError) as error:
                 gone = self.quarantine(known, str(error)) if known.path.exists() else []
-                names = ", ".join(f"{one.artifact.stage}/{one.artifact.fingerprint}" for one in gone)
-                raise DamagedInput(f"{error}; quarantined: {names or 'nothing, it is gone'}; run again to rebuild it") from error
+                names = ", ".join(name_of(one.artifact) for one in gone)
+                raise DamagedInput(
+                    f"{error}; quarantined: {names or 'nothing, it is gone'}; run again to rebuild it", name_of(known)
+                ) from error
 
     def quarantine(self, artifact: Artifact, problem: str) -> list[Quarantined]:
         """Move a damaged artifact, and everything that was built from it or shares a damaged file, out of the way; nothing is deleted.

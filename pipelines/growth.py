@@ -30,6 +30,11 @@ class Growth:
             )
         self.earlier: dict[str, Artifact] = self._before() if recipe.corpus.grow else {}
 
+    def again(self) -> dict[str, Artifact]:
+        """What the run builds on, looked for once more. Raises ArtifactError when it is gone by now."""
+        self.earlier = self._before() if self.recipe.corpus.grow else {}
+        return self.earlier
+
     def note(self, made: Mapping[str, Artifact]) -> None:
         """Write down that this date's part is done; another run of the same date replaces it."""
         if not self.recipe.corpus.grow:

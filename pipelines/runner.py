@@ -26,6 +26,7 @@ from pipelines import chain, recipe_shapes
 from pipelines.ending import ending
 from pipelines.growth import Growth
 from pipelines.plan import plan
+from pipelines.rebuild import rebuilding
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 from pipelines.tensorboard import Board
@@ -129,7 +130,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         try:
             growth, serve = prepared.growth, partial(served, prepared.store, compute)
             recipe, until = prepared.loaded.recipe, prepared.order.until
-            artifacts = chain.run(do, recipe, until, serve, earlier=growth.earlier, note=growth.note)
+            artifacts = rebuilding(growth, lambda earlier: chain.run(do, recipe, until, serve, earlier=earlier, note=growth.note))
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
@@ -146,7 +147,7 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
 
     def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
         key, label = stage.key(config, inputs), label or stage.name
-        found = store.find(stage.name, key)
+        found = store.find(stage.name, key, inputs)
         row = run.begin(label, stage.name, key, store.path(stage.name, key), inputs, cached=found is not None)
         begun = time.monotonic()
         try:
