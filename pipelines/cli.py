@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.environ import fit_address_space
 from infra.errors import ConfigError, PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
@@ -309,6 +310,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     listen()
+    fit_address_space()
     try:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:

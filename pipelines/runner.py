@@ -88,7 +88,7 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
-    if not order.ray:
+    if not order.ray and chain.trains(loaded.recipe, order.until):  # what only makes text never loads torch
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))

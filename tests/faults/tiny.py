@@ -169,7 +169,9 @@ CASES: dict[str, Case] = {
     "documents": Case(DOCUMENTS, _documents("a.jsonl", "b.jsonl")),
     "documents later": Case(DOCUMENTS, _documents("c.jsonl")),
     "gather": Case(GATHER, lambda f, w: GatherConfig(), {"part0": "documents", "part1": "documents later"}),
-    "filter": Case(FILTER, lambda f, w: FilterConfig(languages=(), min_words=10), {"documents": "documents"}),
+    "filter": Case(
+        FILTER, lambda f, w: FilterConfig(languages=(), min_words=10, top_ngrams=(), duplicate_ngrams=()), {"documents": "documents"}
+    ),
     "dedup": Case(DEDUP, lambda f, w: DUPLICATES, {"documents": "documents"}),
     "dedup later": Case(DEDUP, lambda f, w: DUPLICATES, {"documents": "documents later", "earlier": "dedup"}),
     "takedown": Case(TAKEDOWN, lambda f, w: TakedownConfig((_file("gone.txt", f),)), {"documents": "dedup"}),
