@@ -122,7 +122,7 @@ def write(
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     marks = {COUNTS: json.dumps(counts or {}, sort_keys=True).encode()} | ({TOKENIZER: tokenizer.encode()} if tokenizer else {})
     batches = table.to_batches(max_chunksize=chunk) if isinstance(table, pa.Table) else table
-    with draft.open("wb") as file:
+    with finished.naming(path), draft.open("wb") as file:
         with pa.ipc.new_file(file, table.schema.with_metadata(marks)) as writer:
             for batch in batches:
                 writer.write_batch(batch)

@@ -75,4 +75,6 @@ class StageFailed(PipelineError):
 
 
 def _brief(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:  # its repr leaves the path out
+        return f"{type(error).__name__}: {error}"
     return str(error) if isinstance(error, PipelineError) else repr(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def record(main: Path, others: Iterable[Path] = (), xxh3: str = "") -> None:
         entries[os.path.relpath(path, main.parent)] = known
     target = record_path(main)
     draft = target.with_name(f"{target.name}.{os.getpid()}.part")
-    draft.write_text(json.dumps({"files": entries}))
+    with naming(draft):
+        draft.write_text(json.dumps({"files": entries}))
     os.replace(draft, target)
 
 
@@ -118,10 +120,22 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(parent, name)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system within the block says which file it was about: a full disk alone does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def sync(path: Path) -> None:
     """Bring a file's content, or a directory's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)

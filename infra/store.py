@@ -43,7 +43,7 @@ class Work:
 def write_whole(path: Path, text: str) -> None:
     """Write text so that a reader, or a crash, sees the old file or the new one and nothing between."""
     draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
+    with finished.naming(path), draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -65,6 +65,12 @@ class Writer:
             self.file.close()
             self.draft.unlink(missing_ok=True)
             return
+        with finished.naming(self.path):
+            self._close()
+        os.replace(self.draft, self.path)
+        finished.record(self.path, self.needs)
+
+    def _close(self) -> None:
         self._deal()
         last = pa.RecordBatch.from_pylist([], schema=self.schema)
         self.writer.write_batch(last, custom_metadata={"counts": json.dumps(self.counts, sort_keys=True)})
@@ -72,8 +78,6 @@ class Writer:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        os.replace(self.draft, self.path)
-        finished.record(self.path, self.needs)
 
 
 def read(path: Path, pile: int) -> pa.Table:

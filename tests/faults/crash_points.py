@@ -7,6 +7,7 @@ directory, one that works in it, and one that says what it left; it reports how 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -37,7 +38,8 @@ class Ended:
 
 
 class _Counter:
-    def __init__(self, root: Path, kill_at: int | None) -> None:
+    def __init__(self, root: Path, kill_at: int | None, refusal: int = 0) -> None:
+        self.refusal = refusal
         self.root, self.kill_at, self.seen = str(root), kill_at, list[str]()
         self._lock = threading.Lock()
         sys.addaudithook(self._heard)
@@ -53,6 +55,12 @@ class _Counter:
             if relative or any(self._inside(path) for path in args[: PATHS[event]]):
                 self._count(event, args[0], always=True)
 
+    def _strike(self, name: str, path: Any) -> None:
+        if not self.refusal:
+            os._exit(KILLED)
+        if self.refusal != errno.ENOSPC or name in ("open", "fsync", "os.mkdir"):  # a full disk lets one rename and remove
+            raise OSError(self.refusal, os.strerror(self.refusal), None if name == "fsync" else os.fsdecode(path))
+
     def _synced(self, handle: Any) -> None:
         number = handle if isinstance(handle, int) else handle.fileno()
         self._count("fsync", os.readlink(f"/proc/self/fd/{number}"))
@@ -65,13 +73,16 @@ class _Counter:
         if not always and not self._inside(path):
             return
         with self._lock:
-            if len(self.seen) == self.kill_at:
-                os._exit(KILLED)
+            if self.kill_at is not None and len(self.seen) >= self.kill_at:
+                self._strike(name, path)
             self.seen.append(f"{name} {os.fsdecode(path).removeprefix(self.root)}")
 
 
-def forked(work: Callable[[], Any], root: Path, kill_at: int | None = None) -> Ended:
-    """Call work in a fork; kill it before operation number kill_at (from 0) below root."""
+def forked(work: Callable[[], Any], root: Path, kill_at: int | None = None, refusal: int = 0) -> Ended:
+    """Call work in a fork; kill it before operation number kill_at (from 0) below root.
+
+    refusal: an errno; it is not killed then, but that operation, and every later one that such a disk refuses, fails with it.
+    """
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -80,7 +91,7 @@ def forked(work: Callable[[], Any], root: Path, kill_at: int | None = None) -> E
         ended = Ended(0)
         try:
             os.close(read)
-            counter = _Counter(root, kill_at)
+            counter = _Counter(root, kill_at, refusal)
             work()
             ended.operations = list(counter.seen)
         except BaseException:

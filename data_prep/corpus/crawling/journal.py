@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import xxhash
 
+from infra import finished
 from infra.errors import ArtifactError
 
 LOCK_TRIES, LOCK_WAIT_S = 60, 1.0
@@ -107,10 +108,12 @@ class Journal:
             entry.end, entry.warc = self.end, self.hash.hexdigest()
             text = json.dumps(vars(entry), ensure_ascii=True, separators=(",", ":"))
             lines.append(f"{text}\t{_hash_of(text.encode())}\n")
-        if any(records for _, records in batch):
-            self._flush(self.warc)
-        self.lines.write("".join(lines).encode())
-        self._flush(self.lines)
+        with finished.naming(self.draft):
+            if any(records for _, records in batch):
+                self._flush(self.warc)
+        with finished.naming(Path(self.lines.name)):
+            self.lines.write("".join(lines).encode())
+            self._flush(self.lines)
 
     @staticmethod
     def _flush(file: IO[bytes]) -> None:
