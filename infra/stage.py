@@ -53,6 +53,7 @@ def run(stage: Stage[Config], config: Config, inputs: Inputs, store: Store, comp
             return done
         store.check(inputs.values())
         made = record(stage, config, inputs)
+        made["inputs"] = {name: {**said, "content": inputs[name].content} for name, said in made["inputs"].items()}
         with store.writing(stage.name, key, made, stage.own) as work:
             if stage.shardwise and (taken := take_over(stage.shardwise, made, inputs[stage.shardwise.input], store, work.out)):
                 event("note", message=f"{stage.name}: {taken} shards taken over from an earlier run that made them from the same input")
@@ -63,5 +64,5 @@ def run(stage: Stage[Config], config: Config, inputs: Inputs, store: Store, comp
 
 def record(stage: Stage[Any], config: Any, inputs: Inputs) -> dict[str, Any]:
     """What the manifest says of the making: all of it is fingerprinted."""
-    sources = {name: {"stage": a.stage, "fingerprint": a.fingerprint, "content": a.content} for name, a in sorted(inputs.items())}
+    sources = {name: {"stage": a.stage, "fingerprint": a.fingerprint} for name, a in sorted(inputs.items())}
     return {"stage": stage.name, "version": stage.version, "config": plain(config), "inputs": sources}
