@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.environ import fit_address_space
 from infra.errors import PipelineError, Preempted
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
@@ -120,24 +121,20 @@ app.command()(trace)
 
 @app.command()
 def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """Hash every file of every artifact again; a damaged one is set aside, so that the next run makes it again."""
-    from infra.errors import ArtifactError
+    """Hash every file of every artifact again; damage is quarantined with all that was built from it, and the next run rebuilds it."""
     from infra.store import Store
+    from pipelines.verify import verify as examine
 
-    store, damaged = Store(workspace.absolute() / "artifacts"), []
-    artifacts = store.all()
-    for artifact in artifacts:
-        try:
-            store.verify(artifact)
-        except ArtifactError as error:
-            damaged.append(f"{error}; set aside as {store.set_aside(artifact).name}")
+    found = examine(Store(workspace.absolute() / "artifacts"))
     if as_json:
-        print_json({"artifacts": len(artifacts), "damaged": damaged})
-    for problem in damaged:
-        typer.echo(f"textmill: {problem}; the next run makes it again", err=True)
-    if not as_json and not damaged:
-        typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
-    raise typer.Exit(3 if damaged else 0)
+        print_json(found.as_json())
+    for problem in found.damaged:
+        typer.echo(f"textmill: {problem}; the next run rebuilds it", err=True)
+    for problem in found.unreadable:
+        typer.echo(f"textmill: {problem}", err=True)
+    if not as_json and not found.damaged and not found.unreadable:
+        typer.echo(f"{found.num_artifacts} artifacts, every file as its manifest says")
+    raise typer.Exit(3 if found.damaged or found.unreadable else 0)
 
 
 @app.command()
@@ -184,6 +181,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     listen()
+    fit_address_space()
     try:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:

@@ -90,6 +90,7 @@ class RunDir:
             relative = os.path.relpath(folder, self.workspace)
             row = Row(label, stage, key, relative, "cached" if cached else "running", inputs=sources)
             self._labels[(stage, key)] = label
+            self.rows = [old for old in self.rows if old.label != label]  # a run that starts over (rebuild.py) meets its stages again
             self.rows.append(row)
             self.stages_changed()
         event("stage", label=label, stage=stage, fingerprint=key, state=row.state, seconds=0.0)

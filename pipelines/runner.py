@@ -26,6 +26,7 @@ from pipelines import chain, plan_checks, recipe_shapes
 from pipelines.ending import ending
 from pipelines.growth import Growth
 from pipelines.plan import plan
+from pipelines.rebuild import rebuilding
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 from pipelines.tensorboard import Board
@@ -86,7 +87,7 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
-    if not order.ray:
+    if not order.ray and chain.trains(loaded.recipe, order.until):  # what only makes text never loads torch
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
@@ -139,7 +140,7 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         try:
             growth, serve = prepared.growth, partial(served, prepared.store, compute)
             recipe, until = prepared.loaded.recipe, prepared.order.until
-            artifacts = chain.run(do, recipe, until, serve, earlier=growth.earlier, note=growth.note)
+            artifacts = rebuilding(growth, lambda earlier: chain.run(do, recipe, until, serve, earlier=earlier, note=growth.note))
             if prepared.store.mirror:
                 prepared.store.mirror.finish()
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
@@ -158,7 +159,7 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
 
     def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
         key, label = stage.key(config, inputs), label or stage.name
-        found = store.find(stage.name, key)
+        found = store.find(stage.name, key, inputs)
         row = run.begin(label, stage.name, key, store.path(stage.name, key), inputs, cached=found is not None)
         begun = time.monotonic()
         try:

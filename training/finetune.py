@@ -22,6 +22,7 @@ from infra.log import event
 from infra.stage import Inputs, Stage
 from training.backbone.config import BackboneConfig
 from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
+from training.pretrain import RESUMED
 from training.tasks.catalog import task
 from training.tasks.classify import encode
 from training.tasks.task import Columns, Examples, read_examples
@@ -91,7 +92,7 @@ def work(config: FinetuneConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("finetune", partial(train_rank, config, dict(inputs), labels, out))[0]
 
 
-FINETUNE = Stage(name="finetune", version=3, work=work)
+FINETUNE = Stage(name="finetune", version=3, work=work, own=RESUMED)
 
 
 def read_both(config: FinetuneConfig) -> tuple[Examples, Examples, tuple[str, ...]]:

@@ -17,7 +17,6 @@ from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
-from infra.store import whole
 from training.card import CARD, MODEL, read_card, write_json
 from training.pretrain_config import PretrainConfig
 from training.settings import feed_config, loop_config, masked_as, model_of
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from training.objectives.tower import Tower
 
 MASKED = ("mask", "pad", "cls", "sep")  # the specials that learning by masks needs
+RESUMED = (".checkpoints", "metrics.jsonl", "stalled-rank-*.txt", "profile")  # what a training checks itself when it resumes
 HELD_OUT = "valid/"  # the side of an examples artifact that is never trained on
 
 
@@ -42,11 +42,10 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     model to begin from, where there is one.
     """
     check(config, inputs, compute.ranks)
-    whole(inputs.values())
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=6, work=work)
+PRETRAIN = Stage(name="pretrain", version=6, work=work, own=RESUMED)
 
 
 def shape_of(config: PretrainConfig, inputs: Inputs) -> tuple[Family, BackboneConfig]:
