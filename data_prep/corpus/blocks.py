@@ -21,6 +21,7 @@ PLACED = frozenset(("p", "blockquote", "pre", "li", "dt", "dd", "td", "th", "cap
 _STRUCTURE = """section article main header hgroup thead tbody tfoot fieldset center body figcaption figure details
     summary hr nav aside footer address search form dialog legend optgroup option listing xmp plaintext"""
 BLOCKS = frozenset((*LISTS, *ITEMS, *PLACED, *_STRUCTURE.split()))
+_STRUCTURED = frozenset((*LISTS, "li", "tr", "td", "th", "blockquote"))
 _PREFORMATTED = frozenset(("pre", "listing", "xmp", "plaintext"))
 _PRE_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)(?![\w-])", re.IGNORECASE)
 _LANGUAGE = re.compile(r"(?:^|\s)(?:lang(?:uage)?-|brush:\s*|highlight-source-|sourceCode\s+)([\w+#-]{1,30})", re.IGNORECASE)
@@ -111,18 +112,12 @@ class _Walk:
         self.preformatted: list[Any] = []
         self.quotes = self.links = self.linked = 0
 
-    def say(self, text: str | None) -> None:
-        if text:
-            self.pieces.append(text if self.preformatted else text.replace("\0", ""))
-            if self.links:
-                self.linked += len(text.strip())
-
     def close(self) -> None:
         """End the block that is being collected."""
         if self.pieces:
-            whole = "".join(self.pieces)
+            joined = "".join(self.pieces)
             self.pieces.clear()
-            text = _code(whole) if self.preformatted else _collapsed(whole)
+            text = _code(joined) if self.preformatted else _collapsed(joined)
             if text:
                 element = self.open[-1] if self.open else None
                 self.blocks.append(
@@ -140,23 +135,19 @@ class _Walk:
                 )
         self.linked = 0
 
-    def enter(self, element: Any) -> None:
-        tag = element.tag
-        if tag in BLOCKS:
-            if self.preformatted:
-                self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-            else:
-                self.close()
-            if tag in _PREFORMATTED or _PRE_STYLE.search(element.get("style") or ""):
-                self.preformatted.append(element)
-            if len(self.preformatted) < 2:
-                self.open.append(element)
+    def enter(self, tag: str, element: Any) -> None:
+        """A block-level element starts."""
+        if self.preformatted:
+            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
+        else:
+            self.close()
+        style = element.get("style")
+        if tag in _PREFORMATTED or (style and _PRE_STYLE.search(style)):
+            self.preformatted.append(element)
+        if len(self.preformatted) < 2:
+            self.open.append(element)
+        if tag in _STRUCTURED:
             self._structure(tag, element)
-        elif tag == "a":
-            self.links += 1
-        elif tag == "br":
-            self.pieces.append("\n" if self.preformatted else _BREAK)
-        self.say(element.text)
 
     def _structure(self, tag: str, element: Any) -> None:
         if tag in LISTS:
@@ -180,20 +171,18 @@ class _Walk:
         elif tag == "blockquote":
             self.quotes += 1
 
-    def leave(self, element: Any) -> None:
-        tag = element.tag
-        if tag in BLOCKS:
-            if self.preformatted and self.preformatted[0] is not element:
-                self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-            else:
-                self.close()
-            if len(self.preformatted) < 2:
-                self.open.pop()
-            if self.preformatted and self.preformatted[-1] is element:
-                self.preformatted.pop()
+    def leave(self, tag: str, element: Any) -> None:
+        """A block-level element ends."""
+        if self.preformatted and self.preformatted[0] is not element:
+            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
+        else:
+            self.close()
+        if len(self.preformatted) < 2:
+            self.open.pop()
+        if self.preformatted and self.preformatted[-1] is element:
+            self.preformatted.pop()
+        if tag in _STRUCTURED:
             self._unstructure(tag)
-        elif tag == "a":
-            self.links -= 1
 
     def _unstructure(self, tag: str) -> None:
         if tag in LISTS:
@@ -217,19 +206,31 @@ def blocks(root: Any, dropped: Callable[[Any], bool]) -> list[Block]:
     skipped = None
     events = iterwalk(root, events=("start", "end"))
     for event, element in events:
+        tag = element.tag
         if event == "start":
-            if element.tag not in BLOCKS and dropped(element):
+            if tag in BLOCKS:
+                walk.enter(tag, element)
+            elif dropped(element):
                 events.skip_subtree()
                 skipped = element
-            else:
-                walk.enter(element)
-            continue
-        if element is skipped:
-            skipped = None
+                continue
+            elif tag == "a":
+                walk.links += 1
+            elif tag == "br":
+                walk.pieces.append("\n" if walk.preformatted else _BREAK)
+            text = element.text
         else:
-            walk.leave(element)
-        if element is not root:
-            walk.say(element.tail)
+            if element is skipped:
+                skipped = None
+            elif tag in BLOCKS:
+                walk.leave(tag, element)
+            elif tag == "a":
+                walk.links -= 1
+            text = None if element is root else element.tail
+        if text:
+            walk.pieces.append(text)
+            if walk.links:
+                walk.linked += len(text.strip())
     walk.close()
     return walk.blocks
 

@@ -31,23 +31,26 @@ _DECLARATION = re.compile(rb"\A\s*<\?xml[^>]*\?>")
 
 @dataclass(frozen=True)
 class Document:
-    """markup: UTF-8 after repair; tree: lexbor's; root: lxml's body (or frameset) without scripts and the like, None when there is none."""
+    """markup: UTF-8 after repair; tree: lexbor's."""
 
     markup: bytes
     tree: HTMLTree
     title: str
-    root: Any
+
+    def root(self) -> Any:
+        """lxml's body (or frameset) without scripts and the like, None when there is none. Raises LxmlError beyond libxml2's limits."""
+        return element_tree(self.markup)
 
 
 def parse(markup: str, is_xhtml: bool = False) -> Document:
-    """Raises LxmlError where the repaired page is beyond libxml2's limits."""
+    """The page after repair; never fails."""
     body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # lxml ends at a NUL, Arrow refuses a lone surrogate
     if is_xhtml:
         body = _from_xml(body) or body
     tree = HTMLTree.parse_from_bytes(body, "utf-8")
     document = tree.document
     repaired = document.html.encode("utf-8", "replace") if document is not None else b""
-    return Document(repaired, tree, tree.title or "", element_tree(repaired))
+    return Document(repaired, tree, tree.title or "")
 
 
 def element_tree(markup: bytes) -> Any:

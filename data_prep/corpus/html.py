@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lxml.etree import LxmlError
 from resiliparse.extract.html2text import extract_plain_text
 
 from data_prep.corpus import blocks, document, linked_data, prose, region, render
@@ -62,8 +63,7 @@ def extract(
         return Found(title, clean(_trafilatura(page.markup, favor_precision=True)))
     if engine == "resiliparse":
         return Found(title, clean(main))
-    given = blocks.blocks(page.root, region.drops) if page.root is not None else []
-    region.Region(page.root, given)
+    given = _blocks(page)
     ours = prose.by_rules(given)
     text = _rendered(given, ours, form)
     if LESS * len(main) <= len(text) <= MORE * len(main):
@@ -88,6 +88,19 @@ def extract(
 def clean(text: str) -> str:
     """NFC, no control characters, one space or line break where there were several, one blank line between paragraphs."""
     return _BLANK.sub(_line_break, _SPACES.sub(" ", normal(text))).strip()
+
+
+def _blocks(page: document.Document) -> list[blocks.Block]:
+    """Of the page, marked by region.py; none where libxml2 refuses it."""
+    try:
+        root = page.root()
+    except LxmlError:
+        return []
+    if root is None:
+        return []
+    given = blocks.blocks(root, region.drops)
+    region.Region(root, given)
+    return given
 
 
 def _rendered(given: list[blocks.Block], retained: list[bool], form: str) -> str:
@@ -119,7 +132,7 @@ def _stated(markup: str, text: str, form: str) -> str:
     if len(body) < STATED * len(text) + AMPLE:
         return ""
     page = document.parse(body)
-    given = blocks.blocks(page.root, region.drops) if page.root is not None else []
+    given = _blocks(page)
     stated = _rendered(given, [True] * len(given), form)
     return stated if len(stated) >= STATED * len(text) + AMPLE else ""
 

@@ -8,6 +8,7 @@ give any name to anything. Lengths are in characters; one of a script without sp
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from data_prep.corpus.blocks import BLOCKS, Block
@@ -56,7 +57,7 @@ def size(text: str) -> int:
 
 def drops(element: Any) -> bool:
     """Whether an inline element is no part of the text around it, by its tag and its names; never one with much text or with blocks."""
-    if not (element.tag in _OTHER or element.attrib) or not _is_named_otherwise(element, 0.0):
+    if not _is_named_otherwise(element, 0.0):
         return False
     length = 0
     for each in element.iter():
@@ -148,13 +149,22 @@ def _is_named_otherwise(element: Any, share: float) -> bool:
         return False
     if tag in _OTHER:
         return tag != "figure" or next(element.iter(*_HOLDS_TEXT), None) is None
-    name = element.get("id") or ""
+    get = element.get
+    classes, name = get("class"), get("id")
+    if (classes or name) and (share < SOME or tag not in ("article", "main")):
+        elsewhere, perhaps = _names(classes or "", name or "")
+        if elsewhere or (share < SOME and perhaps):
+            return True
+    if get("hidden") is not None or get("aria-hidden") == "true":
+        return True
+    style = get("style")
+    return bool(style and _HIDDEN.search(style))
+
+
+@lru_cache(maxsize=8192)
+def _names(classes: str, name: str) -> tuple[bool, bool]:
+    """Whether class names and an id say that a part is not the page's text, or that it may not be."""
     if name.count("-") + name.count("_") > 2:  # an anchor made of a heading's words
         name = ""
-    role = f"{element.get('class') or ''} {name}"
-    if len(role) > 1 and (share < SOME or tag not in ("article", "main")):
-        if _IS_ELSEWHERE.search(role) or (share < SOME and _IS_PERHAPS.search(role)):
-            return True
-    if element.get("hidden") is not None or element.get("aria-hidden") == "true":
-        return True
-    return bool(_HIDDEN.search(element.get("style") or ""))
+    role = f"{classes[:1000]} {name[:1000]}"
+    return bool(_IS_ELSEWHERE.search(role)), bool(_IS_PERHAPS.search(role))
