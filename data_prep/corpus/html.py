@@ -23,7 +23,7 @@ ENGINES = ("best", "trafilatura", "resiliparse")
 AMPLE = 200  # characters of main text with which a page is not empty, whatever counts as one
 LESS, MORE = 0.7, 1.1  # of resiliparse's main text: outside of these, what the rules retain is doubted
 DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and returned the complete page with its menus
-NOTHING_NEW, LITTLE_LESS, CONFIRMED = 0.05, 0.5, 0.5  # see _decided
+NOTHING_NEW, LITTLE_LESS, CONFIRMED = 0.05, 0.5, 0.5  # see _retained
 COVERED = 0.8  # of trafilatura's text in blocks: with less, it is taken as it is
 STATED = 3.0  # times the page's own text that the text of its JSON-LD must be longer, and AMPLE, to be taken for it
 _BLANK = re.compile(r"[^\S\n]*\n[^\S\n]*(?:\n\s*)?")
@@ -65,8 +65,8 @@ def extract(
         return Found(title, clean(main))
     given = _blocks(page)
     ours = prose.by_rules(given)
-    text = _rendered(given, ours, form)
-    if LESS * len(main) <= len(text) <= MORE * len(main):
+    text = rendered(given, ours, form)
+    if agrees(text, main):
         return Found(title, text)
     if stated := _stated(markup, text or main, form):
         return Found(title, stated)
@@ -79,10 +79,20 @@ def extract(
         if not quick.text:
             raise
         return quick
+    return Found(title, decided(given, ours, quick.text, main, slow, form))
+
+
+def agrees(text: str, main: str) -> bool:
+    """Whether the rules found about as much text as resiliparse."""
+    return LESS * len(main) <= len(text) <= MORE * len(main)
+
+
+def decided(given: list[blocks.Block], ours: list[bool], quick: str, main: str, slow: str, form: str = "text") -> str:
+    """The text of a page whose rules, which retain `ours`, are doubted; quick: their text, main: resiliparse's, slow: trafilatura's."""
     if not slow or len(slow) > DUMP * len(main) + AMPLE:
-        return Found(title, quick.text)
-    decided = _decided(given, ours, prose.held(given, main), prose.held(given, slow), len(slow))
-    return Found(title, clean(slow) if decided is None else _rendered(given, decided, form))
+        return quick
+    retained = _retained(given, ours, prose.held(given, main), prose.held(given, slow), len(slow))
+    return clean(slow) if retained is None else rendered(given, retained, form)
 
 
 def clean(text: str) -> str:
@@ -103,12 +113,13 @@ def _blocks(page: document.Document) -> list[blocks.Block]:
     return given
 
 
-def _rendered(given: list[blocks.Block], retained: list[bool], form: str) -> str:
+def rendered(given: list[blocks.Block], retained: list[bool], form: str = "text") -> str:
+    """The retained blocks as NFC text without control characters."""
     text = render.render([block for block, is_text in zip(given, retained, strict=True) if is_text], form)
     return _C1.sub("", normal(text)).strip("\n")
 
 
-def _decided(given: list[blocks.Block], ours: list[bool], main: list[bool], slow: list[bool], length: int) -> list[bool] | None:
+def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slow: list[bool], length: int) -> list[bool] | None:
     """The blocks of a doubted page; None when trafilatura's text, of this length, is mostly elsewhere.
 
     The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's.
@@ -133,7 +144,7 @@ def _stated(markup: str, text: str, form: str) -> str:
         return ""
     page = document.parse(body)
     given = _blocks(page)
-    stated = _rendered(given, [True] * len(given), form)
+    stated = rendered(given, [True] * len(given), form)
     return stated if len(stated) >= STATED * len(text) + AMPLE else ""
 
 

@@ -1,7 +1,7 @@
 """Retained text blocks as plain text or as Markdown (CommonMark with the tables of GitHub Flavored Markdown).
 
-Plain text: a block per line, list items after "- " or their number, a table row per line with tabs between its cells, code as it is
-written. Markdown: headings, nested lists, pipe tables, fenced code, block quotations, a blank line between blocks.
+Plain text: a block per line, list items after "- ", a table row per line with tabs between its cells, code as it is
+written. Markdown: headings, nested and numbered lists, pipe tables, fenced code, block quotations, a blank line between blocks.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def _plain(given: list[Block]) -> Iterator[str]:
             continue
         starts = part.item is not None and part.item is not item and part.kind not in HEADINGS and part.code is None
         item = part.item
-        marker = (f"{part.item.number}. " if part.item.number else "- ") if starts and part.item else ""
-        yield marker + part.text
+        yield f"- {part.text}" if starts else part.text
 
 
 def _markdown(given: list[Block]) -> str:
