@@ -21,7 +21,7 @@ from data_prep.corpus.charset import normal
 
 ENGINES = ("best", "trafilatura", "resiliparse")
 AMPLE = 200  # characters of main text with which a page is not empty, whatever counts as one
-LESS, MORE = 0.7, 1.1  # of resiliparse's main text: outside of these, what the rules retain is doubted
+LESS, MORE = 0.6, 1.05  # of resiliparse's main text: outside of these, what the rules retain is doubted
 DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and returned the complete page with its menus
 NOTHING_NEW, LITTLE_LESS, CONFIRMED = 0.05, 0.5, 0.5  # see _retained
 COVERED = 0.8  # of trafilatura's text in blocks: with less, it is taken as it is
@@ -64,7 +64,7 @@ def extract(
     if engine == "resiliparse":
         return Found(title, clean(main))
     given = _blocks(page)
-    ours = prose.by_rules(given)
+    ours = prose.with_outside(given, prose.by_rules(given), main)
     text = rendered(given, ours, form)
     if agrees(text, main):
         return Found(title, text)

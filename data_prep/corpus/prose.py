@@ -7,10 +7,10 @@ what they give on sites that no choice has seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from data_prep.corpus.blocks import HEADINGS, ITEMS, PLACED, Block
+from data_prep.corpus.region import KINDS
 
 LINKED_BLOCK = 0.6  # of a block's characters in links: beyond it the block is no text but a way to some
 LINKED_LIST = 0.4  # the same of a complete list or table
@@ -18,10 +18,14 @@ LONG_LINKED = 200  # characters of a paragraph that is retained though most of i
 LOOSE = 80  # characters of text outside of paragraphs, list items, cells and headings, below which it is taken for a label
 NOTICE, LONG_NOTICE = 120, 400  # characters below which a block with a copyright sign, with a year after it, is a notice
 LEAD = 100  # characters of a paragraph between a page's heading and its region that belongs to the text
+OUTSIDE_LINKED = 0.1  # of such a block's characters in links
+OUTSIDE = 200  # characters of a block outside of the region that belongs to the text when another extractor retains it too
 SHORT_KEY = 16  # letters and digits, below which a block is found in another text as a complete line only
 _YEAR = re.compile(r"©\s*(?:\d{4}|[Cc]opyright|by\b)")
 _NOT_WORD = re.compile(r"[\W_]+")
+_OUTSIDE_KINDS = frozenset((*KINDS, "div", "td"))
 _APART = frozenset(("nav", "header", "footer", "aside", "form", "figure", "figcaption", "dialog", "menu", "button", "li", "td", "th"))
+_OUTSIDE_APART = _APART - {"td"}
 _PICTURE = re.compile(r"caption|credit|image|gallery|slide|comment|cookie|consent|advert|newsletter|related", re.IGNORECASE)
 
 
@@ -61,8 +65,32 @@ def leads(given: list[Block]) -> set[int]:
         if given[at].kind == "p"
         and len(given[at].text) >= LEAD
         and given[at].linked <= 0.3 * len(given[at].text)
-        and not any(above.tag in _APART or _PICTURE.search(_role(above)) for above in (given[at].element, *given[at].element.iterancestors()))
+        and not any(above.tag in _APART or _PICTURE.search(_role(above)) for above in _line(given[at]))
     }
+
+
+def with_outside(given: list[Block], retained: list[bool], main: str) -> list[bool]:
+    """The retained blocks and the long ones outside of the region that another extractor's text, `main`, contains too."""
+    more = [
+        at
+        for at, block in enumerate(given)
+        if not (block.inside or block.refused or retained[at])
+        and block.kind in _OUTSIDE_KINDS
+        and len(block.text) >= OUTSIDE
+        and block.linked <= OUTSIDE_LINKED * len(block.text)
+        and not any(above.tag in _OUTSIDE_APART for above in _line(block))
+    ]
+    if not more:
+        return retained
+    found = list(retained)
+    for at, confirmed in zip(more, held([given[at] for at in more], main), strict=True):
+        found[at] = confirmed
+    return found
+
+
+def _line(block: Block) -> list[Any]:
+    """The block's element and those around it."""
+    return [block.element, *block.element.iterancestors()]
 
 
 def _role(element: Any) -> str:

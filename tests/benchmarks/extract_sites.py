@@ -71,7 +71,7 @@ def candidates(pages: list[Any], score: Score) -> list[list[Candidate]]:
             for name, value in choice.items():
                 setattr(region, name, value)
             region.Region(root, given)
-            ours = prose.by_rules(given)
+            ours = prose.with_outside(given, prose.by_rules(given), main)
             if tuple(ours) not in known:
                 text = html.rendered(given, ours)
                 doubted = html.decided(given, ours, text or html.clean(main), main, slow)
