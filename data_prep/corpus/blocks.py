@@ -114,32 +114,31 @@ class _Walk:
 
     def close(self) -> None:
         """End the block that is being collected."""
-        if self.pieces:
-            joined = "".join(self.pieces)
-            self.pieces.clear()
-            text = _code(joined) if self.preformatted else _collapsed(joined)
-            if text:
-                element = self.open[-1] if self.open else None
-                self.blocks.append(
-                    Block(
-                        element.tag if element is not None else "",
-                        text,
-                        self.linked,
-                        self.groups[-1] if self.groups else None,
-                        element,
-                        self.items[-1] if self.items else None,
-                        self.cells[-1] if self.cells else None,
-                        _language(self.preformatted[0]) if self.preformatted else None,
-                        bool(self.quotes),
-                    )
+        joined = "".join(self.pieces)
+        self.pieces.clear()
+        text = _code(joined) if self.preformatted else _collapsed(joined)
+        if text:
+            element = self.open[-1] if self.open else None
+            self.blocks.append(
+                Block(
+                    element.tag if element is not None else "",
+                    text,
+                    self.linked,
+                    self.groups[-1] if self.groups else None,
+                    element,
+                    self.items[-1] if self.items else None,
+                    self.cells[-1] if self.cells else None,
+                    _language(self.preformatted[0]) if self.preformatted else None,
+                    bool(self.quotes),
                 )
+            )
         self.linked = 0
 
     def enter(self, tag: str, element: Any) -> None:
         """A block-level element starts."""
         if self.preformatted:
             self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-        else:
+        elif self.pieces:
             self.close()
         style = element.get("style")
         if tag in _PREFORMATTED or (style and _PRE_STYLE.search(style)):
@@ -175,7 +174,7 @@ class _Walk:
         """A block-level element ends."""
         if self.preformatted and self.preformatted[0] is not element:
             self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-        else:
+        elif self.pieces:
             self.close()
         if len(self.preformatted) < 2:
             self.open.pop()
@@ -227,7 +226,7 @@ def blocks(root: Any, dropped: Callable[[Any], bool]) -> list[Block]:
             elif tag == "a":
                 walk.links -= 1
             text = None if element is root else element.tail
-        if text:
+        if text and (walk.pieces or walk.preformatted or not text.isspace()):
             walk.pieces.append(text)
             if walk.links:
                 walk.linked += len(text.strip())
