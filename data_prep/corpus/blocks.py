@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from lxml.etree import iterwalk
@@ -87,7 +88,7 @@ class _Table:
         at, width = self.column, _span(element, "colspan")
         rows = _span(element, "rowspan")
         if rows > 1:
-            self.taken |= {column: rows for column in range(at, at + min(width, 50))}
+            self.taken |= dict.fromkeys(range(at, at + min(width, 50)), rows)
         self.column = at + width
         return Cell(self.element, max(self.row, 0), at, element.tag == "th")
 
@@ -245,7 +246,7 @@ def _code(text: str) -> str:
     """Preformatted text without trailing whitespace and without blank lines around it; "" for a column of line numbers."""
     if _LINE_NUMBERS.match(text):
         numbers = text.split()
-        if all(int(after) == int(before) + 1 for before, after in zip(numbers, numbers[1:], strict=False)):
+        if all(int(after) == int(before) + 1 for before, after in pairwise(numbers)):
             return ""
     lines = [line.rstrip() for line in text.replace("\u00a0", " ").split("\n")]
     while lines and not lines[0]:

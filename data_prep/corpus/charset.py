@@ -37,9 +37,12 @@ _MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "eu
 _ASCII = re.compile("[\x00-\x7f]+")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
 _QUOTES = frozenset("\"'")
-_WEB = """windows-1250 windows-1251 windows-1252 windows-1253 windows-1254 windows-1255 windows-1256 windows-1257 windows-1258
-    iso-8859-2 iso-8859-5 iso-8859-6 iso-8859-7 iso-8859-8 iso-8859-13 koi8-r koi8-u ibm866 tis-620 macintosh
-    utf-8 utf-16-le utf-16-be euc-kr cp949 shift_jis cp932 euc-jp iso-2022-jp gb18030 big5""".split()
+_CJK = ("euc-kr", "cp949", "shift_jis", "cp932", "euc-jp", "iso-2022-jp", "gb18030", "big5")
+_WEB = (  # the encodings of the Encoding standard that chardet tells apart
+    *("utf-8", "utf-16-le", "utf-16-be", "koi8-r", "koi8-u", "ibm866", "tis-620", "macintosh", *_CJK),
+    *(f"windows-{number}" for number in range(1250, 1259)),
+    *(f"iso-8859-{number}" for number in (2, 5, 6, 7, 8, 13)),
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,9 @@ def _is_multibyte_utf8(body: bytes) -> bool:
 def _is_surely_utf8(body: bytes) -> bool:
     """Whether valid UTF-8 is long enough not to be text in a multi-byte encoding by chance."""
     runs = _FOREIGN.findall(body)
-    return any(byte >= 0xE0 for run in runs for byte in run[:64]) and any(len(run) >= 3 for run in runs) or sum(map(len, runs)) >= 2 * SURE_UTF_8
+    return (any(byte >= 0xE0 for run in runs for byte in run[:64]) and any(len(run) >= 3 for run in runs)) or sum(
+        map(len, runs)
+    ) >= 2 * SURE_UTF_8
 
 
 def composed(markup: str) -> str:

@@ -138,9 +138,7 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
             meanwhile(replace(answer, last=False))
 
     try:
-        found = html.extract(
-            decoded.text, question.engine, question.least, quickly, form=question.form, is_xhtml=question.is_xhtml
-        )
+        found = html.extract(decoded.text, question.engine, question.least, quickly, form=question.form, is_xhtml=question.is_xhtml)
     except MemoryError:
         return Answer(reason="memory")
     except Exception:  # whatever a parser raises on a hostile page is the page's fault; it is counted under this reason

@@ -33,10 +33,8 @@ _SYMBOLS = {
     "ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℕ": r"\mathbb{N}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ϵ": r"\epsilon", "ϕ": r"\phi",
     "ε": r"\varepsilon", "φ": r"\varphi", "ϑ": r"\vartheta", "ς": r"\varsigma", "∣": r"\mid", "∎": r"\blacksquare", "□": r"\square",
 }  # fmt: skip
-_FUNCTIONS = frozenset(
-    """sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan exp log ln lg lim limsup liminf max min sup inf det dim ker deg gcd
-    arg hom Pr""".split()
-)
+_TRIGONOMETRY = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan"
+_FUNCTIONS = frozenset(f"{_TRIGONOMETRY} exp log ln lg lim limsup liminf max min sup inf det dim ker deg gcd arg hom Pr".split())
 _ACCENTS = {
     "^": r"\hat", "ˆ": r"\hat", "~": r"\tilde", "˜": r"\tilde", "¯": r"\bar", "‾": r"\overline", "→": r"\vec", "⃗": r"\vec", ".": r"\dot",
     "˙": r"\dot", "¨": r"\ddot", "ˇ": r"\check", "˘": r"\breve", "⏞": r"\overbrace",
@@ -191,25 +189,26 @@ def _leaf(element: Any) -> str:
 
 def _tex(element: Any, depth: int = 0) -> str:
     tag, parts = element.tag, _children(element)
-    if depth > _MAX_DEPTH:
-        return ""
-    if tag in ("mi", "mn", "mo", "mtext", "ms"):
-        return _leaf(element)
-    if tag in _PAIRS and len(parts) == 2:
-        return _PAIRS[tag](parts, depth)
-    if tag == "msqrt":
-        return rf"\sqrt{{{_joined(_row(element, depth))}}}"
-    if tag in ("msubsup", "munderover") and len(parts) == 3:
-        return f"{_group(parts[0], depth)}_{_group(parts[1], depth)}^{_group(parts[2], depth)}"
-    if tag == "mtable":
+    tex = ""
+    if depth > _MAX_DEPTH or tag in ("mspace", "mphantom", "none", "mprescripts"):
+        pass
+    elif tag in ("mi", "mn", "mo", "mtext", "ms"):
+        tex = _leaf(element)
+    elif tag in _PAIRS and len(parts) == 2:
+        tex = _PAIRS[tag](parts, depth)
+    elif tag == "msqrt":
+        tex = rf"\sqrt{{{_joined(_row(element, depth))}}}"
+    elif tag in ("msubsup", "munderover") and len(parts) == 3:
+        tex = f"{_group(parts[0], depth)}_{_group(parts[1], depth)}^{_group(parts[2], depth)}"
+    elif tag == "mtable":
         rows = (" & ".join(_joined(_row(cell, depth)) for cell in _children(row)) for row in _children(element))
-        return r"\begin{matrix} " + r" \\ ".join(rows) + r" \end{matrix}"
-    if tag == "mfenced":
+        tex = r"\begin{matrix} " + r" \\ ".join(rows) + r" \end{matrix}"
+    elif tag == "mfenced":
         inside = (element.get("separators") or ",").strip()[:1].join(_row(element, depth))
-        return rf"\left{_symbols(element.get('open') or '(')} {inside} \right{_symbols(element.get('close') or ')')}"
-    if tag in ("mspace", "mphantom", "none", "mprescripts"):
-        return ""
-    return _joined(_row(element, depth))
+        tex = rf"\left{_symbols(element.get('open') or '(')} {inside} \right{_symbols(element.get('close') or ')')}"
+    else:
+        tex = _joined(_row(element, depth))
+    return tex
 
 
 def _over(parts: list[Any], depth: int) -> str:

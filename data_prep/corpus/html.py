@@ -63,12 +63,18 @@ def extract(
         return Found(title, clean(_trafilatura(page.markup, favor_precision=True)))
     if engine == "resiliparse":
         return Found(title, clean(main))
+    return _best(markup, page, title, main, form, meanwhile)
+
+
+def _best(markup: str, page: document.Document, title: str, main: str, form: str, meanwhile: Callable[[Found], None] | None) -> Found:
+    """What the rules find, or on a page that they are doubted on, what trafilatura decides."""
     given = _blocks(page)
     ours = prose.with_outside(given, prose.by_rules(given), main)
-    text = rendered(given, ours, form)
-    if agrees(text, main):
+    plain = rendered(given, ours)
+    text = plain if form == "text" else rendered(given, ours, form)
+    if agrees(plain, main):
         return Found(title, text)
-    if stated := _stated(markup, text or main, form):
+    if stated := _stated(markup, plain or main, form):
         return Found(title, stated)
     quick = Found(title, text or clean(main), cut_short=True)
     if meanwhile:
@@ -122,7 +128,8 @@ def rendered(given: list[blocks.Block], retained: list[bool], form: str = "text"
 def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slow: list[bool], length: int) -> list[bool] | None:
     """The blocks of a doubted page; None when trafilatura's text, of this length, is mostly elsewhere.
 
-    The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's.
+    The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's
+    and the rules' code, which both extractors take for a picture when it is in a figure.
     """
 
     def characters(of: list[bool], without: list[bool] | None = None, within: list[bool] | None = None) -> int:
@@ -134,7 +141,9 @@ def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slo
     adds_nothing = characters(slow, ours) <= NOTHING_NEW * characters(slow)
     if retained and adds_nothing and lacking <= LITTLE_LESS * retained and characters(ours, slow, main) >= CONFIRMED * lacking:
         return ours
-    return slow if characters(slow) >= COVERED * length else None
+    if characters(slow) < COVERED * length:
+        return None
+    return [theirs or (own and block.code is not None) for block, own, theirs in zip(given, ours, slow, strict=True)]
 
 
 def _stated(markup: str, text: str, form: str) -> str:

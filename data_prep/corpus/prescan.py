@@ -15,10 +15,10 @@ _CHARSET = re.compile(rb"charset[\t\n\x0c\r ]*(=?)", re.IGNORECASE)
 
 
 def labels(body: bytes) -> Iterator[str]:
-    """The labels that each <meta> declares, in their order, then that of the XML declaration. Whether one is known is the caller's to say."""
+    """The labels that each <meta> declares, in their order, then that of the XML declaration; known labels or not."""
     start = body[:PRESCAN_BYTES]
     at = 0 if _ANY.search(start) else len(start)
-    while 0 <= (at := start.find(b"<", at)):
+    while (at := start.find(b"<", at)) >= 0:
         if start.startswith(b"<!--", at):
             end = start.find(b"-->", at + 2)
             at = end + 3 if end >= 0 else len(start)

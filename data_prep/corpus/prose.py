@@ -107,7 +107,7 @@ def _is_text(block: Block, groups: dict[Any, tuple[int, int]]) -> bool:
         return False
     if length < LONG_NOTICE and "©" in block.text and (length < NOTICE or _YEAR.search(block.text)):
         return False
-    return block.kind in PLACED or length >= LOOSE
+    return block.kind in PLACED or block.code is not None or length >= LOOSE
 
 
 def held(given: list[Block], text: str) -> list[bool]:

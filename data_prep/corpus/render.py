@@ -37,7 +37,7 @@ def _plain(given: list[Block]) -> Iterator[str]:
 
 def _markdown(given: list[Block]) -> str:
     written: list[tuple[str, bool]] = []  # text, and whether it follows the one before without a blank line
-    item = None
+    item, group = None, None
     for part in _parts(given):
         if isinstance(part, list):
             written.append((_pipes(part), False))
@@ -50,12 +50,13 @@ def _markdown(given: list[Block]) -> str:
             if part.item is not item:
                 first, *rest = lines
                 lines = [indent + marker + first, *(indent + " " * len(marker) + line if line else line for line in rest)]
-                written.append(("\n".join(lines), item is not None))
+                same = item is not None and (item.depth != part.item.depth or part.group is group)
+                written.append(("\n".join(lines), same))
             else:
                 written.append(("\n".join(indent + " " * len(marker) + line if line else line for line in lines), False))
         else:
             written.append(("\n".join(lines), False))
-        item = part.item
+        item, group = part.item, part.group
     text = ""
     for piece, follows in written:
         text += ("\n" if follows else "\n\n" if text else "") + piece

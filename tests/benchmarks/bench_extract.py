@@ -169,7 +169,10 @@ def cross_validated(sets: dict[str, list[Page]]) -> str:
     pages = [each for pages in sets.values() for each in pages]
     scored, chosen, choices = extract_sites.cross_validate(pages, score)
     peers = {name: engine for name, engine in engines().items() if name in (PEER, PRECISE)}
-    lines = [f"Chosen by all sites that choose: {chosen}", *(f"{count} sites left out: {choice}" for choice, count in choices.most_common())]
+    lines = [
+        f"Chosen by all sites that choose: {chosen}",
+        *(f"{count} sites left out: {choice}" for choice, count in choices.most_common()),
+    ]
     lines += ["", "| engine | sites | articles F1 | wanted | unwanted | readability F1 |", "|---|---|---|---|---|---|"]
     lines += extract_sites.report(scored, "textmill, cross-validated")
     for name, engine in peers.items():
