@@ -1,10 +1,11 @@
 """Pairs of segments as batches: masked tokens, and whether B follows A (NSP) or stands in the right order (SOP).
 
 [CLS] A [SEP] B [SEP]. NSP: Devlin et al. 2019, section 3.1 and appendix A.2; SOP: Lan et al. 2020, section 3.1.
-Here every random B is from another document (the reference code gives up after ten tries, and makes lone sentences
-random always), it begins where that document's own B would, and it takes whole sentences up to the length of the B
-it stands for: so neither length nor place in the document tells the two classes apart. What is too long loses words of
-the longer side; the part that stays is a window at a uniformly random place (the reference flips a coin for each word).
+Here every random B is of another document that is like the pair's own (partners.py), starts at the position of the B it
+replaces and takes as many whole sentences as come nearest to its length: neither lengths nor counts nor positions tell the
+two classes apart (the reference code takes sentences until the target length, tries ten times for another document, and
+makes lone sentences random always). What is too long loses words of the longer side; the part that stays is a window at a
+uniformly random place (the reference flips a coin for each word).
 Letters: B sequences, L positions.
 """
 
@@ -19,12 +20,14 @@ from infra.errors import ArtifactError, ConfigError
 from training.feed.batch import Batch
 from training.feed.masking import Masker
 from training.feed.order import Plan
+from training.feed.partners import WORDS, Floats, Partners
 from training.feed.random import U64, below, draws, fold
 from training.feed.views import I64, Rows, Shards
 
 SPECIALS = 3
-TRIES = 8  # draws of another document before the next one in line is taken
 COIN, CUT_A, CUT_B, PARTNER = 0, 1, 2, 3  # numbers of an example's draws
+AT_ONCE = 1 << 20  # pairs whose documents are looked up together
+OFF = 0.05  # how far tokens, sentences and the document's sentences of a random B may lie from those it stands for, where there are such
 PAIRING, MASKING = 1, 2  # streams under an example's key
 
 
@@ -49,22 +52,20 @@ class PairSource:
         self._first, self._count = documents.numbers("first"), documents.numbers("sentences")
         self._length, self._specials, self._masker, self._task = length, specials, masker, task
         self.examples, self.pad = len(self._pairs), specials["pad"]
-        if task == "nsp" and self.examples:
-            ends = self._document(self._rows(self._start, np.array([0, self.examples - 1])))
-            if ends[0] == ends[1]:
-                raise ConfigError("mlm+nsp needs two documents with pairs, here is one: take mlm+sop, or more text")
+        self._partners = self._match() if task == "nsp" and self.examples else None
 
     def plan(self, index: I64, key: U64) -> Plan:
         """Token places of A and B after truncation, the label, and the sentence rows they come from."""
-        draw = draws(fold(key, PAIRING), PARTNER + TRIES)
+        draw = draws(fold(key, PAIRING), PARTNER + (WORDS if self._task == "nsp" else 0))
         start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
         a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
         b0, b_row = a1, split
         coin = draw[:, COIN] >> np.uint64(63) == 1
-        if self._task == "nsp":
-            b_row = np.where(coin, self._rows(self._split, self._partner(index, start, draw)), split)
-            other0, other1 = self._other(b_row, b1 - a1)
-            b0, b1 = np.where(coin, other0, b0), np.where(coin, other1, b1)
+        if self._partners is not None:
+            chosen = np.flatnonzero(coin)
+            b_row, b0, b1 = b_row.copy(), b0.copy(), b1.copy()
+            spans = (a1 - a0)[chosen], (b1 - a1)[chosen], (end - split)[chosen]
+            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(split[chosen], *spans, draw[chosen, PARTNER:])
         elif self._task == "sop":
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
@@ -84,24 +85,56 @@ class PairSource:
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
 
-    def _partner(self, index: I64, start: I64, draw: U64) -> I64:
-        """Another pair, of another document."""
-        own = self._document(start)
-        partner = below(draw[:, PARTNER], self.examples)
-        for attempt in range(1, TRIES + self.examples):
-            same = np.flatnonzero(self._document(self._rows(self._start, partner)) == own)
-            if not len(same):
-                break
-            again = below(draw[same, PARTNER + attempt], self.examples) if attempt < TRIES else (partner[same] + 1) % self.examples
-            partner[same] = again
-        return partner
+    def _replaced(self, split: I64, a: I64, b: I64, sentences: I64, words: U64) -> tuple[I64, I64, I64]:
+        """A random B for each pair: its first row and token places. a, b: tokens of A and of the B it replaces; sentences: of that B."""
+        assert self._partners is not None
+        own, room = self._document(split), self._length - SPECIALS
+        depth, size = split - self._begin(own), self._count.at(own)
+        last_one = depth + sentences == size
 
-    def _other(self, rows: I64, wanted: I64) -> tuple[I64, I64]:
-        """From sentence rows on, whole sentences of the same document until `wanted` tokens."""
-        document = self._document(rows)
-        shard = self._sentences.shard_of(rows)
-        last = self._first.at(document) + self._count.at(document) + self._sentences.starts[shard]
-        return self._tokens.places(rows), self._tokens.reach(rows, wanted, last)
+        def cost(positions: I64, candidates: I64) -> Floats:
+            """A B that fills the sequence, or ends its document, or does not, is replaced by one of its kind; then comes the rest."""
+            wanted, count, of_a, of_b = b[positions], sentences[positions], a[positions], size[positions]
+            row, taken, first, last = self._like(candidates, depth[positions], of_b, wanted)
+            full = (of_a + wanted >= room) != (of_a + last - first >= room)
+            moved = row - self._begin(candidates) != depth[positions]
+            ends = (row - self._begin(candidates) + taken == self._count.at(candidates)) != last_one[positions]
+            off, more = np.abs(last - first - wanted) / wanted, np.abs(taken - count) / count
+            grown = np.abs(np.log(self._count.at(candidates) / of_b))
+            unlike = np.maximum(off - OFF, 0) * 4 + np.maximum(more - OFF, 0) * 2 + np.maximum(grown - OFF, 0)
+            cost: Floats = full * 100.0 + ends * 30.0 + moved * 10.0 + unlike
+            return cost
+
+        row, _, first, last = self._like(self._partners.draw(own, words, cost), depth, size, b)
+        return row, first, last
+
+    def _like(self, document: I64, depth: I64, size: I64, wanted: I64) -> tuple[I64, ...]:
+        """Sentences of a document as near to `wanted` tokens as whole ones come, from sentence `depth` on: row, how many, places.
+
+        In a document that ends too soon from the same share of its sentences on. size: sentences of the document that depth counts in.
+        """
+        begin, count = self._begin(document), self._count.at(document)
+        row = begin + np.where(depth < count, depth, depth * count // size)
+        last, taken = self._tokens.nearest(row, wanted, begin + count)
+        return row, taken, self._tokens.places(row), last
+
+    def _begin(self, document: I64) -> I64:
+        """The row of a document's first sentence."""
+        return self._first.at(document) + self._sentences.starts[self._documents.shard_of(document)]
+
+    def _match(self) -> Partners:
+        """The documents that pairs of this split are of, by sentences and tokens per sentence.
+
+        Raises ConfigError when all pairs are of one document.
+        """
+        every = range(0, self.examples, AT_ONCE)
+        found = [np.unique(self._document(self._rows(self._start, np.arange(i, min(i + AT_ONCE, self.examples))))) for i in every]
+        documents = np.unique(np.concatenate(found))
+        if len(documents) < 2:
+            raise ConfigError("mlm+nsp needs two documents with pairs, here is one: take mlm+sop, or more text")
+        count, begin = self._count.at(documents), self._begin(documents)
+        tokens = self._tokens.places(begin + count) - self._tokens.places(begin)
+        return Partners(documents, (count.astype(np.float64), tokens / count))
 
     def _truncate(self, a0: I64, a1: I64, b0: I64, b1: I64, draw: U64) -> tuple[I64, I64, I64, I64]:
         """The lengths that taking one word at a time from the longer side would leave."""
