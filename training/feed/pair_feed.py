@@ -12,6 +12,7 @@ Letters: B sequences, L positions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +23,27 @@ from training.feed.masking import Masker
 from training.feed.order import Plan
 from training.feed.partners import WORDS, Floats, Partners
 from training.feed.random import U64, below, draws, fold
-from training.feed.views import I64, Rows, Shards
+from training.feed.views import BOOL, I64, Rows, Shards
 
 SPECIALS = 3
 COIN, CUT_A, CUT_B, PARTNER = 0, 1, 2, 3  # numbers of an example's draws
 AT_ONCE = 1 << 20  # pairs whose documents are looked up together
 OFF = 0.05  # how far tokens, sentences and the document's sentences of a random B may lie from those it stands for, where there are such
 PAIRING, MASKING = 1, 2  # streams under an example's key
+
+
+class Seat(NamedTuple):
+    """Where Bs stand that are to be replaced; [pairs] each."""
+
+    depth: I64  # sentences of the document before B
+    before: I64  # and before A
+    sentences: I64
+    ends: BOOL  # whether B ends the document
+    size: I64  # sentences of the document
+    tokens: I64
+
+    def at(self, positions: I64) -> Seat:
+        return Seat(*(column[positions] for column in self))
 
 
 class PairSource:
@@ -65,7 +80,7 @@ class PairSource:
             chosen = np.flatnonzero(coin)
             b_row, b0, b1 = b_row.copy(), b0.copy(), b1.copy()
             spans = (a1 - a0)[chosen], (b1 - a1)[chosen], (end - split)[chosen]
-            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(split[chosen], *spans, draw[chosen, PARTNER:])
+            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(start[chosen], split[chosen], *spans, draw[chosen, PARTNER:])
         elif self._task == "sop":
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
@@ -85,37 +100,44 @@ class PairSource:
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
 
-    def _replaced(self, split: I64, a: I64, b: I64, sentences: I64, words: U64) -> tuple[I64, I64, I64]:
+    def _replaced(self, first_A: I64, split: I64, a: I64, b: I64, sentences: I64, words: U64) -> tuple[I64, I64, I64]:
         """A random B for each pair: its first row and token places. a, b: tokens of A and of the B it replaces; sentences: of that B."""
         assert self._partners is not None
         own, room = self._document(split), self._length - SPECIALS
-        depth, size = split - self._begin(own), self._count.at(own)
-        last_one = depth + sentences == size
+        size, begin = self._count.at(own), self._begin(own)
+        seat = Seat(split - begin, first_A - begin, sentences, split - begin + sentences == size, size, b)
 
-        def cost(positions: I64, candidates: I64) -> Floats:
+        def cost(positions: I64, candidates: I64, word: U64) -> Floats:
             """A B that fills the sequence, or ends its document, or does not, is replaced by one of its kind; then comes the rest."""
-            wanted, count, of_a, of_b = b[positions], sentences[positions], a[positions], size[positions]
-            row, taken, first, last = self._like(candidates, depth[positions], of_b, wanted)
-            full = (of_a + wanted >= room) != (of_a + last - first >= room)
-            moved = row - self._begin(candidates) != depth[positions]
-            ends = (row - self._begin(candidates) + taken == self._count.at(candidates)) != last_one[positions]
-            off, more = np.abs(last - first - wanted) / wanted, np.abs(taken - count) / count
-            grown = np.abs(np.log(self._count.at(candidates) / of_b))
-            unlike = np.maximum(off - OFF, 0) * 4 + np.maximum(more - OFF, 0) * 2 + np.maximum(grown - OFF, 0)
-            cost: Floats = full * 100.0 + ends * 30.0 + moved * 10.0 + unlike
+            its = seat.at(positions)
+            row, taken, first, last = self._like(candidates, its, word)
+            count, of_a, depth = self._count.at(candidates), a[positions], row - self._begin(candidates)
+            full = (of_a + its.tokens >= room) != (of_a + last - first >= room)
+            ends = (depth + taken == count) != its.ends
+            moved = np.where(its.before == 0, (depth != its.depth) * 10.0, np.abs(np.log((depth + 1.0) / (its.depth + 1.0))))
+            off = np.abs(last - first - its.tokens) / its.tokens
+            more = np.abs(taken - its.sentences) / its.sentences
+            terms = ((off, 4.0), (more, 2.0), (moved, 1.0), (np.abs(np.log(count / its.size)), 1.0))
+            unlike = sum(np.maximum(term - OFF, 0) * weight for term, weight in terms)
+            cost: Floats = full * 100.0 + ends * 30.0 + unlike
             return cost
 
-        row, _, first, last = self._like(self._partners.draw(own, words, cost), depth, size, b)
+        document, word = self._partners.draw(own, words, cost)
+        row, _, first, last = self._like(document, seat, word)
         return row, first, last
 
-    def _like(self, document: I64, depth: I64, size: I64, wanted: I64) -> tuple[I64, ...]:
-        """Sentences of a document as near to `wanted` tokens as whole ones come, from sentence `depth` on: row, how many, places.
+    def _like(self, document: I64, seat: Seat, word: U64) -> tuple[I64, ...]:
+        """Sentences of a document as near to the tokens of a B as whole ones come, from about its position on: row, how many, places.
 
-        In a document that ends too soon from the same share of its sentences on. size: sentences of the document that depth counts in.
+        Exactly from its position where the pair begins its document (A's sentences come before B, no fewer); so that they end the
+        document where B ends its own; in a document that ends too soon from the same share of its sentences on.
         """
         begin, count = self._begin(document), self._count.at(document)
-        row = begin + np.where(depth < count, depth, depth * count // size)
-        last, taken = self._tokens.nearest(row, wanted, begin + count)
+        reach = np.minimum(seat.before, seat.depth // 10)
+        depth = seat.depth - reach + below(word << np.uint64(32), 2 * reach + 1)
+        depth = np.where(seat.ends & (seat.before > 0), np.maximum(count - seat.sentences, 0), depth)
+        row = begin + np.where(depth < count, depth, seat.depth * count // seat.size)
+        last, taken = self._tokens.nearest(row, seat.tokens, begin + count)
         return row, taken, self._tokens.places(row), last
 
     def _begin(self, document: I64) -> I64:

@@ -17,13 +17,13 @@ from training.feed.random import U64, below
 from training.feed.views import I64
 
 Floats = NDArray[np.float64]
-GROUPS = 64  # so many at least, where groups of SMALLEST documents give as many
-SMALLEST, LARGEST = 64, 128  # documents of a group: alike on the one hand, on the other new random Bs in every epoch
-TRIES = 32  # draws from the group, of which the best is taken
+GROUPS = 16  # so many at least, where groups of SMALLEST documents give as many
+SMALLEST, LARGEST = 128, 256  # documents of a group: alike on the one hand, on the other new random Bs in every epoch
+TRIES = 96  # draws from the group, of which the best is taken
 WORDS = TRIES + 1  # of 64 random bits that a draw takes
 BITS = 16  # of an axis: so many bits of quantiles
 
-Cost = Callable[[I64, I64], Floats]  # (positions in the call, candidate documents) -> how unlike; 0 is good enough
+Cost = Callable[[I64, I64, U64], Floats]  # (positions in the call, candidate documents, words) -> how unlike; 0 is good enough
 
 
 class Partners:
@@ -36,8 +36,8 @@ class Partners:
         self._rank[self._order] = np.arange(len(documents), dtype=np.uint32)
         self._group = min(max(SMALLEST, len(documents) // GROUPS), LARGEST)
 
-    def draw(self, own: I64, words: U64, cost: Cost) -> I64:
-        """For each document `own` another one of its group: the first that costs nothing, else the cheapest of TRIES.
+    def draw(self, own: I64, words: U64, cost: Cost) -> tuple[I64, U64]:
+        """For each document `own` another one of its group: the first that costs nothing, else the cheapest of TRIES; and the word drawn.
 
         words: [len(own), WORDS]. Where every draw gave the document itself, one of all others is drawn.
         """
@@ -46,18 +46,20 @@ class Partners:
         group = np.minimum(self._rank[mine].astype(np.int64) // self._group, groups - 1)
         start, members = group * self._group, np.where(group == groups - 1, size - group * self._group, self._group)
         found, lowest, left = np.full(len(own), -1), np.full(len(own), np.inf), np.arange(len(own))
+        word = words[:, TRIES].copy()
         for attempt in range(TRIES):
             drawn = self._order[start[left] + below(words[left, attempt], members[left])].astype(np.int64)
-            costs = np.where(drawn != mine[left], cost(left, self._documents[drawn]), np.inf)
+            costs = np.where(drawn != mine[left], cost(left, self._documents[drawn], words[left, attempt]), np.inf)
             better = costs < lowest[left]
-            found[left[better]], lowest[left[better]] = drawn[better], costs[better]
+            taken = left[better]
+            found[taken], lowest[taken], word[taken] = drawn[better], costs[better], words[taken, attempt]
             left = left[lowest[left] > 0]
             if not len(left):
                 break
         alone = np.flatnonzero(found < 0)
         others = below(words[alone, TRIES], size - 1)
         found[alone] = others + (others >= mine[alone])
-        return self._documents[found]
+        return self._documents[found], word
 
 
 def _curve(axes: tuple[Floats, ...]) -> U64:
