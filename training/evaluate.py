@@ -114,7 +114,9 @@ def no_language_head(model: Artifact) -> str:
     heads = [head.name for head in catalog.load(model.path / MODEL).heads]
     if {"next", "mlm"} & set(heads):
         return ""
-    return f"{model.stage}/{model.fingerprint} has no head that predicts tokens ({', '.join(heads) or 'no head at all'}); no language scores"
+    return (
+        f"{model.stage}/{model.fingerprint} has no head that predicts tokens ({', '.join(heads) or 'no head at all'}); no language scores"
+    )
 
 
 def measure_compare(config: EvaluateConfig, inputs: dict[str, Artifact], out: Path) -> Counts:

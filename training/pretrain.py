@@ -67,7 +67,9 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
 
         same_shape(asdict(backbone), read_card(inputs["init"])["backbone"])
     if (config.keep_best or config.patience) and not held_rows(inputs):
-        raise ConfigError("pretrain.keep_best and patience compare validation losses, but no document is held out; raise encode.valid_share")
+        raise ConfigError(
+            "pretrain.keep_best and patience compare validation losses, but no document is held out; raise encode.valid_share"
+        )
     for length in config.lengths:
         if inputs[examples_name(config, length)].stage != family.examples:
             raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs[examples_name(config, length)].stage}")

@@ -27,7 +27,8 @@ class PretrainConfig:
     positions begin anew with each.
 
     keep: how many of the newest checkpoints stay while training; keep_every: and that of every so many steps. A finished stage keeps
-    none. keep_best: the model is that of the lowest validation loss, not of the last step. guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
+    none. keep_best: the model is that of the lowest validation loss, not of the last step.
+    guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
     stall_seconds: without progress, after which a rank ends itself and the ranks start again; 0: never.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing as mp
 import os
+import random
 import signal
 import time
 from dataclasses import replace
@@ -204,12 +205,15 @@ def test_what_is_learnt_is_fingerprinted_and_how_it_is_shared_out_is_not() -> No
     assert fingerprint(config_of("gpt2")) != fingerprint(config_of("gpt2", overrides={**SMALL, "layers": 3}))
 
 
-BEST = {"tokens": 40 * 8 * LENGTH, "lr": 3e-2, "warmup": 5, "valid_every": 5, "valid_batches": 0, "keep_best": True, "schedule": "constant"}
+WORDS = ["river", "stone", "lamp", "winter", "carpet", "seven", "quiet", "orange", "ladder", "music", "kettle", "garden"]
+# a rate that rises until the training diverges: the lowest loss lies long before the end
+BEST = {"tokens": 14 * 8 * LENGTH, "lr": 0.2, "warmup": 13, "valid_every": 2, "valid_batches": 0, "keep_best": True, "schedule": "constant"}
 
 
 def few(store: Store) -> dict[str, Artifact]:
-    """So little text that a training soon overfits it."""
-    return prepared(store, True, rows=texts(12))
+    """Little text, of words in no order."""
+    rng = random.Random(4)
+    return prepared(store, True, rows=[" ".join(rng.choices(WORDS, k=60)) + "." for _ in range(12)])
 
 
 def weights_of(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -223,67 +227,43 @@ def test_keep_best_publishes_the_weights_of_the_lowest_validation_loss(store: St
     card, measured = read_card(best), [line for line in read(best.file("metrics.jsonl")) if "valid_loss" in line]
     losses = {line["step"] + 1: line["valid_loss"] for line in measured}
     lowest = min(losses, key=lambda step: (losses[step], step))
-    assert len(losses) == 8 and lowest < 40 and losses[lowest] < losses[40] - 0.01, "the training must overfit for this test"
-    assert (card["best_step"], card["steps"]) == (lowest, 40)
-    assert card["valid_loss"] == pytest.approx(losses[lowest], abs=1e-6) and card["last_valid_loss"] == losses[40]
+    assert len(losses) == 7 and lowest < 14 and losses[lowest] < losses[14] - 0.01, "the training must diverge for this test"
+    assert (card["best_step"], card["steps"]) == (lowest, 14)
+    assert card["valid_loss"] == pytest.approx(losses[lowest], abs=1e-6) and card["last_valid_loss"] == losses[14]
     ended = run(PRETRAIN, config_of("gpt2", **{**BEST, "keep_best": False, "tokens": lowest * 8 * LENGTH}), data, store, Here())
     last = run(PRETRAIN, config_of("gpt2", **{**BEST, "keep_best": False}), data, store, Here())
     of_best, of_ended, of_last = (weights_of(artifact) for artifact in (best, ended, last))
     assert all(torch.equal(of_best[name], of_ended[name]) for name in of_best)
     assert not all(torch.equal(of_best[name], of_last[name]) for name in of_best) and "best_step" not in read_card(last)
-    assert len({artifact.fingerprint for artifact in (best, ended, last)}) == 3, "keep_best changes the model, so it changes the fingerprint"
+    assert len({artifact.fingerprint for artifact in (best, ended, last)}) == 3, (
+        "keep_best changes the model, so it changes the fingerprint"
+    )
 
 
 def test_patience_ends_a_training_whose_validation_loss_no_longer_falls(store: Store) -> None:
     data = few(store)
     full = run(PRETRAIN, config_of("gpt2", **BEST), data, store, Here())
     losses = [line["valid_loss"] for line in read(full.file("metrics.jsonl")) if "valid_loss" in line]
-    lowest, stale, expected = math.inf, 0, 40
+    lowest, stale, expected = math.inf, 0, 14
     for number, loss in enumerate(losses, 1):
         lowest, stale = (loss, 0) if loss < lowest else (lowest, stale + 1)
         if stale == 2:
-            expected = 5 * number
+            expected = 2 * number
             break
-    assert expected < 40, "the training must overfit for this test"
+    assert expected < 14, "the training must diverge for this test"
     early = run(PRETRAIN, config_of("gpt2", **BEST, patience=2), data, store, Here())
     assert read_card(early)["steps"] == early.counts["steps"] == expected
     assert read_card(early)["best_step"] == read_card(full)["best_step"]
     assert all(torch.equal(weight, weights_of(full)[name]) for name, weight in weights_of(early).items())
 
 
-def test_a_stopped_training_with_patience_ends_where_an_undisturbed_one_does(store: Store, tmp_path: Path) -> None:
-    """SIGTERM between two validations: how long the loss has not fallen is in the checkpoint."""
-    from training.engine.checkpoint import Lowest
-
-    data, config = few(store), config_of("gpt2", **BEST, patience=2)
-    whole = run(PRETRAIN, config, data, store, Here())
-    steps = read_card(whole)["steps"]
-    assert Lowest().after(2.0).after(2.0).after(1.5).after(1.6) == Lowest(1.5, 1)
-    feed, seen = make_feed(config, data, "train"), []
-    original = type(feed).slice
-
-    def interrupted(self: Any, step: int, rank: int, world: int) -> Any:
-        if not self.shuffled:
-            return original(self, step, rank, world)
-        seen.append(step)
-        if step == steps - 2 and seen.count(step) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, step, rank, world)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(feed), "slice", interrupted)
-        with pytest.raises(Preempted):
-            PRETRAIN.work(config, data, tmp_path, Here())
-        counts = PRETRAIN.work(config, data, tmp_path, Here())
-    assert counts == whole.counts
-    assert all(torch.equal(weight, weights_of(whole)[name]) for name, weight in catalog.load(tmp_path / "model").state_dict().items())
-
-
 def test_keep_best_without_validation_is_refused_before_any_step(store: Store) -> None:
     with pytest.raises(ConfigError, match="pretrain.patience needs validations to compare: set pretrain.valid_every"):
         config_of("gpt2", patience=2, valid_every=0)
     data = few(store)
-    bare = run(ENCODE, EncodeConfig(valid_share=0.0), {"documents": documents(store, texts(12)), "tokenizer": data["tokenizer"]}, store, Here())
+    bare = run(
+        ENCODE, EncodeConfig(valid_share=0.0), {"documents": documents(store, texts(12)), "tokenizer": data["tokenizer"]}, store, Here()
+    )
     blocks = run(BLOCKS, BlocksConfig(LENGTH), {"sentences": bare}, store, Here())
     with pytest.raises(ConfigError, match="raise encode.valid_share"):
         check(config_of("gpt2", **BEST), {**data, "sentences": bare, "examples": blocks}, 1)

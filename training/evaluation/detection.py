@@ -70,5 +70,3 @@ def summary(by: Mapping[str, Floats], samples: int, seed: int) -> dict[str, Any]
 def _entropy(rate: float) -> float:
     """Of a coin, in nats: the loss of knowing the base rate and nothing else."""
     return -sum(p * math.log(p) for p in (rate, 1.0 - rate) if p > 0)
-
-

@@ -21,15 +21,15 @@ from infra.errors import ArtifactError, ConfigError
 from training.feed.batch import Batch
 from training.feed.masking import Masker
 from training.feed.order import Plan
-from training.feed.partners import WORDS, Floats, Partners
+from training.feed.partners import Floats, Partners
 from training.feed.random import U64, below, draws, fold
 from training.feed.views import BOOL, I64, Rows, Shards
 
 SPECIALS = 3
-COIN, CUT_A, CUT_B, PARTNER = 0, 1, 2, 3  # numbers of an example's draws
+COIN, CUT_A, CUT_B, DRAWS = 0, 1, 2, 3  # numbers of an example's draws, and how many
 AT_ONCE = 1 << 20  # pairs whose documents are looked up together
 OFF = 0.05  # how far tokens, sentences and the document's sentences of a random B may lie from those it stands for, where there are such
-PAIRING, MASKING = 1, 2  # streams under an example's key
+PAIRING, MASKING, REPLACING = 1, 2, 3  # streams under an example's key
 
 
 class Seat(NamedTuple):
@@ -71,7 +71,7 @@ class PairSource:
 
     def plan(self, index: I64, key: U64) -> Plan:
         """Token places of A and B after truncation, the label, and the sentence rows they come from."""
-        draw = draws(fold(key, PAIRING), PARTNER + (WORDS if self._task == "nsp" else 0))
+        draw = draws(fold(key, PAIRING), DRAWS)
         start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
         a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
         b0, b_row = a1, split
@@ -80,7 +80,7 @@ class PairSource:
             chosen = np.flatnonzero(coin)
             b_row, b0, b1 = b_row.copy(), b0.copy(), b1.copy()
             spans = (a1 - a0)[chosen], (b1 - a1)[chosen], (end - split)[chosen]
-            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(start[chosen], split[chosen], *spans, draw[chosen, PARTNER:])
+            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(start[chosen], split[chosen], *spans, key[chosen])
         elif self._task == "sop":
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
@@ -100,7 +100,7 @@ class PairSource:
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
 
-    def _replaced(self, first_A: I64, split: I64, a: I64, b: I64, sentences: I64, words: U64) -> tuple[I64, I64, I64]:
+    def _replaced(self, first_A: I64, split: I64, a: I64, b: I64, sentences: I64, key: U64) -> tuple[I64, I64, I64]:
         """A random B for each pair: its first row and token places. a, b: tokens of A and of the B it replaces; sentences: of that B."""
         assert self._partners is not None
         own, room = self._document(split), self._length - SPECIALS
@@ -117,12 +117,12 @@ class PairSource:
             moved = np.where(its.before == 0, (depth != its.depth) * 10.0, np.abs(np.log((depth + 1.0) / (its.depth + 1.0))))
             off = np.abs(last - first - its.tokens) / its.tokens
             more = np.abs(taken - its.sentences) / its.sentences
-            terms = ((off, 4.0), (more, 2.0), (moved, 1.0), (np.abs(np.log(count / its.size)), 1.0))
+            terms = ((off, 4.0), (more, 3.0), (moved, 1.5), (np.abs(np.log(count / its.size)), 2.0))
             unlike = sum(np.maximum(term - OFF, 0) * weight for term, weight in terms)
             cost: Floats = full * 100.0 + ends * 30.0 + unlike
             return cost
 
-        document, word = self._partners.draw(own, words, cost)
+        document, word = self._partners.draw(own, draws(fold(key, REPLACING), self._partners.words), cost)
         row, _, first, last = self._like(document, seat, word)
         return row, first, last
 

@@ -19,8 +19,7 @@ from training.feed.views import I64
 Floats = NDArray[np.float64]
 GROUPS = 16  # so many at least, where groups of SMALLEST documents give as many
 SMALLEST, LARGEST = 128, 256  # documents of a group: alike on the one hand, on the other new random Bs in every epoch
-TRIES = 96  # draws from the group, of which the best is taken
-WORDS = TRIES + 1  # of 64 random bits that a draw takes
+FEWEST, MOST, BUDGET = 24, 256, 1 << 17  # draws from a group, of which the best is taken: BUDGET over the documents, within bounds
 BITS = 16  # of an axis: so many bits of quantiles
 
 Cost = Callable[[I64, I64, U64], Floats]  # (positions in the call, candidate documents, words) -> how unlike; 0 is good enough
@@ -35,19 +34,21 @@ class Partners:
         self._rank = np.empty(len(documents), np.uint32)
         self._rank[self._order] = np.arange(len(documents), dtype=np.uint32)
         self._group = min(max(SMALLEST, len(documents) // GROUPS), LARGEST)
+        self._draws = min(max(FEWEST, BUDGET // len(documents)), MOST)
+        self.words = self._draws + 1  # of 64 random bits that a draw takes
 
     def draw(self, own: I64, words: U64, cost: Cost) -> tuple[I64, U64]:
-        """For each document `own` another one of its group: the first that costs nothing, else the cheapest of TRIES; and the word drawn.
+        """For each document `own` another one of its group: the first that costs nothing, else the cheapest drawn; and the word drawn.
 
-        words: [len(own), WORDS]. Where every draw gave the document itself, one of all others is drawn.
+        words: [len(own), self.words]. Where every draw gave the document itself, one of all others is drawn.
         """
         size, mine = len(self._documents), np.searchsorted(self._documents, own)
         groups = max(1, size // self._group)
         group = np.minimum(self._rank[mine].astype(np.int64) // self._group, groups - 1)
         start, members = group * self._group, np.where(group == groups - 1, size - group * self._group, self._group)
         found, lowest, left = np.full(len(own), -1), np.full(len(own), np.inf), np.arange(len(own))
-        word = words[:, TRIES].copy()
-        for attempt in range(TRIES):
+        word = words[:, -1].copy()
+        for attempt in range(self._draws):
             drawn = self._order[start[left] + below(words[left, attempt], members[left])].astype(np.int64)
             costs = np.where(drawn != mine[left], cost(left, self._documents[drawn], words[left, attempt]), np.inf)
             better = costs < lowest[left]
@@ -57,7 +58,7 @@ class Partners:
             if not len(left):
                 break
         alone = np.flatnonzero(found < 0)
-        others = below(words[alone, TRIES], size - 1)
+        others = below(words[alone, -1], size - 1)
         found[alone] = others + (others >= mine[alone])
         return self._documents[found], word
 

@@ -174,7 +174,9 @@ def test_a_banded_model_opens_in_transformers_with_the_code_in_its_export(tmp_pa
         loss = theirs(tokens, labels=tokens).loss
         expected = torch.nn.functional.cross_entropy(tower.language_logits(Batch(tokens))[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         torch.testing.assert_close(loss, expected)
-        written = [theirs.generate(tokens[:1, :3], max_length=12, do_sample=False, use_cache=cached, pad_token_id=0) for cached in (True, False)]
+        written = [
+            theirs.generate(tokens[:1, :3], max_length=12, do_sample=False, use_cache=cached, pad_token_id=0) for cached in (True, False)
+        ]
         greedy = tokens[:1, :3]
         for _ in range(9):
             greedy = torch.cat([greedy, tower.language_logits(Batch(greedy))[:, -1].argmax(-1, keepdim=True)], 1)

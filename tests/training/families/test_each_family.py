@@ -165,7 +165,10 @@ def test_a_fine_tuned_export_answers_as_the_evaluation_says(name: str, data: Dat
     tuned = run(FINETUNE, tuning, {"model": model, "tokenizer": tokenizer}, data.store, Here())
     scoring = EvaluateConfig("task", dev=task["dev"], samples=20)
     score = scores(run(EVALUATE, scoring, {"model": tuned, "tokenizer": tokenizer}, data.store, Here()))
-    theirs, ours = opened("AutoModelForSequenceClassification", tuned.path / "model"), load(tuned.path / "model").eval().requires_grad_(False)
+    theirs, ours = (
+        opened("AutoModelForSequenceClassification", tuned.path / "model"),
+        load(tuned.path / "model").eval().requires_grad_(False),
+    )
     assert theirs.config.id2label == {0: "dry", 1: "wet"}
     rows = read_examples(task["dev"], Columns())
     feed = make_feed(rows, ["dry", "wet"], tuned, tokenizer, batch=8, length=LENGTH, seed=0, shuffle=False)

@@ -70,17 +70,41 @@ def _shape(source: PairSource, plan: dict[str, NDArray[np.int64]]) -> dict[str, 
         shape[f"{side}_tokens"] = last - first + 1
         shape[f"{side}_sentences"] = np.searchsorted(starts, last, side="right") - 1 - row + 1
         shape[f"{side}_position"], shape[f"{side}_depth"], shape[f"{side}_document"] = row - begin, (row - begin) / count, count
+        shape[f"{side}_owner"] = document
     shape["position"] = np.minimum(shape["a_position"], shape["b_position"])
     shape["depth"] = np.minimum(shape["a_depth"], shape["b_depth"])
     return shape
 
 
 def leak(fitted: Seen, scored: Seen, names: tuple[str, ...], seed: int = 0) -> Leak:
-    """Trees fitted to one set of pairs and scored on another one, of other documents on both sides of every pair."""
-    (fit, fit_label), (shape, label) = fitted, scored
-    model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=15, random_state=seed)
-    model.fit(np.stack([fit[name] for name in names], axis=1), fit_label)
-    return Leak(*_delong(label, model.predict_proba(np.stack([shape[name] for name in names], axis=1))[:, 1]), len(label))
+    """Trees fitted to the pairs of half of the documents and scored on those of the other half, and the other way round.
+
+    Where B's document is seen, a pair takes part whose two documents are of one half: trees that knew a document by its length would
+    else know from which half a random B is. fitted, scored: pairs of one source under different draws.
+    """
+    halves = (
+        np.random.default_rng(seed).permutation(
+            1 + max(int(shape[f"{side}_owner"].max()) for shape, _ in (fitted, scored) for side in "ab")
+        )
+        % 2
+    )
+    found = [_one_way(fitted, scored, names, halves, half) for half in (0, 1)]
+    error = float(np.sqrt(sum(one.error**2 for one in found)) / 2)
+    return Leak(sum(one.auc for one in found) / 2, error, sum(one.pairs for one in found))
+
+
+def _one_way(fitted: Seen, scored: Seen, names: tuple[str, ...], halves: NDArray[np.int64], half: int) -> Leak:
+    def part(seen: Seen, half: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        shape, label = seen
+        inside = halves[shape["a_owner"].astype(int)] == half
+        if "b_document" in names:
+            inside &= halves[shape["b_owner"].astype(int)] == half
+        return np.stack([shape[name][inside] for name in names], axis=1), label[inside]
+
+    model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=15, random_state=0)
+    model.fit(*part(fitted, 1 - half))
+    features, label = part(scored, half)
+    return Leak(*_delong(label, model.predict_proba(features)[:, 1]), len(label))
 
 
 def _delong(label: NDArray[np.int64], score: NDArray[np.float64]) -> tuple[float, float]:
