@@ -169,7 +169,7 @@ def held_out(config: EvaluateConfig, inputs: dict[str, Artifact], teacher: str) 
     block = block_length(inputs["examples"])
     family, card = catalog.family_of(named[lead].path / MODEL), read_card(named[lead])
     objective: str = family.objective.partition("+")[0] if block else family.objective  # blocks hold no pairs
-    masks = {} if family.masking is None else {"masking": family.masking, "mask_rate": mask_rate(family, card)}
+    masks: dict[str, Any] = {} if family.masking is None else {"masking": family.masking, "mask_rate": mask_rate(family, card)}
     settings = FeedConfig(config.batch, length_of(config, card, block, objective), config.seed, objective, **masks)
     feed = open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, "valid")
     vocab = tokenizers.meta(inputs["tokenizer"]).vocab

@@ -8,7 +8,7 @@ Letters: B sequences, L new positions, P cached and new positions, H heads, D wi
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,8 @@ class BandedGPTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding | Conv1D):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                nn.init.zeros_(bias)
 
 
 class BandedGPTModel(BandedGPTPreTrainedModel):
@@ -133,7 +133,7 @@ class BandedGPTModel(BandedGPTPreTrainedModel):
         return self.wte
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.wte = value
+        self.wte = cast("nn.Embedding", value)
 
     def forward(
         self,
@@ -193,9 +193,9 @@ class BandedGPTForSequenceClassification(BandedGPTPreTrainedModel):
 
     def __init__(self, config: BandedGPTConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 2)
         self.transformer = BandedGPTModel(config)
-        self.score = nn.Linear(config.n_embd, config.num_labels, bias=False)
+        self.score = nn.Linear(config.n_embd, self.num_labels, bias=False)
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **more: Any) -> Any:

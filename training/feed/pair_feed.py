@@ -43,7 +43,7 @@ class Seat(NamedTuple):
     tokens: I64
 
     def at(self, positions: I64) -> Seat:
-        return Seat(*(column[positions] for column in self))
+        return Seat._make(column[positions] for column in self)
 
 
 class PairSource:

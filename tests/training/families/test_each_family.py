@@ -159,7 +159,7 @@ def test_a_generator_as_wide_as_its_discriminator_is_not_mistaken_for_it(data: D
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_fine_tuned_export_answers_as_the_evaluation_says(name: str, data: Data, task: dict[str, SourceFile]) -> None:
-    inputs, model, config = trained(name, data)
+    inputs, model, _ = trained(name, data)
     tokenizer = inputs["tokenizer"]
     tuning = FinetuneConfig(task["train"], task["dev"], epochs=4, batch=8, length=LENGTH, lr=3e-3, samples=20)
     tuned = run(FINETUNE, tuning, {"model": model, "tokenizer": tokenizer}, data.store, Here())
