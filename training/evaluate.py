@@ -1,7 +1,8 @@
 """Stage 13: what a model is worth, in numbers that can be compared.
 
 language: loss on the held-out side of the examples with fixed masks, beside the loss of knowing only how frequent each token is;
-bits per byte for models that read left to right (the one number that does not depend on the tokenizer); NSP and SOP hits.
+bits per byte for models that read left to right (the one number that does not depend on the tokenizer); accuracy of NSP and SOP;
+for ELECTRA the generator's masked tokens and the discriminator's replaced tokens.
 compare: a teacher, its student and a control on the very same batches: loss, agreement, KL, and how much of the teacher's gain
 over the unigram is kept. task: a fine-tuned model on a dev file. Every figure comes with a bootstrap interval; all go to scores.json.
 Nothing here imports torch before the rank runs.
@@ -20,6 +21,7 @@ from data_prep.tokenizer import catalog as tokenizers
 from infra.artifact import Artifact, Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ConfigError
+from infra.log import event
 from infra.stage import Inputs, Stage
 from training.card import MODEL, check_tokenizer, read_card, write_json
 from training.evaluation import metrics
@@ -29,6 +31,7 @@ from training.tasks.task import Columns, Examples, read_examples
 
 if TYPE_CHECKING:
     from training.evaluation.language import Sums
+    from training.families.family import Family
 
 KINDS = ("language", "compare", "task")
 SCORES = "scores.json"
@@ -87,6 +90,10 @@ def measure_language(config: EvaluateConfig, inputs: dict[str, Artifact], out: P
     """One model on the held-out side."""
     from training.evaluation.language import UNIGRAM, summary, tokens_per_byte
 
+    if lacking := no_language_head(inputs["model"]):
+        event("warning", message=f"evaluate: {lacking}")
+        write_json(out / SCORES, {"kind": "language", "model": about(inputs["model"]), "scores": {}, "skipped": lacking})
+        return {"sequences": 0, "predicted": 0}
     sums, objective = held_out(config, inputs, "")
     scores = summary(sums["model"], config.samples, config.seed)
     base = summary(sums[UNIGRAM], config.samples, config.seed)
@@ -96,6 +103,18 @@ def measure_language(config: EvaluateConfig, inputs: dict[str, Artifact], out: P
         scores["bits_per_byte"] = {name: round(value * per_byte, 6) for name, value in scores["loss"].items()}
     write_json(out / SCORES, {"kind": "language", "objective": objective, "model": about(inputs["model"]), "scores": scores})
     return {"sequences": scores["sequences"], "predicted": scores["predicted"]}
+
+
+def no_language_head(model: Artifact) -> str:
+    """Why a model cannot be scored on plain text, such as an imported ELECTRA discriminator without its generator; "" when it can."""
+    from training.families import catalog
+
+    heads = [head.name for head in catalog.load(model.path / MODEL).heads]
+    if {"next", "mlm"} & set(heads):
+        return ""
+    return (
+        f"{model.stage}/{model.fingerprint} has no head that predicts tokens ({', '.join(heads) or 'no head at all'}); no language scores"
+    )
 
 
 def measure_compare(config: EvaluateConfig, inputs: dict[str, Artifact], out: Path) -> Counts:
@@ -146,13 +165,19 @@ def held_out(config: EvaluateConfig, inputs: dict[str, Artifact], teacher: str) 
     towers = {name: catalog.load(model.path / MODEL) for name, model in named.items()}
     lead = next(iter(named))
     block = block_length(inputs["examples"])
-    objective: str = catalog.family_of(named[lead].path / MODEL).objective
-    objective = objective.partition("+")[0] if block else objective  # blocks hold no pairs
-    settings = FeedConfig(config.batch, length_of(config, read_card(named[lead]), block, objective), config.seed, objective)
+    family, card = catalog.family_of(named[lead].path / MODEL), read_card(named[lead])
+    objective: str = family.objective.partition("+")[0] if block else family.objective  # blocks hold no pairs
+    masks: dict[str, Any] = {} if family.masking is None else {"masking": family.masking, "mask_rate": mask_rate(family, card)}
+    settings = FeedConfig(config.batch, length_of(config, card, block, objective), config.seed, objective, **masks)
     feed = open_feed(inputs["examples"], inputs["sentences"], inputs["tokenizer"], settings, "valid")
     vocab = tokenizers.meta(inputs["tokenizer"]).vocab
     prior = unigram(inputs["examples"], inputs["sentences"], vocab)
     return tally(feed, towers, teacher=teacher, unigram=prior, vocab=vocab, batches=config.batches), objective
+
+
+def mask_rate(family: Family, card: dict[str, Any]) -> float | None:
+    """The share of tokens that the paper masked at this size; None: the family's. A recipe's own masks do not change what is measured."""
+    return family.preset(str(card.get("size", ""))).mask_rate
 
 
 def block_length(examples: Artifact) -> int:

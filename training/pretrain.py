@@ -45,7 +45,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=6, work=work, own=RESUMED)
+PRETRAIN = Stage(name="pretrain", version=7, work=work, own=RESUMED)
 
 
 def shape_of(config: PretrainConfig, inputs: Inputs) -> tuple[Family, BackboneConfig]:
@@ -73,6 +73,10 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
         from training.imported import same_shape  # here, not above: it reads vocabularies, which a machine that only trains cannot
 
         same_shape(asdict(backbone), read_card(inputs["init"])["backbone"])
+    if (config.keep_best or config.patience) and not held_rows(inputs):
+        raise ConfigError(
+            "pretrain.keep_best and patience compare validation losses, but no document is held out; raise encode.valid_share"
+        )
     for length in config.lengths:
         if inputs[examples_name(config, length)].stage != family.examples:
             raise ConfigError(f"{family.name} learns from {family.examples}, it was given {inputs[examples_name(config, length)].stage}")
@@ -106,14 +110,18 @@ def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -
     def feed() -> Feed:
         return ahead(config, make_feed(config, inputs, "train"))
 
-    held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
-    valid = partial(make_feed, config, inputs, "valid") if held else None
+    valid = partial(make_feed, config, inputs, "valid") if held_rows(inputs) else None
     trained = train(
         partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain", "init" in inputs, known(config, inputs)
     )
     if trained.weights is None:
         return {}
     return publish(config, inputs, out, trained, trained.weights)
+
+
+def held_rows(inputs: Inputs) -> int:
+    """How many examples are kept for validation."""
+    return sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith(HELD_OUT))
 
 
 def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
@@ -216,5 +224,6 @@ def card_of(config: PretrainConfig, tower: Tower, trained: Trained, *, tokenizer
         "valid_loss": trained.valid.loss if trained.valid else None,
         "valid_parts": trained.valid.parts if trained.valid else {},
         "valid_accuracy": trained.valid.accuracy if trained.valid else {},
+        **({"best_step": trained.best.step, "last_valid_loss": trained.best.last_loss} if trained.best else {}),
         **({"left_out": list(trained.left_out)} if trained.left_out else {}),
     }

@@ -26,8 +26,9 @@ class PretrainConfig:
     examples are used up, repeat or stop. documents_apart: the documents in a block do not see each other; restart_positions:
     positions begin anew with each.
 
-    keep: how many of the newest checkpoints stay while training; keep_best: and the one with the best held-out loss; keep_every: and
-    that of every so many steps. A finished stage keeps none. guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
+    keep: how many of the newest checkpoints stay while training; keep_every: and that of every so many steps. A finished stage keeps
+    none. keep_best: the model is that of the lowest validation loss, not of the last step.
+    guard: fields of GuardConfig, such as {"on_spike": "rewind"}.
     stall_seconds: without progress, after which a rank ends itself and the ranks start again; 0: never.
     """
 
@@ -62,7 +63,8 @@ class PretrainConfig:
     restart_positions: bool = False
     feed_workers: int | None = how(None)  # threads that make the next batches; None: 1 beside a GPU, else 0
     keep: int = how(2)
-    keep_best: bool = how(False)
+    keep_best: bool = False
+    patience: int = 0  # validations without a lower loss after which training ends; 0: never
     keep_every: int = how(0)
     save_seconds: float = how(60.0)  # and whenever this long has passed since the last checkpoint
     save_in_background: bool = how(True)  # from a copy of the rank's state in memory, while training goes on
@@ -78,9 +80,10 @@ class PretrainConfig:
         for name in ("tokens", "batch_tokens", "length", "log_every", "save_every"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers", "activation_checkpointing"):
+        for name in ("micro_batch", "valid_every", "valid_batches", "feed_workers", "activation_checkpointing", "patience"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; it must be 0 or more")
+        self._check_best()
         if self.batch_tokens % self.length:
             near = max(1, round(self.batch_tokens / self.length)) * self.length
             raise ConfigError(f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of length {self.length}; {near} would be")
@@ -100,6 +103,11 @@ class PretrainConfig:
         self._check_curriculum(self.curriculum)
         self._check_ramp()
         self.profile_window()
+
+    def _check_best(self) -> None:
+        for name in ("keep_best", "patience"):
+            if getattr(self, name) and not self.valid_every:
+                raise ConfigError(f"pretrain.{name} needs validations to compare: set pretrain.valid_every to a number of steps")
 
     def _check_curriculum(self, parts: tuple[dict[str, float], ...] | str) -> None:
         if isinstance(parts, str):

@@ -130,6 +130,7 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         save_every=config.save_every,
         valid_every=config.valid_every,
         valid_batches=config.valid_batches,
+        patience=config.patience,
         clip=clip,
         guard=guard_config(config),
         keep=Keep(config.keep, config.keep_best, config.keep_every),

@@ -3,8 +3,11 @@
 Chunks are taken as BERT's create_pretraining_data.py takes them (Devlin et al. 2019, appendix A.2): sentences of one
 document up to a target length, which is the full length, or in one chunk of ten a random shorter one; then a random
 sentence boundary parts A from B. Which pairs become random (NSP) or swapped (SOP) is drawn in the feed, anew each epoch.
-Two things differ: a chunk always has two sentences or more (one long sentence takes the next along, a last single one
-joins the chunk before it), so that no pair lacks a B; and both tasks read the same pairs.
+Three things differ: a chunk always has two sentences or more (one long sentence takes the next along, a last single one
+joins the chunk before it), so that no pair lacks a B; both tasks read the same pairs; and half of the documents are
+chunked from their end backwards. The sentence that reaches the target is longer than others (it is more likely to be the
+one that does), so chunks taken forwards alone would always end with a long sentence and the order of A and B would show
+in their lengths and counts (SOP).
 """
 
 from __future__ import annotations
@@ -72,7 +75,17 @@ def pair(config: PairsConfig, tokenizer: str, shard: Path, out: Path) -> Made:
 
 
 def chunks(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple[int, int, int]]:
-    """(start, split, end) for a document of two sentences or more: every sentence is in exactly one chunk."""
+    """(start, split, end) for a document of two sentences or more, ascending: every sentence is in exactly one chunk."""
+    if draw(config.seed, key, 0, "direction", 2) == 0:
+        yield from _forwards(lengths, config, key)
+        return
+    total = len(lengths)
+    mirrored = [(total - end, total - split, total - start) for start, split, end in _forwards(lengths[::-1], config, key)]
+    yield from reversed(mirrored)
+
+
+def _forwards(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple[int, int, int]]:
+    """Chunks from the first sentence on, each up to the sentence that reaches its target."""
     edges = np.concatenate([[0], np.cumsum(lengths)])
     start, number, total = 0, 0, len(lengths)
     while start < total:
@@ -102,4 +115,4 @@ def _table(triples: list[tuple[int, int, int]]) -> pa.Table:
     return pa.table([pa.array(np.ascontiguousarray(array[:, i])) for i in range(3)], schema=schemas.PAIRS)
 
 
-PAIRS = Stage(name="pairs", version=2, work=work, shardwise=Shardwise("sentences", ("documents",)))
+PAIRS = Stage(name="pairs", version=3, work=work, shardwise=Shardwise("sentences", ("documents",)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing as mp
 import os
+import random
 import signal
 import time
 from dataclasses import replace
@@ -14,15 +17,18 @@ import pytest
 import torch
 import transformers
 
+from data_prep.examples.blocks import BLOCKS, BlocksConfig
+from data_prep.examples.encode import ENCODE, EncodeConfig
 from infra.artifact import Artifact, fingerprint
 from infra.compute import LocalCompute
 from infra.errors import ArtifactError, ConfigError, Preempted
 from infra.stage import run
 from infra.store import Store
-from tests.training.small import LENGTH, Here, prepared
+from tests.training.small import LENGTH, Here, documents, prepared, texts
 from training.card import read_card
 from training.engine import loop
 from training.engine.measure import read
+from training.evaluate import EVALUATE, EvaluateConfig
 from training.families import catalog
 from training.pretrain import PRETRAIN, check, make_feed
 from training.pretrain_config import PretrainConfig
@@ -199,3 +205,73 @@ def test_what_is_learnt_is_fingerprinted_and_how_it_is_shared_out_is_not() -> No
     assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2"))
     assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2", zero=3, offload="parameters"))
     assert fingerprint(config_of("gpt2")) != fingerprint(config_of("gpt2", overrides={**SMALL, "layers": 3}))
+
+
+WORDS = ["river", "stone", "lamp", "winter", "carpet", "seven", "quiet", "orange", "ladder", "music", "kettle", "garden"]
+# a rate that rises until the training diverges: the lowest loss lies long before the end
+BEST = {
+    "tokens": 10 * 8 * LENGTH,
+    "lr": 1 / 7,
+    "warmup": 9,
+    "valid_every": 2,
+    "valid_batches": 0,
+    "keep_best": True,
+    "schedule": "constant",
+}
+
+
+def few(store: Store) -> dict[str, Artifact]:
+    """Little text, of words in no order."""
+    rng = random.Random(4)
+    return prepared(store, True, rows=[" ".join(rng.choices(WORDS, k=60)) + "." for _ in range(12)])
+
+
+def weights_of(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return catalog.load(artifact.path / "model").state_dict()
+
+
+def test_keep_best_publishes_the_weights_of_the_lowest_validation_loss(store: Store) -> None:
+    """The loss recomputed from the export is that of the best step, not of the last."""
+    data = few(store)
+    best = run(PRETRAIN, config_of("gpt2", **BEST), data, store, Here())
+    card, measured = read_card(best), [line for line in read(best.file("metrics.jsonl")) if "valid_loss" in line]
+    losses = {line["step"] + 1: line["valid_loss"] for line in measured}
+    lowest = min(losses, key=lambda step: (losses[step], step))
+    assert len(losses) == 5 and lowest < 10 and losses[lowest] < losses[10] - 0.01, "the training must diverge for this test"
+    assert (card["best_step"], card["steps"]) == (lowest, 10)
+    assert card["valid_loss"] == pytest.approx(losses[lowest], abs=1e-6) and card["last_valid_loss"] == losses[10]
+    scored = run(EVALUATE, EvaluateConfig(seed=3, samples=10), {"model": best, **data}, store, Here())
+    loss = json.loads(scored.file("scores.json").read_text())["scores"]["loss"]["value"]
+    assert loss == pytest.approx(losses[lowest], abs=1e-4), "the published weights, evaluated apart from the training"
+    last = run(PRETRAIN, config_of("gpt2", **{**BEST, "keep_best": False}), data, store, Here())
+    assert not all(torch.equal(weight, weights_of(last)[name]) for name, weight in weights_of(best).items())
+    assert "best_step" not in read_card(last) and last.fingerprint != best.fingerprint, "keep_best changes the model"
+
+
+def test_patience_ends_a_training_whose_validation_loss_no_longer_falls(store: Store) -> None:
+    data = few(store)
+    full = run(PRETRAIN, config_of("gpt2", **BEST), data, store, Here())
+    losses = [line["valid_loss"] for line in read(full.file("metrics.jsonl")) if "valid_loss" in line]
+    lowest, stale, expected = math.inf, 0, 10
+    for number, loss in enumerate(losses, 1):
+        lowest, stale = (loss, 0) if loss < lowest else (lowest, stale + 1)
+        if stale == 2:
+            expected = 2 * number
+            break
+    assert expected < 10, "the training must diverge for this test"
+    early = run(PRETRAIN, config_of("gpt2", **BEST, patience=2), data, store, Here())
+    assert read_card(early)["steps"] == early.counts["steps"] == expected
+    assert read_card(early)["best_step"] == read_card(full)["best_step"]
+    assert all(torch.equal(weight, weights_of(full)[name]) for name, weight in weights_of(early).items())
+
+
+def test_keep_best_without_validation_is_refused_before_any_step(store: Store) -> None:
+    with pytest.raises(ConfigError, match="pretrain.patience needs validations to compare: set pretrain.valid_every"):
+        config_of("gpt2", patience=2, valid_every=0)
+    data = few(store)
+    bare = run(
+        ENCODE, EncodeConfig(valid_share=0.0), {"documents": documents(store, texts(12)), "tokenizer": data["tokenizer"]}, store, Here()
+    )
+    blocks = run(BLOCKS, BlocksConfig(LENGTH), {"sentences": bare}, store, Here())
+    with pytest.raises(ConfigError, match="raise encode.valid_share"):
+        check(config_of("gpt2", **BEST), {**data, "sentences": bare, "examples": blocks}, 1)

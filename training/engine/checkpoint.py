@@ -30,6 +30,18 @@ POLL_S = 0.02
 
 
 @dataclass(frozen=True)
+class Lowest:
+    """The lowest validation loss so far; stale: validations since then. None: nothing was measured yet."""
+
+    loss: float | None = None
+    stale: int = 0
+
+    def after(self, loss: float) -> Lowest:
+        """With one more validation; only a loss that is lower counts as better."""
+        return Lowest(loss) if self.loss is None or loss < self.loss else Lowest(self.loss, self.stale + 1)
+
+
+@dataclass(frozen=True)
 class Point:
     """Where training stood: steps done and tokens seen. Data order, masks, dropout and rates follow from the step alone.
 
@@ -39,6 +51,7 @@ class Point:
     step: int = 0
     tokens: int = 0
     watch: Watch = field(default_factory=Watch)
+    lowest: Lowest = field(default_factory=Lowest)
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,20 @@ class Checkpoints:
         self.place.sum([0.0])
         return point
 
+    def best(self, engine: Stateful, now: int) -> Point | None:
+        """Load the checkpoint of the lowest validation loss; None, nothing loaded, when it is that of step `now`, or none was measured.
+
+        All ranks. Of equal losses the earliest counts.
+        """
+        self.wait()
+
+        def lowest(steps: list[int]) -> int:
+            losses = {step: _record(self._folder(step)).get("valid_loss") for step in steps}
+            measured = [(loss, step) for step, loss in losses.items() if loss is not None]
+            return min(measured)[1] if measured and min(measured)[1] != now else -1
+
+        return self._load(engine, lowest)
+
     def _load(self, engine: Stateful, choose: Callable[[list[int]], int]) -> Point | None:
         """The chosen one of the whole checkpoints. All ranks; only the first looks whether it is whole."""
         found = self._whole(choose) if self.place.first else None
@@ -173,7 +200,7 @@ class Checkpoints:
         record = _record(self._folder(step))
         stage = record.get("zero", engine.stage)  # before manifests said it, another stage was another training
         engine.load(self._folder(step), record["world"], stage)
-        return Point(record["step"], record["tokens"], Watch.of(record.get("watch", {})))
+        return Point(record["step"], record["tokens"], Watch.of(record.get("watch", {})), Lowest(**record.get("lowest", {})))
 
     def _whole(self, choose: Callable[[list[int]], int]) -> dict[str, Any] | None:
         """The first choice whose every file is what its manifest says; damaged ones are told of and removed."""

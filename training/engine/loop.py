@@ -6,7 +6,6 @@ divided by counts over all ranks and micro-batches, so sharing a batch out diffe
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError, PipelineError, Preempted
 from infra.log import event
 from training.backbone.transformer import compiled, recompute
+from training.engine import first_loss
 from training.engine.able import COMPILE, check, compiles
 from training.engine.checkpoint import Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
@@ -40,7 +40,6 @@ from training.feed.ramp import Ramp
 
 CHECKPOINTS = ".checkpoints"
 PEER_GRACE_S = 3.0
-THEORY = 0.05  # how far the first loss may lie from guessing
 TRACED = 3  # documents named when a step goes wrong
 
 
@@ -59,6 +58,7 @@ class LoopConfig:
     save_seconds: float = 60.0  # and whenever this long has passed since the last one: what a kill can cost
     valid_every: int = 0
     valid_batches: int = 0  # 0: all of them
+    patience: int = 0  # validations without a lower loss after which training ends; 0: never
     clip: float = 1.0
     guard: GuardConfig = field(default_factory=GuardConfig)
     keep: Keep = field(default_factory=Keep)
@@ -100,6 +100,14 @@ class Trained:
     parts: dict[str, float]
     valid: Verdict | None = None
     left_out: tuple[int, ...] = ()  # batches the guard went back for and left out
+    best: Best | None = None  # with keep.best: whose weights these are
+
+
+class Best(NamedTuple):
+    """step: after how many steps the weights stood so. last_loss: the validation loss after the last step."""
+
+    step: int
+    last_loss: float
 
 
 def train(
@@ -171,13 +179,14 @@ class _Run:
     ) -> None:
         self.watch = watch
         self.feed, self.config, self.place, self.stop, self.stage = feed, config, place, stop, stage
-        self.out, self.tower, self.imported, self.guessing = out, tower, imported, guessing(tower)
+        self.out, self.tower, self.imported, self.guessing = out, tower, imported, first_loss.total(tower)
         most = micros(feed.batch_size, place.world, config.micro_batch)
         self.engine = Engine(tower, config.engine(most), place, config.micro_batch)
         self.exam = Exam(valid, place, config.micro_batch, self._count, config.valid_batches) if valid and valid.examples else None
         keep = replace(config.keep, anchors=config.guard.every)
         self.checkpoints = Checkpoints(out / CHECKPOINTS, place, keep, config.background)
         self.point = self.checkpoints.resume(self.engine)
+        self.end = self.point.step if self._stale() else config.steps
         self.guard = Guard(config.guard, self.point.watch)
         self.saved = time.monotonic()
         self.profiler = Profiler(config.profile, out, place, stage)
@@ -209,24 +218,58 @@ class _Run:
                 ahead = self._slice(self.point.step)
                 counts = self._summed(ahead) if ahead else {}
                 continue
-            self.point = Point(step + 1, self.point.tokens + tokens, self.guard.watch)
+            self.point = Point(step + 1, self.point.tokens + tokens, self.guard.watch, self.point.lowest)
             self.journal.passed(tokens, took := time.perf_counter() - began)
             meter.passed(batch, took)
-            if step == 0:
-                self._compare_with_guessing(loss, parts, counted)
+            if step == 0 and self.guessing:
+                first_loss.check(self.stage, self.tower, loss, parts, counted, imported=self.imported, first=self.place.first)
             more = {} if norm is None else {"norm": norm}
             if self.config.precision == "fp16":
                 more["loss_scale"] = self.engine.scale
             verdict = self._tell(step, meter, loss=loss, parts=parts, lr=lr, **more, tokens=self.point.tokens)
+            if verdict is not None and self._ends_early(verdict):
+                ahead = None
             self._save(wish, verdict)
         self.profiler.close(self.point.step)
         if verdict is None and self.exam:  # everything was done by an earlier try that was killed before the end
             verdict = self.exam.take(self.engine)
-        return Trained(self.engine.weights(self.out), self.point.step, self.point.tokens, loss, parts, verdict, self.guard.left_out)
+        steps, tokens = self.point.step, self.point.tokens
+        best, verdict = self._best(verdict)
+        return Trained(self.engine.weights(self.out), steps, tokens, loss, parts, verdict, self.guard.left_out, best)
+
+    def _stale(self) -> bool:
+        return 0 < self.config.patience <= self.point.lowest.stale
+
+    def _ends_early(self, verdict: Verdict) -> bool:
+        """Whether this validation was one too many without a lower loss. A resumed training counts on from its checkpoint."""
+        self.point = replace(self.point, lowest=self.point.lowest.after(verdict.loss))
+        if not self._stale() or self.point.step == self.end:
+            return False
+        self.end = self.point.step
+        if self.place.first:
+            said = f"the validation loss has not fallen below {self.point.lowest.loss:.4f} in {self.config.patience} validations"
+            event("note", message=f"{self.stage}: stops after step {self.end} of {self.config.steps}: {said}")
+        return True
+
+    def _best(self, verdict: Verdict | None) -> tuple[Best | None, Verdict | None]:
+        """Take the weights of the lowest validation loss into the engine, where the recipe keeps the best; and what they measure."""
+        if not self.config.keep.best or self.exam is None or verdict is None:
+            return None, verdict
+        best = self.checkpoints.best(self.engine, self.point.step)
+        if best is None:
+            return Best(self.point.step, verdict.loss), verdict
+        lowest = self.exam.take(self.engine)
+        if self.place.first:
+            event(
+                "note",
+                message=f"{self.stage}: the weights are those of step {best.step}, whose validation loss is {lowest.loss:.4f}; "
+                f"after step {self.point.step} it was {verdict.loss:.4f}",
+            )
+        return Best(best.step, verdict.loss), lowest
 
     def _slice(self, step: int) -> Batch | None:
         """This rank's share of a step's batch; None after the last step."""
-        return self.feed.slice(self.guard.batch(step), self.place.rank, self.place.world) if step < self.config.steps else None
+        return self.feed.slice(self.guard.batch(step), self.place.rank, self.place.world) if step < self.end else None
 
     def _count(self, batch: Batch) -> dict[str, int]:
         """Predictions by the name of their loss; a tower that knows no better predicts its labels."""
@@ -319,24 +362,6 @@ class _Run:
             f"the step's first documents are {self._documents(step)}"
         )
 
-    def _compare_with_guessing(self, loss: float, parts: dict[str, float], counted: dict[str, float]) -> None:
-        """A model that has learnt nothing must do as badly as guessing, as a whole and in each part: this catches most mistakes of wiring.
-
-        A part of few predictions may lie farther off: of n labels the mean is uncertain by about 1 / sqrt(n).
-        """
-        expected = {"": (loss, self.guessing, THEORY)} if self.guessing else {}
-        for name, value in guesses(self.tower).items() if self.guessing else ():
-            if name in parts and counted.get(name):
-                expected[f" of {name}"] = parts[name], value, THEORY + 1 / math.sqrt(counted[name])
-        for name, (seen, guessed, far) in expected.items():
-            if abs(seen / guessed - 1) <= far or (self.imported and seen <= guessed):
-                continue
-            said = f"{self.stage}: the first loss{name} is {seen:.4f}, guessing gives {guessed:.4f}"
-            if not self.imported:
-                raise PipelineError(f"{said}; the model, its labels or its initialisation are wired wrongly")
-            if self.place.first:
-                event("warning", message=f"{said}: the imported weights do worse than guessing")
-
     def _tell(self, step: int, meter: Meter, **fields: object) -> Verdict | None:
         last, every = step + 1 == self.config.steps, self.config.valid_every
         due = self.exam and (last or (every and (step + 1) % every == 0))
@@ -349,23 +374,13 @@ class _Run:
     def _save(self, wish: Wish, verdict: Verdict | None) -> None:
         self.watch.beat()
         self.checkpoints.check()
-        last, step = self.point.step == self.config.steps, self.point.step
+        last, step = self.point.step == self.end, self.point.step
         every, anchors, best = self.config.save_every, self.guard.config.every, self.config.keep.best and verdict is not None
         if last or wish.stop or wish.save or best or step % every == 0 or (anchors and step % anchors == 0):
             self.checkpoints.save(self.engine, self.point, verdict.loss if verdict else None, now=last or wish.stop)
             self.saved = time.monotonic()
         if wish.stop and not last:
             raise Preempted(f"{self.stage}: asked to stop; saved after step {self.point.step} of {self.config.steps}")
-
-
-def guessing(tower: nn.Module) -> float:
-    """The loss of a tower that knows nothing: each head's weight times what guessing costs it; 0 where nobody can say."""
-    return sum(head.weight * guesses(tower)[head.name] for head in getattr(tower, "heads", []))
-
-
-def guesses(tower: nn.Module) -> dict[str, float]:
-    """By head: the logarithm of its choices."""
-    return {head.name: math.log(max(2, head.scores.out_features)) for head in getattr(tower, "heads", [])}
 
 
 @contextmanager

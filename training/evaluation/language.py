@@ -17,10 +17,11 @@ from torch import Tensor
 from data_prep import shards
 from infra.artifact import Artifact
 from infra.errors import ConfigError
-from training.evaluation import metrics
+from training.evaluation import detection, metrics
 from training.evaluation.metrics import Floats
 from training.feed.batch import IGNORE, Batch
 from training.feed.loader import Feed
+from training.objectives.rtd import GeneratorDiscriminator
 from training.objectives.tower import Tower
 
 Sums = dict[str, Floats]  # by sequence: tokens, nats, right; against a teacher kl, agree; for a pair head pairs, pairs_right
@@ -74,8 +75,9 @@ def _score(
     found: dict[str, dict[str, Tensor]] = {}
     taught_NV: Tensor | None = None
     for name in sorted(towers, key=lambda name: name != teacher):  # the teacher first: the others are held against it
-        hidden = towers[name].hidden(batch)
-        said_NV = towers[name].language_head().logits(hidden, at_BL)[:, : vocab or None].float().log_softmax(-1)
+        hidden = towers[name].language_hidden(batch)
+        logits_NV = towers[name].language_head().logits(hidden, at_BL)[:, : vocab or None].float()
+        said_NV = logits_NV.log_softmax(-1)
         best_N = said_NV.argmax(-1)
         sums = {"tokens": tokens, "nats": by_row(-said_NV.gather(1, gold_N[:, None])[:, 0]), "right": by_row(best_N == gold_N)}
         if taught_NV is not None:
@@ -86,6 +88,8 @@ def _score(
         if "pair" in batch.labels and any(head.name == "pair" for head in towers[name].heads):
             right_B = towers[name].head("pair").logits(hidden).argmax(-1) == batch.labels["pair"]
             sums |= {"pairs": torch.ones(len(batch)), "pairs_right": right_B.double()}
+        if isinstance(tower := towers[name], GeneratorDiscriminator):
+            sums |= detection.sums(*tower.detect(batch, logits_NV))
         found[name] = sums
     if prior is not None:
         guess = int(prior.argmax())
@@ -138,6 +142,8 @@ def summary(sums: Sums, samples: int, seed: int) -> dict[str, Any]:
     for name, (above, below) in (ratios | {"pair_accuracy": ("pairs_right", "pairs")}).items():
         if above in sums:
             told[name] = metrics.bootstrap_ratio(sums[above], sums[below], samples=samples, seed=seed).record()
+    if detection.TOKENS in sums:
+        told["discriminator"] = detection.summary(sums, samples, seed)
     told["perplexity"] = round(math.exp(min(told["loss"]["value"], 700.0)), 6)
     return told
 

@@ -21,6 +21,7 @@ from training.backbone import exchange
 from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters, shapes_only
+from training.families.remote_code import banded_settings, copy_code
 from training.families.tokenizer_files import Usage, complete, copy_tokenizer, is_complete, special_ids
 from training.feed.masking import Masking
 from training.objectives.language import LanguageHead
@@ -200,6 +201,7 @@ class Family:
         config, weights = self.shift_positions(tower, specials)
         settings = self.settings(config, tower, specials, use.retained)
         exchange.write(Path(folder), settings, weights)
+        copy_code(settings, Path(folder))
         if tokenizer is not None:
             copy_tokenizer(Path(tokenizer), Path(folder))
         if tokenizer is not None and is_complete(Path(folder)):
@@ -224,8 +226,8 @@ class Family:
             if isinstance(head, SequenceHead) and head.name == "class" and len(settings.get("id2label", ())) != head.classes:
                 settings |= labels(head.classes)
         self._check_round_trip(config, settings)
-        if config.band:  # no class of the library computes it; an unknown type fails there, a wrong one would answer wrongly
-            settings["model_type"] = "textmill-banded"
+        if config.band:  # no class of the library computes it: the export carries its own
+            settings |= banded_settings(config.band)
         return settings
 
     def _check_round_trip(self, config: BackboneConfig, settings: Mapping[str, Any]) -> None:

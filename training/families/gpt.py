@@ -156,7 +156,7 @@ def gpt3_preset(lr: float, millions: float) -> Preset:
 
 # Section 2.1: dense and locally banded layers alternate, as in the Sparse Transformer (Child et al. 2019). `overrides: {band: 128}`
 # builds that: odd layers see the latest 128 positions. It is off here, because the paper does not tell the width of the band, the
-# parameters are the same either way, and no class of the library computes it: an export would open in textmill alone.
+# parameters are the same either way. No class of transformers computes it: an export carries its own (trust_remote_code=True).
 GPT3 = replace(
     GPT2,
     name="gpt3",

@@ -67,9 +67,19 @@ class GeneratorDiscriminator(Tower):
         real = batch.tokens_BL.numel() if batch.keep_BL is None else int(batch.keep_BL.sum())
         return {"mlm": batch.count("mlm"), "rtd": real}
 
-    def language_logits(self, batch: Batch, at_BL: Tensor | None = None) -> Tensor:
-        hidden = read(self.generator, batch)
-        return self.head("mlm").logits(hidden, at_BL)
+    def language_hidden(self, batch: Batch) -> Hidden:
+        """The generator's hidden states: its head scores the vocabulary, the discriminator has none."""
+        return read(self.generator, batch)
+
+    @torch.no_grad()
+    def detect(self, batch: Batch, logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+        """Replaced-token detection on what the generator samples from its scores at the masked positions.
+
+        Returns the discriminator's logits [B, L] (above 0: replaced) and the labels [B, L]: 1 replaced, 0 original, IGNORE padding.
+        The sample is a function of the batch alone, so two evaluations of the same model and batch agree.
+        """
+        corrupt_BL, replaced_BL = corrupt(batch, self.sample(logits_NV, batch))
+        return self.head("rtd").logits(read(self.backbone, batch, corrupt_BL)).float(), replaced_BL
 
 
 def corrupt(batch: Batch, sampled_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,13 @@ class Tower(nn.Module):
         """How many places each part of the loss predicts in this batch: what denominators are made of."""
         return {head.name: batch.count(head.name) for head in self.heads}
 
+    def language_hidden(self, batch: Batch) -> Hidden:
+        """Hidden states that the language head reads: the backbone's own, unless the model has a second one for them."""
+        return self.hidden(batch)
+
     def language_logits(self, batch: Batch, at_BL: Tensor | None = None) -> Tensor:
         """Vocabulary scores [B, L, V], or [N, V] where `at_BL` is True."""
-        return self.language_head().logits(self.hidden(batch), at_BL)
+        return self.language_head().logits(self.language_hidden(batch), at_BL)
 
     def language_head(self) -> Head:
         """The head that scores the vocabulary: the next token's or the masked one's."""

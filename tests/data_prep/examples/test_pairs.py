@@ -26,15 +26,24 @@ def test_every_sentence_is_in_exactly_one_chunk_and_no_side_is_empty(lengths: li
     assert all(start < split < end for start, split, end in found)
 
 
-@given(LENGTHS, st.integers(5, 200))
-def test_a_chunk_ends_with_the_sentence_that_reaches_the_target(lengths: list[int], length: int) -> None:
-    for start, _, end in chunks(np.array(lengths), PairsConfig(length, short_share=0), "x"):
+@given(LENGTHS, st.integers(5, 200), st.text(max_size=3))
+def test_a_chunk_ends_with_the_sentence_that_reaches_the_target(lengths: list[int], length: int, key: str) -> None:
+    """Forwards in half of the documents, from the last sentence backwards in the other half."""
+    found = list(chunks(np.array(lengths), PairsConfig(length, short_share=0), key))
+    if draw(0, key, 0, "direction", 2):
+        lengths = lengths[::-1]
+        found = [(len(lengths) - end, len(lengths) - split, len(lengths) - start) for start, split, end in reversed(found)]
+    for start, _, end in found:
         target = length - 3
         if end < len(lengths):
             assert sum(lengths[start:end]) >= target or end - start == 2
             assert end - start == 2 or sum(lengths[start : end - 1]) < target
         else:
             assert sum(lengths[start : end - 2]) < target or end - start <= 3
+
+
+def test_half_of_the_documents_are_chunked_backwards() -> None:
+    assert 400 < sum(draw(0, f"d{n}", 0, "direction", 2) for n in range(1000)) < 600
 
 
 def test_one_chunk_of_ten_is_short_and_splits_are_anywhere() -> None:

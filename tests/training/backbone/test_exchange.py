@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from infra.errors import ArtifactError, ConfigError
 from training.families.catalog import FAMILIES, family, family_of, load
 from training.families.family import Family
+from training.feed.batch import Batch
 from training.objectives.tower import Tower
 
 SMALL = {"vocab": 61, "width": 32, "layers": 2, "heads": 4, "ffn": 0, "positions": 24}
@@ -149,14 +150,37 @@ def test_what_the_library_cannot_express_is_not_exported(name: str, change: dict
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_banded_model_is_ours_alone(tmp_path: Path) -> None:
+def test_a_banded_model_opens_in_transformers_with_the_code_in_its_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    tower = tower_of(family("gpt3"), band=4)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    torch.manual_seed(3)
+    tower = tower_of(family("gpt3"), band=4, init_std=0.2).eval()
     family("gpt3").export(tower, tmp_path)
     assert load(tmp_path).config.band == 4
-    with pytest.raises(ValueError, match="textmill-banded"):
-        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="textmill-banded|trust_remote_code"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    assert sum(p.numel() for p in theirs.parameters()) == family("gpt3").parameters(tower.config)
+    tokens = torch.randint(1, tower.config.vocab, (3, 12))
+    keep = torch.arange(12)[None] < torch.tensor([12, 9, 5])[:, None]
+    with torch.no_grad():
+        said, ours = theirs.eval()(tokens, attention_mask=keep.long()), tower.language_logits(Batch(tokens, None, keep))
+        torch.testing.assert_close(ours[keep], said.logits[keep], atol=1e-5, rtol=0.0)
+        assert said.logits.std() > 0.1, "logits so flat would hide a difference"
+        dense = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, band=tokens.shape[1]).eval()
+        assert not torch.allclose(dense(tokens).logits[:, -1], theirs(tokens).logits[:, -1], atol=1e-3), "the band must matter"
+        loss = theirs(tokens, labels=tokens).loss
+        expected = torch.nn.functional.cross_entropy(tower.language_logits(Batch(tokens))[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        torch.testing.assert_close(loss, expected)
+        written = [
+            theirs.generate(tokens[:1, :3], max_length=12, do_sample=False, use_cache=cached, pad_token_id=0) for cached in (True, False)
+        ]
+        greedy = tokens[:1, :3]
+        for _ in range(9):
+            greedy = torch.cat([greedy, tower.language_logits(Batch(greedy))[:, -1].argmax(-1, keepdim=True)], 1)
+    assert torch.equal(written[0], written[1]) and torch.equal(written[0], greedy[:, : written[0].shape[1]])
 
 
 def test_roberta_moves_its_positions_to_the_tokenizers_padding(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.log import attach
-from training.engine.checkpoint import Checkpoints, Point, _seal_of, verify
+from training.engine.checkpoint import Checkpoints, Keep, Lowest, Point, _seal_of, verify
 from training.engine.rank import Rank
 from training.engine.snapshot import frozen
 
@@ -151,3 +151,16 @@ def test_the_manifest_names_every_file_with_size_and_hash(tmp_path: Path) -> Non
     record = json.loads((tmp_path / "step-5" / "manifest.json").read_text())["record"]
     assert sorted(record["files"]) == ["state/a.pt", "state/b.pt"]
     assert all(entry["bytes"] > 0 and len(entry["xxh3"]) == 32 for entry in record["files"].values())
+
+
+def test_the_best_is_loaded_and_how_long_no_loss_was_lower_is_in_every_checkpoint(tmp_path: Path) -> None:
+    checkpoints, lowest = Checkpoints(tmp_path, ALONE, Keep(last=1, best=True)), Lowest()
+    for step, loss in ((5, 2.0), (10, 1.5), (15, 1.5), (20, 1.9)):
+        lowest = lowest.after(loss)
+        checkpoints.save(Weights(step), Point(step, step * 100, lowest=lowest), valid_loss=loss)
+    weights = Weights()
+    assert Checkpoints(tmp_path, ALONE).resume(weights).lowest == Lowest(1.5, 2)
+    best = checkpoints.best(weights, now=20)
+    assert best is not None and best.step == 10 and weights.value[0] == 10
+    assert checkpoints.best(weights, now=10) is None, "the engine holds it already"
+    assert Checkpoints(tmp_path / "none", ALONE).best(weights, now=0) is None

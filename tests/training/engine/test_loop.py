@@ -15,7 +15,8 @@ from infra.compute import LocalCompute
 from infra.errors import ConfigError, Preempted, StageFailed
 from infra.log import attach
 from tests.training.engine.trial import LENGTH, VOCAB, Numbers, Seen, Trial, bert, gpt, run_all, settings
-from training.engine.loop import LoopConfig, guessing
+from training.engine.first_loss import total as guessing
+from training.engine.loop import LoopConfig
 from training.engine.measure import cut, micros, read
 from training.engine.optim import OptimConfig
 from training.feed.batch import IGNORE, Batch

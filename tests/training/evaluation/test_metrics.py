@@ -81,3 +81,23 @@ def test_a_ratio_drawn_in_pieces_is_the_ratio_drawn_at_once(monkeypatch: pytest.
 def test_what_cannot_be_scored_is_refused(gold: list[int], predicted: list[int]) -> None:
     with pytest.raises(ConfigError, match="cannot be scored"):
         metrics.accuracy(gold, predicted)
+
+
+def test_auc_is_scikit_learns_with_ties_and_its_interval_draws_sequences() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    gold = rng.integers(0, 2, 400)
+    scores = np.round(gold * 0.7 + rng.normal(size=400), 1)
+    assert metrics.auc(gold, scores) == pytest.approx(roc_auc_score(gold, scores), abs=1e-12)
+    assert metrics.auc(np.ones(5), np.arange(5.0)) == 0.5
+    sizes = np.full(40, 10)
+    found = metrics.bootstrap_auc(gold, scores, sizes, samples=300)
+    drawn = []
+    for _ in range(300):
+        rows = np.concatenate([np.arange(10 * i, 10 * i + 10) for i in rng.integers(0, 40, 40)])
+        drawn.append(roc_auc_score(gold[rows], scores[rows]))
+    assert found.value == pytest.approx(roc_auc_score(gold, scores), abs=1e-12)
+    assert found.high - found.low == pytest.approx(float(np.ptp(np.quantile(drawn, [0.025, 0.975]))), rel=0.25)
+    with pytest.raises(ConfigError, match="do not hold 400 scores"):
+        metrics.bootstrap_auc(gold, scores, sizes[1:])

@@ -51,16 +51,17 @@ def test_many_runs_are_laid_where_they_belong(sizes: list[list[int]], data: st.D
 
 
 @given(SIZES, st.integers(1, 12), st.data())
-def test_reach_takes_whole_lists_until_enough(sizes: list[list[int]], wanted: int, data: st.DataObject) -> None:
+def test_nearest_takes_complete_lists_as_close_to_the_wanted_length_as_they_come(
+    sizes: list[list[int]], wanted: int, data: st.DataObject
+) -> None:
     column, plain = lists(sizes)
     row = data.draw(st.integers(0, len(plain) - 1))
     last = data.draw(st.integers(row + 1, len(plain)))
     edge = next(int(e) for e in np.cumsum([len(c) for c in sizes]) if e > row)  # the chunk's end
-    end = row + 1
-    while end < min(last, edge) and sum(map(len, plain[row:end])) < wanted:
-        end += 1
-    found = int(column.reach(np.array([row]), np.array([wanted]), np.array([last]))[0])
-    assert found - int(column.places(np.array([row]))[0]) == sum(map(len, plain[row:end]))
+    place, taken = (int(x[0]) for x in column.nearest(np.array([row]), np.array([wanted]), np.array([last])))
+    reached = {n: sum(map(len, plain[row : row + n])) for n in range(1, min(last, edge) - row + 1)}
+    assert place - int(column.places(np.array([row]))[0]) == reached[taken]
+    assert abs(reached[taken] - wanted) == min(abs(length - wanted) for length in reached.values())
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any), st.data())
