@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from infra.environ import holding
-from infra.errors import Preempted, StageFailed
+from infra.errors import Preempted, StageFailed, WorkerLost
 from infra.log import attach, event
 
 R = TypeVar("R")
 GRACE_S = 20.0  # between asking a rank to end and ending it
 
 
-class RankDied(RuntimeError):
-    """A rank ended without an answer: killed from outside, out of memory, or a crash in native code."""
+class RankDied(WorkerLost):
+    """A rank ended without an answer."""
 
 
 @dataclass
@@ -103,14 +103,20 @@ def _rank(work: bytes, environment: dict[str, str], home: Connection) -> None:
 
     attach(lambda told: send("event", told))
     try:
-        value = pickle.loads(work)()  # noqa: S301  (our own bytes, through our own pipe)
+        value = call(work)
     except BaseException as error:  # crosses to the parent, which raises it
-        send("failure", _portable(error))
+        send("failure", portable(error))
         raise SystemExit(1) from None
     send("result", value)
 
 
-def _portable(error: BaseException) -> BaseException:
+def call(work: bytes, *arguments: Any) -> Any:
+    """Unpickle a function that this run pickled for its own workers, and call it."""
+    return pickle.loads(work)(*arguments)  # noqa: S301  (our own bytes, through our own pipe)
+
+
+def portable(error: BaseException) -> BaseException:
+    """The exception itself if it can cross to another process, else a RuntimeError with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:  # an exception class whose constructor asks for more than it pickles

@@ -1,6 +1,6 @@
 """A gang on a running Ray cluster: an actor a rank in one placement group, begun anew when a rank or its node is lost.
 
-Ray itself is handed in by its door, infra/ray_compute.py. What a rank had done must stand in its own checkpoints, in a folder that
+Ray itself is handed in by its door, infra/ray_driver.py. What a rank had done must stand in its own checkpoints, in a folder that
 all nodes share; nothing here remembers it.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError, PipelineError, Preempted, StageFailed
-from infra.gang import GRACE_S, RankDied
+from infra.gang import GRACE_S, RankDied, call
 from infra.launched import interface_of
 from infra.log import attach, event
 
@@ -93,7 +93,7 @@ class _End:
         return next((e for e in self.failures.values() if isinstance(e, Preempted)), None)
 
 
-def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], tell: Callable[[], None]) -> list[Any]:
+def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: bytes, tell: Callable[[], None]) -> list[Any]:
     """fn in as many ranks as there is room for; a death restarts all of them on the nodes that are left, an exception of fn does not.
 
     tell is called twice a second, to pass on what the ranks say. Raises StageFailed, Preempted, or ConfigError when the cluster has no
@@ -120,7 +120,7 @@ def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], 
         raise end.preempted or StageFailed(order.name, end.failures, gang.world, unit="rank")
 
 
-def _try(gang: _Gang, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+def _try(gang: _Gang, fn: bytes, tell: Callable[[], None], patience: float) -> _End:
     """One try, from its actors to their end."""
     try:
         gang.begin()
@@ -224,7 +224,7 @@ class _Gang:
             self.actors.append(made.options(scheduling_strategy=here).remote(self.mailbox))
         self.ray.get(self.mailbox.take.remote("stop"))  # what the try before was asked
 
-    def work(self, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+    def work(self, fn: bytes, tell: Callable[[], None], patience: float) -> _End:
         """Until every rank answered, or one failed and no death explains it. patience: seconds until it looks for room for more."""
         errors, end = self.ray.exceptions, _End()
         try:
@@ -246,7 +246,7 @@ class _Gang:
                     self.ask_to_stop()
         return end
 
-    def _hand_out(self, fn: Callable[[], Any]) -> None:
+    def _hand_out(self, fn: bytes) -> None:
         """Ask every actor where it is, tell it who it is, and let it work."""
         places = self.ray.get([actor.place.remote() for actor in self.actors], timeout=START_S)
         nodes = list(dict.fromkeys(place.node for place in places))
@@ -310,15 +310,16 @@ class _Rank:
         return Place(context.get_node_id(), address, interface_of(address), port, gpus)
 
     def settle(self, environment: dict[str, str]) -> None:
-        """Before work's arguments are unpickled, which may import torch."""
+        """Before work unpickles its function, which may import torch."""
         os.environ.update(environment)
 
-    def work(self, fn: Callable[[], Any]) -> Any:
+    def work(self, fn: bytes) -> Any:
+        """Call the pickled fn; its import may need the environment that settle set."""
         done = threading.Event()
         threading.Thread(target=self._listen, args=(done,), daemon=True).start()
         detach = attach(lambda told: self.mailbox.put.remote("event", told))
         try:
-            return fn()
+            return call(fn)
         finally:
             done.set()
             detach()

@@ -192,6 +192,7 @@ def _compute(prepared: Prepared) -> Any:
         addresses=addresses,
         min_ranks=resources.min_ranks,
         rank_cpus=resources.rank_cpus,
+        log=prepared.run.path / "ray.log",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = ["infra", "data_prep", "training", "distill", "pipelines"]  # from the ground up
 DOORS = {
-    "ray": {"infra/ray_compute.py", "infra/ray_gang.py"},
+    "ray": {"infra/ray_driver.py", "infra/ray_gang.py"},
     "prefect": {"pipelines/flows.py"},
     "deepspeed": {"training/engine/zero.py"},
     "sentencepiece": {"data_prep/tokenizer/sentencepiece.py"},
