@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import ConfigError, PipelineError, Preempted
+from infra.errors import ConfigError
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
 from pipelines.cli_slurm import slurm
-from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
+from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -329,12 +329,11 @@ def main() -> None:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:
         code = _tell(error, debug=debug)
-    if code == INTERRUPTED:  # typer makes a number of Ctrl-C itself
-        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
+    if code == INTERRUPTED.code:  # typer makes a number of Ctrl-C itself
+        _complain(describe(KeyboardInterrupt()))
     if "pipelines.runner" in sys.modules:
         _end_children(code)
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(code)
 
 
 def _tell(error: BaseException, *, debug: bool) -> int:
@@ -349,22 +348,20 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         error.show()
         return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED
-    if isinstance(error, Terminated):
-        typer.echo("textmill: ended by SIGTERM; the same command goes on from here", err=True)
-    elif isinstance(error, PipelineError):
-        for line in str(error).splitlines():
-            typer.echo(f"textmill: {line}", err=True)
-    else:
-        hint = "" if debug else " (--debug shows where)"
-        typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
-    return exit_code(error)
+        return INTERRUPTED.code
+    _complain(describe(error))
+    return exit_state(error).code
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        typer.echo(f"textmill: {line}", err=True)
 
 
 def _end_children(code: int) -> None:
     from pipelines.prefect_server import pids
 
-    if code in (FAILED, Preempted.exit_code, INTERRUPTED):
+    if code in (FAILED.code, TERMINATED.code, INTERRUPTED.code):
         end_children(pids())
 
 

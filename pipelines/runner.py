@@ -23,7 +23,7 @@ from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import chain, recipe_shapes
-from pipelines.ending import ending
+from pipelines.ending import describe, exit_state, locate
 from pipelines.growth import Growth
 from pipelines.plan import plan
 from pipelines.recipe import Loaded, load
@@ -87,6 +87,10 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
+    if order.ray and not order.plain:
+        from infra.ray_compute import check_address
+
+        check_address(order.ray)
     if not order.ray:
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
@@ -133,7 +137,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
-            run.stands(ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
+            locate(error, run.workspace)
+            run.stands(exit_state(error).state, error=describe(error), seconds=round(time.monotonic() - begun, 1))
             with suppress(Exception):  # the page of a broken run is a courtesy: it must not hide the error
                 _report(prepared)
             raise

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ["infra", "data_prep", "training", "distill", "pipelines"]  # from the ground up
 DOORS = {
     "ray": {"infra/ray_driver.py", "infra/ray_gang.py"},
-    "prefect": {"pipelines/flows.py"},
+    "prefect": {"pipelines/flows.py", "pipelines/prefect_progress.py"},
     "deepspeed": {"training/engine/zero.py"},
     "sentencepiece": {"data_prep/tokenizer/sentencepiece.py"},
     "tiktoken": {"data_prep/tokenizer/merging.py"},
