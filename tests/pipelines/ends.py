@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from pipelines import cli
+from pipelines import cli, prefect_server
 from pipelines.cli_options import HERE, RecipeArgument, Settings, Workspace
 from tests.faults.web import Web, page
 
@@ -150,6 +152,51 @@ def _says(process: psutil.Process, word: str) -> bool:
         return False
 
 
+class Server:
+    """A Prefect server of a test's own, which may be killed and started again with the same database and address."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir()
+        self.environment = {"TEXTMILL_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_API_URL": ""}
+        self.api = ""
+        self.home = home
+        self.start()
+
+    def start(self) -> None:
+        port = self.api.rpartition(":")[2].partition("/")[0] or str(_free_port())
+        self.api = f"http://127.0.0.1:{port}/api"
+        self.environment["PREFECT_API_URL"] = self.api
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        log = (self.home / "server.log").open("a")
+        self.process = psutil.Popen(command, env={**os.environ, **self.environment}, stdout=log, stderr=log, cwd=self.home)
+        ends = time.monotonic() + PATIENCE_S
+        while not prefect_server.healthy(self.api):
+            assert self.process.poll() is None and time.monotonic() < ends, (self.home / "server.log").read_text()
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        tree = [*self.process.children(recursive=True), self.process]
+        for one in tree:
+            one.kill()
+        psutil.wait_procs(tree, 10)
+
+
+@contextmanager
+def own_server(home: Path) -> Iterator[Server]:
+    server = Server(home)
+    try:
+        yield server
+    finally:
+        with suppress(psutil.Error):
+            server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
 def flow_run(api: str, name: str) -> dict[str, Any]:
     """The flow run of this name, by the server's own interface."""
     [found] = ask(api, "flow_runs", {"flow_runs": {"name": {"any_": [name]}}})
@@ -180,7 +227,6 @@ def cancel(api: str, flow: str) -> None:
 def main() -> None:
     @cli.app.command("run-no-ray")
     def run_no_ray(recipe: RecipeArgument, settings: Settings = None, workspace: Workspace = HERE, until: str = "") -> None:
-        from pipelines import prefect_server
         from pipelines.console import watching
         from pipelines.runner import Order, prepare
 
@@ -195,5 +241,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if space := os.environ.get("TEXTMILL_TEST_ADDRESS_SPACE"):
+        resource.setrlimit(resource.RLIMIT_AS, (int(space), int(space)))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test runner in the background may have it ignored
     main()
