@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError, PipelineError, Preempted, StageFailed
-from infra.gang import GRACE_S, RankDied, call
+from infra.gang import GRACE_S, RankDied, RankOutOfMemory, call
 from infra.launched import interface_of
 from infra.log import attach, event
 
@@ -64,13 +64,14 @@ class Seat:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank's process runs: node, the address that faces the cluster, its network interface, a free port, its GPUs."""
+    """Where a rank's process runs: node, the address that faces the cluster, its network interface, a free port, its GPUs, its host."""
 
     node: str
     address: str
     interface: str
     port: int
     gpus: tuple[str, ...] = ()
+    host: str = ""
 
 
 @dataclass
@@ -214,6 +215,7 @@ class _Gang:
         self.asked = False
         self.actors: list[Any] = []
         self.pending: dict[Any, int] = {}
+        self.places: list[Place] = []
 
     def begin(self) -> None:
         """Start the actors. Their order is that of the bundles until they have said where they are."""
@@ -252,7 +254,7 @@ class _Gang:
         nodes = list(dict.fromkeys(place.node for place in places))
         ranked = sorted(range(self.world), key=lambda index: (nodes.index(places[index].node), index))
         self.actors, places = [self.actors[i] for i in ranked], [places[i] for i in ranked]
-        settings = environments(places, self.seat.cpus)
+        settings, self.places = environments(places, self.seat.cpus), places
         self.ray.get([a.settle.remote(s) for a, s in zip(self.actors, settings, strict=True)], timeout=START_S)
         self.pending = {actor.work.remote(fn): rank for rank, actor in enumerate(self.actors)}
 
@@ -267,7 +269,17 @@ class _Gang:
                 cause = getattr(error, "cause", None)
                 end.failures[rank] = self._explained(cause if isinstance(cause, BaseException) else error)
             except errors.RayError as error:
-                end.failures[rank] = RankDied(f"was lost ({_first_line(error)})")
+                end.failures[rank] = self._lost(rank, error)
+
+    def _lost(self, rank: int, error: BaseException) -> RankDied:
+        """Where the rank was, whether its node is gone too, and what to do."""
+        place = self.places[rank]
+        where = f"on host {place.host} ({place.address}, Ray node {place.node[:12]})"
+        if isinstance(error, self.ray.exceptions.OutOfMemoryError):
+            return RankOutOfMemory(f"{where} was killed by Ray's memory monitor: fewer ranks a node, smaller micro-batches or more memory")
+        if any(node["NodeID"] == place.node and node["Alive"] for node in self.ray.nodes()):
+            return RankDied(f"{where} was lost: its process ended ({_first_line(error)}); look for its end in `dmesg` on that host")
+        return RankDied(f"{where} was lost: its node left the cluster; look at that host, and start Ray there again")
 
     def _explained(self, error: BaseException) -> BaseException:
         """What is no fault of the work: somebody else took the port meanwhile, or the rank's node is going away."""
@@ -307,7 +319,7 @@ class _Rank:
             s.bind(("", 0))
             port = int(s.getsockname()[1])
         gpus = tuple(str(i) for i in context.get_accelerator_ids().get("GPU", []))
-        return Place(context.get_node_id(), address, interface_of(address), port, gpus)
+        return Place(context.get_node_id(), address, interface_of(address), port, gpus, socket.gethostname())
 
     def settle(self, environment: dict[str, str]) -> None:
         """Before work unpickles its function, which may import torch."""
