@@ -122,7 +122,7 @@ class Driver:
             return
         try:
             ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(unreachable(self.cluster.address, " ".join(str(error).split()))) from error
 
     def _start(self, ray: Any) -> None:
