@@ -107,6 +107,11 @@ def exit_state(error: BaseException | None) -> ExitState:
     return next((row for kind, row in rows if isinstance(error, kind)), UNEXPECTED)
 
 
+def flow_state(state: str) -> str:
+    """The Prefect state of a run that left this state in status.json: for a server that was gone when it ended."""
+    return next((row.prefect for row in TABLE if row.state == state), KILLED.prefect)
+
+
 def describe(error: BaseException) -> str:
     """What failed and where, in one line for each thing that is wrong; then what to do about it."""
     found = exit_state(error)

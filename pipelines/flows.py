@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Completed, Crashed, State
+from prefect.states import Completed, State
 from prefect.types.entrypoint import EntrypointType
 
 from infra.artifact import Artifact
@@ -35,7 +35,7 @@ from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import runner
-from pipelines.ending import CANCELLED, Terminated, cancel, describe, exit_at_once, exit_state, listen
+from pipelines.ending import CANCELLED, KILLED, Terminated, cancel, describe, exit_at_once, exit_state, flow_state, listen
 from pipelines.prefect_progress import Progress
 from pipelines.prefect_server import POOL
 from pipelines.rundir import status
@@ -201,17 +201,19 @@ TASK: dict[str, Any] = {
 
 
 def _bury(client: SyncPrefectClient, workspace: Path, own: UUID) -> None:
-    """Runs that were killed stay Running in the UI for ever: say that they crashed."""
+    """Runs that were killed, or that ended while the server was gone, stay Running in the UI for ever: report how they ended."""
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
-    for dead in client.read_flow_runs(flow_run_filter=running):
-        folder = workspace / "runs" / dead.name
-        if dead.id == own or not (folder / "status.json").exists() or status(folder)["state"] == "running":
+    for ended in client.read_flow_runs(flow_run_filter=running):
+        folder = workspace / "runs" / ended.name
+        if ended.id == own or not (folder / "status.json").exists() or (found := status(folder))["state"] == "running":
             continue
-        gone: State[Any] = Crashed(message="its process was killed")
-        tasks = TaskRunFilter.model_validate({"flow_run_id": {"any_": [dead.id]}, "state": {"type": {"any_": ["RUNNING"]}}})
+        name = flow_state(found["state"])
+        message = found.get("error") or ("its process was killed" if found["state"] == KILLED.state else "reported later")
+        state: State[Any] = State(type=StateType[name.upper()], name=name, message=message)
+        tasks = TaskRunFilter.model_validate({"flow_run_id": {"any_": [ended.id]}, "state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
         for left in client.read_task_runs(task_run_filter=tasks):
-            client.set_task_run_state(left.id, gone, force=True)
-        client.set_flow_run_state(dead.id, gone, force=True)
+            client.set_task_run_state(left.id, state, force=True)
+        client.set_flow_run_state(ended.id, state, force=True)
 
 
 def _logical_date(flow_run: Any) -> tuple[str, ...]:
