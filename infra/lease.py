@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,9 @@ def _beat(path: Path, me: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         count += 1
         draft = path.with_name(f"{path.name}.{me['id']}")
-        draft.write_text(json.dumps({**me, "beat": count}))
-        os.replace(draft, path)
+        with suppress(OSError):  # a full disk, a draft swept away: the next beat tries again
+            draft.write_text(json.dumps({**me, "beat": count}))
+            os.replace(draft, path)
 
 
 @contextmanager

@@ -35,7 +35,19 @@ from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import runner
-from pipelines.ending import CANCELLED, KILLED, Terminated, cancel, describe, exit_at_once, exit_state, flow_state, listen
+from pipelines.ending import (
+    CANCELLED,
+    DISK_FULL,
+    KILLED,
+    NO_RAM,
+    Terminated,
+    cancel,
+    describe,
+    exit_at_once,
+    exit_state,
+    flow_state,
+    listen,
+)
 from pipelines.prefect_progress import Progress
 from pipelines.prefect_server import POOL
 from pipelines.rundir import status
@@ -183,8 +195,10 @@ def deploy(recipe: str, workspace: Path, settings: tuple[str, ...], cron: str, t
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """System failures pass (a full queue, a lost connection); what our own checks refuse does not."""
+    """Whether a second attempt may succeed: after a system failure (a full queue, a lost connection), not after a refusal of our own."""
     error = state.result(raise_on_failure=False)
+    if isinstance(error, BaseException) and exit_state(error) in (DISK_FULL, NO_RAM):
+        return False  # nobody frees space or memory within seconds
     if isinstance(error, StageFailed):
         return any(isinstance(e, OSError) for e in error.failures.values())
     return isinstance(error, OSError) and not isinstance(error, OURS)

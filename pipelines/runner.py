@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
-from infra.errors import ConfigError
+from infra.errors import ConfigError, PipelineError
 from infra.log import attach
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
@@ -156,8 +156,10 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
         begun = time.monotonic()
         try:
             artifact = carry(stage, config, inputs, label, key, found)
-        except BaseException:
+        except BaseException as error:
             run.end(row, "failed", time.monotonic() - begun, {})
+            if isinstance(error, Exception) and not isinstance(error, PipelineError):  # ours name their stage
+                error.add_note(f"in stage {label}")
             raise
         run.end(row, "done" if found is None else "cached", time.monotonic() - begun, artifact.counts)
         return artifact
