@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, PipelineError
+from infra.log import event
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
 from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
@@ -18,7 +19,7 @@ from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_chil
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.runner import Order
+    from pipelines.runner import Order, Outcome, Prepared
 
 app = typer.Typer(
     name="textmill",
@@ -45,7 +46,7 @@ def run(
     restarts: Annotated[int | None, typer.Option(help="Deaths of ranks in a row before it is given up; resources.restarts.")] = None,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
-    from pipelines.runner import Order, plainly, prepare
+    from pipelines.runner import Order, carry_out, plainly, prepare
 
     given = {"ranks": ranks, "min_ranks": min_ranks, "rank_cpus": rank_cpus, "restarts": restarts}
     resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
@@ -54,21 +55,28 @@ def run(
     from pipelines.console import watching
 
     with watching(console):
-        if plain:
-            from pipelines.runner import carry_out
-
-            outcome = carry_out(prepared, plainly)
-        else:
-            from pipelines import prefect_server
-
-            api = prefect_server.connect()
-            from pipelines import flows
-
-            outcome = flows.start(prepared)
-            outcome.ui = prefect_server.ui(api)
+        outcome = carry_out(prepared, plainly) if plain else _under_prefect(prepared)
     from pipelines.summary import tell
 
     tell(console, outcome)
+
+
+def _under_prefect(prepared: Prepared) -> Outcome:
+    """Do the work as a flow run; where no server can be started, without one."""
+    from pipelines import prefect_server, runner
+
+    try:
+        api = prefect_server.connect()
+    except ConfigError:
+        raise
+    except PipelineError as error:
+        event("warning", message=f"{error}; the run continues without Prefect")
+        return runner.carry_out(prepared, runner.plainly)
+    from pipelines import flows
+
+    outcome = flows.start(prepared)
+    outcome.ui = prefect_server.ui(api)
+    return outcome
 
 
 @app.command()
