@@ -186,7 +186,7 @@ def kind_of(process: psutil.Process) -> str:
         if words.startswith("ray::") and not words.startswith(("ray::IDLE", "ray::Dashboard", "ray::RuntimeEnv")):
             return "worker"
         if "spawn_main" in words:
-            return "ray" if any(child.name() == "raylet" for child in process.children()) else "rank"
+            return "rank" if "OMP_WAIT_POLICY" in process.environ() else "ray"
     return ""
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,19 +45,18 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
 def test_a_cluster_that_dies_is_named(victim: str, nodes: Nodes, tmp_path: Path) -> None:
-    import threading
-
     def strike() -> None:
         while not (tmp_path / "mark").exists():
             time.sleep(0.1)
         for one in nodes.nodes[0].process.children(recursive=True):
-            if one.name() == victim:
-                one.kill()
+            with suppress(psutil.Error):
+                if one.name() == victim:
+                    one.kill()
 
     threading.Thread(target=strike, daemon=True).start()
     with RayCompute(address=nodes.address) as compute, pytest.raises(RayLost, match=f"wait: lost Ray on the cluster at {nodes.address}: "):
         compute.map("wait", partial(wait_after_mark, tmp_path / "mark"), range(4))
-    assert not [one for one in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
+    assert not multiprocessing.active_children(), "the driver is gone"
 
 
 def test_a_lost_rank_names_its_host_and_what_to_do(nodes: Nodes, tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_a_lost_rank_names_its_host_and_what_to_do(nodes: Nodes, tmp_path: Path)
         assert compute.gang("train", partial(kill_rank_once, tmp_path / "mark"), ranks=1) == ["done"]
     detach()
     [said] = [text for text in told if "was lost" in text]
-    assert f"train: rank 0 on host {socket.gethostname()} (127.0.0.1, Ray node " in said and "dmesg" in said and "restarts" in said, said
+    assert f"train: rank 0 on host {socket.gethostname()} (" in said and "Ray node" in said and "dmesg" in said and "restarts" in said, said
 
 
 def test_a_cluster_that_wants_another_token_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
