@@ -137,7 +137,6 @@ class _DriverProcess:
             raise RayLost(f"Ray did not start on this machine within {within:.0f} s{self._log()}") from None
         if self.address is None:
             self._look()
-            self.daemons = {name: one for one in self.family if (name := _name(one)) in DAEMONS}
 
     def do(self, name: str, message: tuple[Any, ...]) -> Any:
         """Send work and wait for its result. An exception that arrives meanwhile, such as a signal's, stops the work first."""
@@ -225,7 +224,9 @@ class _DriverProcess:
         import psutil
 
         with suppress(psutil.Error):
-            self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+            new = set(psutil.Process(self.process.pid).children(recursive=True)) - self.family
+            self.family |= new
+            self.daemons |= {name: one for one in new if (name := _name(one)) in DAEMONS}
 
     def _message(self, name: str, why: str) -> str:
         where = f"the cluster at {self.address}" if self.address else "this machine"

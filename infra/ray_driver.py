@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from infra.errors import ConfigError, OutOfMemory, StageFailed, WorkerLost
+from infra.errors import ConfigError, OutOfMemory, RayLost, StageFailed, WorkerLost
 from infra.gang import call, portable
 from infra.log import attach, event
 from infra.ray_gang import run_on_cluster
@@ -118,7 +118,10 @@ class Driver:
 
     def _join(self, ray: Any) -> None:
         if self.cluster.address is None:
-            self._start(ray)
+            try:
+                self._start(ray)
+            except Exception as error:
+                raise RayLost(f"Ray did not start on this machine: {' '.join(str(error).split())} (see {self.cluster.log})") from error
             return
         try:
             ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -156,7 +159,15 @@ class Driver:
                     order, fn = message[1:]
                     self.send("result", run_on_cluster(self._ray, self._mailbox, order, fn, self.tell))
             except (Exception, Stopped) as error:
-                self.send("error", portable(error))
+                self.send("error", portable(self._named(message, error)))
+
+    def _named(self, message: tuple[Any, ...], error: BaseException) -> BaseException:
+        """An error of Ray itself, such as the loss of the mailbox, by our names and with the work it ended."""
+        if not isinstance(error, self._ray.exceptions.RayError):
+            return error
+        name = message[1] if message[0] == "map" else message[1].name
+        found = cause(self._ray, error)
+        return StageFailed(name, {0: found}, 1, unit="driver") if isinstance(found, OutOfMemory) else RayLost(f"{name}: lost Ray: {found}")
 
     def map(self, name: str, fn: bytes, items: Iterable[Any]) -> list[Any]:
         todo, ray = list(items), self._ray

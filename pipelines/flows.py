@@ -126,8 +126,7 @@ def start(prepared: Prepared) -> Outcome:
     """Run the flow in this process. Without a server the work is done all the same, and ends as it would with one."""
     attempt, order = _Attempt(prepared), prepared.order
     given, raising = _ATTEMPT.set(attempt), logging.raiseExceptions
-    logging.raiseExceptions = False  # Prefect's threads would print to the terminal that they lost the server
-    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+    logging.raiseExceptions = False  # Prefect's log thread would print to the terminal that it lost the server
     try:
         with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: CLIENT_RETRIES}):
             run = textmill.with_options(flow_run_name=prepared.run.id)

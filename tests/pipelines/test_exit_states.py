@@ -21,11 +21,12 @@ from tests.pipelines.ends import Run, Scene
 
 pytestmark = [pytest.mark.timeout(400)]
 GUIDE = Path(__file__).parents[2] / "docs/guides/exit-states.md"
-MODES = [
-    "plain",
-    pytest.param("prefect", marks=pytest.mark.prefect),
-    pytest.param("ray", marks=[pytest.mark.prefect, pytest.mark.ray]),
-]
+PREFECT = pytest.param("prefect", marks=pytest.mark.prefect)
+RAY = pytest.param("ray", marks=[pytest.mark.prefect, pytest.mark.ray])
+# Not in CI: `make cluster` runs every row in every mode, CI one of each kind.
+SLOW_PREFECT = pytest.param("prefect", marks=[pytest.mark.prefect, pytest.mark.cluster])
+SLOW_RAY = pytest.param("ray", marks=[pytest.mark.prefect, pytest.mark.ray, pytest.mark.cluster])
+MODES = ["plain", SLOW_PREFECT, SLOW_RAY]
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def _server(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("server")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["plain", SLOW_PREFECT, RAY])
 def test_sigterm(mode: str, scene: Scene, check: Any) -> None:
     run = scene.start(mode)
     run.until_held()
@@ -77,7 +78,7 @@ def test_ctrl_c(mode: str, scene: Scene, check: Any) -> None:
     check(run, mode, ending.INTERRUPTED, "interrupted")
 
 
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", [PREFECT, SLOW_RAY])
 def test_cancelled_through_prefect(mode: str, scene: Scene, check: Any, server: str) -> None:
     run = scene.start(mode)
     run.until_held()
@@ -85,10 +86,9 @@ def test_cancelled_through_prefect(mode: str, scene: Scene, check: Any, server: 
     check(run, mode, ending.CANCELLED, "cancelled through Prefect")
 
 
-@pytest.mark.ray
-@pytest.mark.prefect
-@pytest.mark.parametrize("mode", ["ray"])
-@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
+@pytest.mark.parametrize(
+    ("victim", "mode"), [pytest.param("raylet", "ray", marks=RAY.marks), pytest.param("gcs_server", "ray", marks=SLOW_RAY.marks)]
+)
 def test_ray_is_lost(victim: str, mode: str, scene: Scene, check: Any) -> None:
     run = scene.start(mode)
     run.until_held()
@@ -182,6 +182,7 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("mode", MODES)
 def test_memory_runs_out_in_a_rank(mode: str, scene: Scene, check: Any) -> None:
     """Two billion parameters do not fit into the address space that the rank may have."""
@@ -195,17 +196,21 @@ def test_memory_runs_out_in_a_rank(mode: str, scene: Scene, check: Any) -> None:
     )
 
 
-@pytest.mark.ray
-@pytest.mark.prefect
-@pytest.mark.parametrize("mode", ["ray"])
+@pytest.mark.parametrize("mode", [SLOW_RAY])
 def test_rays_memory_monitor_kills_the_workers(mode: str, scene: Scene, check: Any) -> None:
     run = scene.start(mode, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
     check(run, mode, ending.NO_RAM, "Ray's memory monitor killed its worker")
 
 
-@pytest.mark.prefect
-@pytest.mark.parametrize("mode", ["prefect", pytest.param("ray", marks=pytest.mark.ray)])
-@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize(
+    ("back", "mode"),
+    [
+        pytest.param(True, "prefect", marks=SLOW_PREFECT.marks),
+        pytest.param(True, "ray", marks=SLOW_RAY.marks),
+        pytest.param(False, "prefect", marks=PREFECT.marks),
+        pytest.param(False, "ray", marks=SLOW_RAY.marks),
+    ],
+)
 def test_the_prefect_server_is_lost(back: bool, mode: str, scene: Scene, tmp_path: Path) -> None:
     """The work goes on at its pace; a server that comes back learns what it missed."""
     with ends.own_server(tmp_path / "home") as server:
