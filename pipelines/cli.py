@@ -12,6 +12,7 @@ import typer
 
 from infra.errors import ConfigError, PipelineError
 from infra.log import event
+from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace
 from pipelines.cli_slurm import slurm
 from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
@@ -140,6 +141,8 @@ def _tell_cost(told: dict[str, Any]) -> None:
 
 
 app.command()(slurm)
+app.command()(generate)
+app.command()(fill)
 
 
 @app.command()
@@ -231,21 +234,6 @@ def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
     if not as_json and not damaged:
         typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
     raise typer.Exit(3 if damaged else 0)
-
-
-@app.command()
-def generate(
-    model: Annotated[str, typer.Argument(help="A model of the newest run (gpt), or a folder that holds one.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
-    tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 60,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.8,
-    seed: int = 1,
-    workspace: Workspace = HERE,
-) -> None:
-    """Let a model that reads left to right go on with a text."""
-    from pipelines.models import continue_text
-
-    typer.echo(continue_text(workspace.absolute(), model, prompt, tokens, temperature, seed))
 
 
 @app.command()

@@ -40,14 +40,6 @@ def model_folder(workspace: Path, name: str) -> Path:
     return find_model(workspace, name).path / "model"
 
 
-def continue_text(workspace: Path, name: str, prompt: str, tokens: int, temperature: float, seed: int) -> str:
-    """What the model makes of the prompt."""
-    folder = model_folder(workspace, name)
-    from training.evaluation import generate
-
-    return generate.continue_text(folder, prompt, tokens, generate.Sampling(temperature=temperature, seed=seed))
-
-
 def import_from(source: Path, folder: Path, lowercase: bool) -> dict[str, Any]:
     """Read a model that transformers saved and write it as textmill does, with its tokenizer; what was found in it."""
     _empty(folder)

@@ -20,7 +20,7 @@ from infra.store import Store
 from tests.training.small import LENGTH, Here, prepared
 from training.card import read_card
 from training.engine.measure import read
-from training.evaluation.generate import continue_text
+from training.evaluation.generate import continue_texts
 from training.families.catalog import family, load
 from training.feed.batch import IGNORE
 from training.imported import IMPORT, ImportConfig, adopt, begin, files_of, pieces, same_pieces
@@ -251,7 +251,7 @@ def test_a_model_adopted_by_hand_writes_text_and_may_be_imported_again(world: Wo
     world.theirs("gpt2", tmp_path / "theirs")
     told = adopt(tmp_path / "theirs", tmp_path / "ours")
     assert told["family"] == "gpt2" and told["heads"] == ["next"] and told["tokenizer"] == "byte_bpe"
-    assert continue_text(tmp_path / "ours", "The cat", tokens=4).startswith("The cat")
+    assert continue_texts(tmp_path / "ours", ["The cat"], tokens=4)[0][0].startswith("The cat")
     first, second = (world.imported(tmp_path / folder, "gpt2", world.gpt) for folder in ("theirs", "ours"))
     ours, again = (load(made.path / "model") for made in (first, second))
     assert asdict(ours.config) == asdict(again.config)

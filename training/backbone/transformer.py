@@ -102,13 +102,20 @@ class Block(nn.Module):
         self.ffn_norm: nn.LayerNorm = ffn_of.ffn_norm if ffn_of else nn.LayerNorm(c.width, c.eps)
 
     def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
-        seen_BLD = self.attention_norm(x_BLD) if self.pre else x_BLD
-        mixed_BLD, scores = self.attention(seen_BLD, sight, layer, written_out)
+        mixed_BLD, scores = self.attention(self.attention_input(x_BLD), sight, layer, written_out)
+        return self.after_attention(x_BLD, mixed_BLD), scores
+
+    def attention_input(self, x_BLD: Tensor) -> Tensor:
+        """What attention reads of the residual stream [B, L, D]."""
+        return self.attention_norm(x_BLD) if self.pre else x_BLD
+
+    def after_attention(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        """Both residual additions and the feed-forward sublayer, given attention's output; all are [B, L, D]."""
         x_BLD = x_BLD + self.dropout(mixed_BLD)
         if self.pre:
-            return x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD))), scores
+            return x_BLD + self.dropout(self.ffn(self.ffn_norm(x_BLD)))
         x_BLD = self.attention_norm(x_BLD)
-        return self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD))), scores
+        return self.ffn_norm(x_BLD + self.dropout(self.ffn(x_BLD)))
 
 
 class Backbone(nn.Module):

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from data_prep.tokenizer import byte_bpe, wordpiece
+from data_prep.tokenizer import bpe_eow, byte_bpe, wordpiece
 from infra.errors import ConfigError
-from training.evaluation.generate import Sampling, choose, continue_ids, continue_text, fill_gaps
+from training.evaluation.decoding import Sampling
+from training.evaluation.generate import continuation, continue_texts, fill_masked
 from training.families.catalog import family
 
 TEXT = "the cat sat on the mat and the dog sat on the log. " * 20
@@ -30,7 +30,7 @@ def learn(tower, batch, steps: int = 60) -> None:
 
 @pytest.fixture(scope="module")
 def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows one sentence by heart."""
+    """A model that has memorized one sentence."""
     from training.feed.batch import IGNORE, Batch
 
     folder = tmp_path_factory.mktemp("gpt")
@@ -69,68 +69,94 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-def test_a_model_goes_on_with_what_it_has_read(gpt: Path) -> None:
-    written = continue_text(gpt, "the cat sat", 20, Sampling(temperature=0))
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory):
+    """GPT-1's kind of tokenizer, which marks the end of a word and not its start."""
+    folder = tmp_path_factory.mktemp("words")
+    return bpe_eow.load(folder, bpe_eow.train([TEXT], folder, 60, min_frequency=1))
+
+
+GREEDY = Sampling(temperature=0)
+
+
+def test_a_memorized_sentence_is_continued(gpt: Path) -> None:
+    [[written]] = continue_texts(gpt, ["the cat sat"], 20, GREEDY)
     assert written.startswith("the cat sat on the mat and the dog sat")
 
 
-def test_greedy_is_what_the_library_generates(gpt: Path) -> None:
+def test_greedy_text_equals_transformers(gpt: Path) -> None:
     import transformers
 
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(gpt).eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(gpt).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(gpt)
     ids = tokenizer("the dog", return_tensors="pt").input_ids
-    out = theirs.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
-    assert continue_text(gpt, "the dog", 12, Sampling(temperature=0)) == tokenizer.decode(out[0])
+    out = reference.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert continue_texts(gpt, ["the dog"], 12, GREEDY) == [[tokenizer.decode(out[0])]]
 
 
-def test_a_seed_decides_what_is_written(gpt: Path) -> None:
-    hot = [continue_text(gpt, "the", 20, Sampling(temperature=3.0, seed=seed)) for seed in (1, 1, 2)]
+def test_a_seed_decides_what_is_sampled(gpt: Path) -> None:
+    hot = [continue_texts(gpt, ["the"], 20, Sampling(temperature=3.0, seed=seed)) for seed in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]
 
 
+def test_samples_differ_and_a_batch_changes_nothing(gpt: Path) -> None:
+    how = Sampling(temperature=2.0, samples=3)
+    [alone] = continue_texts(gpt, ["the cat"], 20, how)
+    together = continue_texts(gpt, ["the cat", "the dog sat on the"], 20, how)
+    assert len(set(alone)) == 3 and together[0] == alone and len(together[1]) == 3
+
+
 def test_an_empty_prompt_starts_a_document(gpt: Path) -> None:
-    assert isinstance(continue_text(gpt, "", 3), str)
+    [[text]] = continue_texts(gpt, [""], 3, GREEDY)
+    assert isinstance(text, str)
 
 
-def test_a_text_longer_than_the_model_goes_on_from_its_end(gpt: Path) -> None:
-    assert len(continue_text(gpt, TEXT, 5, Sampling(temperature=0))) > len(TEXT)
+def test_a_prompt_longer_than_the_model_is_continued_from_its_end(gpt: Path) -> None:
+    [[text]] = continue_texts(gpt, [TEXT], 5, GREEDY)
+    assert text.startswith(TEXT) and len(text) > len(TEXT)
 
 
-def test_padding_of_the_table_is_never_written(gpt: Path) -> None:
-    from training.families.catalog import load
-
-    tower = load(gpt)
-    vocab = tower.config.vocab - 3
-    ids = list(continue_ids(tower, [5], 200, Sampling(temperature=50.0), vocab=vocab))
-    assert len(ids) == 200 and max(ids) < vocab
-
-
-def test_choices_follow_temperature_top_k_and_top_p() -> None:
-    scores = torch.tensor([0.1, 0.5, 0.25, 0.15]).log()
-
-    def seen(sampling: Sampling) -> Counter[int]:
-        rng = torch.Generator().manual_seed(0)
-        return Counter(choose(scores, sampling, rng) for _ in range(4000))
-
-    plain = seen(Sampling(temperature=1.0))
-    assert plain[1] / 4000 == pytest.approx(0.5, abs=0.03) and plain[0] / 4000 == pytest.approx(0.1, abs=0.02)
-    assert set(seen(Sampling(temperature=1.0, top_k=2))) == {1, 2}
-    assert set(seen(Sampling(temperature=1.0, top_p=0.6))) == {1, 2}
-    assert set(seen(Sampling(temperature=1.0, top_p=0.01))) == {1}
-    assert set(seen(Sampling(temperature=0.0))) == {1}
-    cold = seen(Sampling(temperature=0.5))
-    assert cold[1] / 4000 == pytest.approx(0.25 / (0.01 + 0.25 + 0.0625 + 0.0225), abs=0.03)
+@pytest.mark.parametrize("stop", [("mat",), ("dog", "mat and"), (" sat on the mat and the",)])
+def test_a_stop_string_ends_the_text_before_it(gpt: Path, stop: tuple[str, ...]) -> None:
+    [[free]] = continue_texts(gpt, ["the cat"], 30, GREEDY)
+    [[text]] = continue_texts(gpt, ["the cat"], 30, GREEDY, stop)
+    first = min(place for one in stop if (place := free.find(one, len("the cat"))) >= 0)
+    assert text == free[:first]
 
 
-def test_gaps_are_filled_with_what_stood_there(bert: Path) -> None:
-    first, second = fill_gaps(bert, "the [MASK] sat on the [MASK]", best=3)
-    whole = fill_gaps(bert, "the cat sat on the [MASK]")[0]
-    single = fill_gaps(bert, "the [MASK] sat on the mat")[0]
-    assert len(first) == len(second) == 3
-    assert single[0].probability == max(g.probability for g in single)
-    assert sum(g.probability for g in single) <= 1.0 + 1e-6
-    assert (single[0].token, whole[0].token) == ("cat", "mat")
+def test_an_empty_stop_string_is_refused(gpt: Path) -> None:
+    with pytest.raises(ConfigError, match="stop string is empty"):
+        continue_texts(gpt, ["the"], 3, GREEDY, ("",))
+
+
+def test_new_words_are_separated_from_the_prompt(words) -> None:
+    """A tokenizer that marks ends of words decodes new ids without the space before them (fairseq #1306 is of this kind)."""
+    ids = words.encode_batch(["the cat sat on the mat"])[0]
+    for split in range(1, len(ids)):
+        prompt = words.decode(ids[:split])
+        assert prompt + continuation(words, prompt, ids[:split], ids[split:]) == "the cat sat on the mat"
+        if prompt.endswith("the"):
+            assert continuation(words, prompt + " ", ids[:split], ids[split:]).startswith(("mat", "cat"))
+
+
+def test_masked_tokens_are_filled_with_what_was_there(bert: Path) -> None:
+    both, single, whole = fill_masked(
+        bert, ["the [MASK] sat on the [MASK]", "the [MASK] sat on the mat", "the cat sat on the [MASK]"], best=3
+    )
+    assert [len(guesses) for guesses in both] == [3, 3]
+    assert single[0][0].probability == max(g.probability for g in single[0])
+    assert sum(g.probability for g in single[0]) <= 1.0 + 1e-6
+    assert (single[0][0].token, whole[0][0].token) == ("cat", "mat")
+
+
+def test_filling_equals_the_pipeline_of_transformers(bert: Path) -> None:
+    import transformers
+
+    pipe = transformers.pipeline("fill-mask", str(bert))
+    texts = ["the [MASK] sat on the mat", "the [MASK] sat", "on the [MASK]"]
+    for masks, reference in zip(fill_masked(bert, texts, best=4), pipe(texts, top_k=4), strict=True):
+        assert [g.token for g in masks[0]] == [each["token_str"] for each in reference]
+        assert [g.probability for g in masks[0]] == pytest.approx([each["score"] for each in reference], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +167,12 @@ def test_impossible_sampling_is_refused(change: dict, message: str) -> None:
         Sampling(**change)
 
 
-def test_each_model_is_asked_only_for_what_it_can(gpt: Path, bert: Path) -> None:
-    with pytest.raises(ConfigError, match="reads both ways"):
-        continue_text(bert, "the cat", 3)
-    with pytest.raises(ConfigError, match="without a mask token"):
-        fill_gaps(gpt, "the [MASK]")
+def test_a_model_refuses_what_it_cannot_do(gpt: Path, bert: Path) -> None:
+    with pytest.raises(ConfigError, match="bidirectional.*textmill fill"):
+        continue_texts(bert, ["the cat"], 3)
+    with pytest.raises(ConfigError, match="causal.*textmill generate"):
+        fill_masked(gpt, ["the [MASK]"])
     with pytest.raises(ConfigError, match=r"write \[MASK\] where"):
-        fill_gaps(bert, "the cat")
-    with pytest.raises(ConfigError, match="32 positions"):
-        fill_gaps(bert, "the [MASK] " * 40)
+        fill_masked(bert, ["the cat"])
+    with pytest.raises(ConfigError, match="text 2 has .* 32 positions"):
+        fill_masked(bert, ["the [MASK]", "the [MASK] " * 40])
