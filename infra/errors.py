@@ -6,6 +6,7 @@ PipelineError
 │   ├── Unreadable    a file may not be read
 │   └── DamagedInput  a stage's input was damaged, and is quarantined
 ├── StageFailed       some shards or ranks failed, nothing was committed; exit code 3
+├── RayLost           the Ray cluster is gone, nothing was committed; exit code 3
 └── Preempted         asked to stop, state saved, the same command continues; exit code 4
 """
 
@@ -56,6 +57,18 @@ class Preempted(PipelineError):
     """The run was asked to stop, saved what it had, and can be continued."""
 
     exit_code = 4
+
+
+class RayLost(PipelineError):
+    """The Ray cluster that carried a stage is gone; its finished shards stay for the next run."""
+
+
+class WorkerLost(RuntimeError):
+    """A worker process or rank ended without an answer: killed from outside, out of memory, or a crash in native code."""
+
+
+class OutOfMemory(WorkerLost):
+    """A worker process or rank was killed because memory ran out."""
 
 
 class StageFailed(PipelineError):

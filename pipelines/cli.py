@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.environ import fit_address_space
-from infra.errors import PipelineError, Preempted
+from infra.errors import ConfigError, PipelineError
+from infra.log import event
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
 from pipelines.cli_plan import plan
@@ -18,12 +19,12 @@ from pipelines.cli_schedule import deploy, schedule
 from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
 from pipelines.cli_worker import doctor, ui, worker
-from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
+from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
 
 LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "doctor"}  # these change nothing on a Prefect server
 
 if TYPE_CHECKING:
-    from pipelines.runner import Order
+    from pipelines.runner import Order, Outcome, Prepared
 
 app = typer.Typer(
     name="textmill",
@@ -50,7 +51,7 @@ def run(
     restarts: Annotated[int | None, typer.Option(help="Deaths of ranks in a row before it is given up; resources.restarts.")] = None,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
-    from pipelines.runner import Order, plainly, prepare
+    from pipelines.runner import Order, carry_out, plainly, prepare
 
     given = {"ranks": ranks, "min_ranks": min_ranks, "rank_cpus": rank_cpus, "restarts": restarts}
     resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
@@ -59,21 +60,28 @@ def run(
     from pipelines.console import watching
 
     with watching(screen):
-        if plain:
-            from pipelines.runner import carry_out
-
-            outcome = carry_out(prepared, plainly)
-        else:
-            from pipelines import prefect_server
-
-            api = prefect_server.connect()
-            from pipelines import flows
-
-            outcome = flows.start(prepared)
-            outcome.ui = prefect_server.ui(api)
+        outcome = carry_out(prepared, plainly) if plain else _under_prefect(prepared)
     from pipelines.summary import tell
 
     tell(screen, outcome)
+
+
+def _under_prefect(prepared: Prepared) -> Outcome:
+    """Do the work as a flow run; where no server can be started, without one."""
+    from pipelines import prefect_server, runner
+
+    try:
+        api = prefect_server.connect()
+    except ConfigError:
+        raise
+    except PipelineError as error:
+        event("warning", message=f"{error}; the run continues without Prefect")
+        return runner.carry_out(prepared, runner.plainly)
+    from pipelines import flows
+
+    outcome = flows.start(prepared)
+    outcome.ui = prefect_server.ui(api)
+    return outcome
 
 
 app.command()(plan)
@@ -186,14 +194,13 @@ def main() -> None:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:
         code = _tell(error, debug=debug)
-    if code == INTERRUPTED:  # typer makes a number of Ctrl-C itself
-        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
+    if code == INTERRUPTED.code:  # typer makes a number of Ctrl-C itself
+        _complain(describe(KeyboardInterrupt()))
     if "pipelines.runner" in sys.modules:
         _end_children(code)
     if not LOOKS_ONLY & set(arguments):
         _close_zombies()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(code)
 
 
 def _tell(error: BaseException, *, debug: bool) -> int:
@@ -208,16 +215,14 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         error.show()
         return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED
-    if isinstance(error, Terminated):
-        typer.echo("textmill: ended by SIGTERM; the same command goes on from here", err=True)
-    elif isinstance(error, PipelineError):
-        for line in str(error).splitlines():
-            typer.echo(f"textmill: {line}", err=True)
-    else:
-        hint = "" if debug else " (--debug shows where)"
-        typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
-    return exit_code(error)
+        return INTERRUPTED.code
+    _complain(describe(error))
+    return exit_state(error).code
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        typer.echo(f"textmill: {line}", err=True)
 
 
 def _close_zombies() -> None:
@@ -233,7 +238,7 @@ def _close_zombies() -> None:
 def _end_children(code: int) -> None:
     from pipelines.prefect_server import pids
 
-    if code in (FAILED, Preempted.exit_code, INTERRUPTED):
+    if code in (FAILED.code, TERMINATED.code, INTERRUPTED.code):
         end_children(pids())
 
 

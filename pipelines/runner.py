@@ -16,14 +16,14 @@ from typing import Any
 from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
-from infra.errors import ConfigError
+from infra.errors import ConfigError, PipelineError
 from infra.log import attach, event
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import chain, plan_checks, recipe_shapes
-from pipelines.ending import ending
+from pipelines.ending import describe, exit_state, locate
 from pipelines.growth import Growth
 from pipelines.plan import plan
 from pipelines.rebuild import rebuilding
@@ -87,6 +87,10 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
+    if order.ray and not order.plain:
+        from infra.ray_compute import check_address
+
+        check_address(order.ray)
     if not order.ray and chain.trains(loaded.recipe, order.until):  # what only makes text never loads torch
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
@@ -146,7 +150,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
-            run.stands(ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
+            locate(error, run.workspace)
+            run.stands(exit_state(error).state, error=describe(error), seconds=round(time.monotonic() - begun, 1))
             with suppress(Exception):  # the page of a broken run is a courtesy: it must not hide the error
                 _report(prepared)
             raise
@@ -164,8 +169,10 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
         begun = time.monotonic()
         try:
             artifact = carry(stage, config, inputs, label, key, found)
-        except BaseException:
+        except BaseException as error:
             run.end(row, "failed", time.monotonic() - begun, {})
+            if isinstance(error, Exception) and not isinstance(error, PipelineError):  # ours name their stage
+                error.add_note(f"in stage {label}")
             raise
         run.end(row, "done" if found is None else "cached", time.monotonic() - begun, artifact.counts)
         return artifact
@@ -205,6 +212,7 @@ def _compute(prepared: Prepared) -> Any:
         addresses=addresses,
         min_ranks=resources.min_ranks,
         rank_cpus=resources.rank_cpus,
+        log=prepared.run.path / "ray.log",
     )
 
 
