@@ -5,6 +5,7 @@ import gzip
 import html
 import io
 import json
+import re
 from collections import Counter, defaultdict
 
 import pyarrow as pa
@@ -121,7 +122,7 @@ def test_real_posts_pass_the_karma_rule_as_a_plain_reader_counts_them(store, loc
     assert made.counts["removed.low_karma"] == sum(int(row["score"]) < 3 for row in clean)
     best: dict[str, int] = defaultdict(lambda: -1)
     for row in clean:
-        url = urls.canonical(html.unescape(row["url"]))  # Reddit's API escapes
+        url = urls.canonical(re.sub("&(?:amp;)+", "&", html.unescape(row["url"])))  # Reddit's API escapes, some posters did before
         if int(row["score"]) >= 3 and url and not urls.is_media(url):
             best[url] = max(best[url], int(row["score"]))
     assert {row["url"]: row["karma"] for row in rows(made)} == best
@@ -130,8 +131,8 @@ def test_real_posts_pass_the_karma_rule_as_a_plain_reader_counts_them(store, loc
 def test_real_pushshift_posts(store, local, data) -> None:
     source = LinkSource("submissions", (SourceFile.of(data / "urls/pushshift/RS_v2_2005-07.xz"),))
     counts = run(LINKS, LinksConfig((source,), shards=2), {}, store, local).counts
-    assert (counts["read"], counts["removed.deleted"]) == (1_079, 3)
-    assert counts["removed.low_karma"] == 1_079 - 757 - 1  # one of the deleted had too little as well
+    assert counts["read"] == 1_079 and "removed.deleted" not in counts  # three deleted accounts, whose links are there
+    assert counts["removed.low_karma"] == 1_079 - 757
 
 
 def test_a_host_lies_in_one_shard_and_shards_are_even(store, local, tmp_path) -> None:

@@ -302,6 +302,7 @@ def test_an_artifact_of_another_version_is_refused() -> None:
         made = corpus.add([document("a", "x y z")])
         manifest = made.path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+        seal(manifest)
         with pytest.raises(ConfigError, match="another version of textmill"):
             corpus.made = [Artifact(made.stage, made.fingerprint, made.path)]
             corpus.add([])

@@ -348,7 +348,7 @@ def test_a_side_that_went_missing_is_told(given: Any, tmp_path: Path) -> None:
     store = Store(tmp_path)
     made = run(DEDUP, DedupConfig(), {"documents": given([corpus(1)])}, store, LocalCompute())
     (made.path / "signatures" / "00000.arrow").unlink()
-    with pytest.raises(OSError, match="signatures"):
+    with pytest.raises(ArtifactError, match="signatures/00000.arrow is missing"):
         run(
             DEDUP,
             DedupConfig(),
