@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -96,7 +97,7 @@ def sweep(folder: Path, own: Iterable[str] = ()) -> list[str]:
         damaged += [str(file.relative_to(folder)) for file in wrong if file.is_file() and file.is_relative_to(folder)]
         for file in wrong:
             if file.is_relative_to(folder):
-                file.unlink(missing_ok=True)
+                _remove(file)
     for path in files:
         mine = any(fnmatch(path.relative_to(folder).parts[0], pattern) for pattern in patterns)
         if path not in good and (not mine or path.name.endswith(SUFFIX)):
@@ -105,6 +106,14 @@ def sweep(folder: Path, own: Iterable[str] = ()) -> list[str]:
         if Path(parent) != folder and not os.listdir(parent):
             os.rmdir(parent)
     return sorted(set(damaged))
+
+
+def _remove(path: Path) -> None:
+    """Also a directory that stands where a file belongs."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _agrees(path: Path, said: Entry) -> bool:

@@ -126,10 +126,10 @@ def _beat(path: Path, me: dict[str, Any], stop: threading.Event) -> None:
     count = 0
     while not stop.wait(BEAT_S):
         count += 1
-        if (_read(path) or {}).get("id") not in (None, me["id"]):  # this process stood still so long that another took over
-            return
-        draft = path.with_name(f"{path.name}.{me['id']}")
-        with suppress(OSError):  # a full disk, a draft swept away: the next beat tries again
+        with suppress(OSError):  # a full disk, too few file descriptors, a draft swept away: the next beat tries again
+            if (_read(path) or {}).get("id") not in (None, me["id"]):  # this process stood still so long that another took over
+                return
+            draft = path.with_name(f"{path.name}.{me['id']}")
             draft.write_text(json.dumps({**me, "beat": count}))
             os.replace(draft, path)
 

@@ -114,7 +114,13 @@ class Driver:
         # On this node: on another one it would be lost with that node.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        ray.get(self._mailbox.take.remote("event"))
+        try:
+            ray.get(self._mailbox.take.remote("event"))
+        except ray.exceptions.RayError as error:
+            found = cause(ray, error, times=1)
+            raise (
+                found if isinstance(found, OutOfMemory) else RayLost(f"Ray did not start an actor: {found} (see {self.cluster.log})")
+            ) from None
 
     def _join(self, ray: Any) -> None:
         if self.cluster.address is None:
@@ -166,7 +172,7 @@ class Driver:
         if not isinstance(error, self._ray.exceptions.RayError):
             return error
         name = message[1] if message[0] == "map" else message[1].name
-        found = cause(self._ray, error)
+        found = cause(self._ray, error, times=1)
         return StageFailed(name, {0: found}, 1, unit="driver") if isinstance(found, OutOfMemory) else RayLost(f"{name}: lost Ray: {found}")
 
     def map(self, name: str, fn: bytes, items: Iterable[Any]) -> list[Any]:
@@ -239,15 +245,15 @@ def _call(fn: bytes, mailbox: Any, item: Any) -> Any:
         detach()
 
 
-def cause(ray: Any, error: Any) -> BaseException:
-    """What a task's failure is called without Ray: its own exception, or the loss of its worker."""
+def cause(ray: Any, error: Any, times: int = SYSTEM_RETRIES + 1) -> BaseException:
+    """What a task's failure is called without Ray: its own exception, or the loss of its worker. times: how often it was started."""
     if isinstance(error, ray.exceptions.RayTaskError):
         found = getattr(error, "cause", None)
         return portable(found if isinstance(found, BaseException) else RuntimeError(str(error)))
-    first = " ".join(str(error).split("\n\n")[0].split())
+    first, often = " ".join(str(error).split("\n\n")[0].split()), f" {times} times" if times > 1 else ""
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return OutOfMemory(f"Ray's memory monitor killed its worker {SYSTEM_RETRIES + 1} times: {first[:300]}")
-    return WorkerLost(f"its worker process was lost {SYSTEM_RETRIES + 1} times ({type(error).__name__}: {first[:300]})")
+        return OutOfMemory(f"Ray's memory monitor killed its worker{often}: {first[:300]}")
+    return WorkerLost(f"its worker process was lost{often} ({type(error).__name__}: {first[:300]})")
 
 
 def unreachable(address: str, why: str) -> str:

@@ -49,6 +49,7 @@ from pipelines.runner import Carry, Order, Outcome, Prepared
 CLIENT_RETRIES = 2  # of the flow's own requests at its start and end: 6 seconds
 RETRIES = 2
 OURS = (ConfigError, ArtifactError, Preempted)  # raised on purpose: a second try would end the same way
+PERMANENT = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)  # of the system, until somebody changes a file
 
 _ATTEMPT: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
 
@@ -176,8 +177,13 @@ def _worth_a_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
     if isinstance(error, BaseException) and exit_state(error) in (DISK_FULL, NO_RAM):
         return False  # nobody frees space or memory within seconds
     if isinstance(error, StageFailed):
-        return any(isinstance(e, OSError) for e in error.failures.values())
-    return isinstance(error, OSError) and not isinstance(error, OURS)
+        return any(map(_is_transient, error.failures.values()))
+    return _is_transient(error)
+
+
+def _is_transient(error: Any) -> bool:
+    """Whether the system may not report this error again, such as a lost connection or a full queue."""
+    return isinstance(error, OSError) and not isinstance(error, (*OURS, *PERMANENT))
 
 
 # no cache and no stored results: the manifests know what is done

@@ -93,12 +93,13 @@ def exports(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def imports(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Folders that hold a model of the recipe's family and size, with the tokenizer that it was trained with."""
+    imported = {name: model for name, model in recipe.models.items() if model.init}
+    if not imported:
+        return  # a recipe without them is checked without torch
     from training.import_shape import shape_in
     from training.imported import same_shape
 
-    for name, model in recipe.models.items():
-        if not model.init:
-            continue
+    for name, model in imported.items():
         folder, tokenizer = FilePath(model.init), recipe.tokenizers[model.tokenizer]
         try:
             family, shape = shape_in(folder, model.family)

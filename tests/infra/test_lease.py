@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +56,22 @@ def test_a_silent_holder_on_another_machine_is_waited_for_and_then_outlived(tmp_
     begun = time.monotonic()
     with lease.held(path):
         assert time.monotonic() - begun >= 0.6
+
+
+def test_a_beat_that_the_system_refuses_is_followed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    path, real, refused = tmp_path / "x.lease", lease._read, threading.Event()
+
+    def read(path: Path) -> dict[str, Any] | None:
+        if threading.current_thread() is not threading.main_thread() and not refused.is_set():
+            refused.set()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path)
+
+    with lease.held(path):
+        monkeypatch.setattr(lease, "_read", read)
+        assert refused.wait(60)
+        before, ends = (real(path) or {}).get("beat", 0), time.monotonic() + 60
+        while (real(path) or {}).get("beat", 0) <= before:
+            assert time.monotonic() < ends
+            time.sleep(0.01)

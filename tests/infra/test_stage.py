@@ -147,6 +147,17 @@ def test_two_tries_at_once_make_one_artifact_and_the_later_does_no_work(store: S
     assert not list((store.root / "toy").glob(".*.lease"))
 
 
+def test_a_directory_in_place_of_a_finished_file_is_removed_and_the_file_is_built_again(store: Store) -> None:
+    config = Config(broken=(2,))
+    with pytest.raises(StageFailed):
+        go(store, config)
+    scratch = store.scratch("toy", TOY.key(config, {}))
+    (scratch / ".mended").touch()
+    (scratch / "0.txt").unlink()
+    (scratch / "0.txt/deeper").mkdir(parents=True)
+    assert (go(store, config).path / "0.txt").read_text() == "shard 0"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

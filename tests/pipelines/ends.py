@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from pipelines import cli, prefect_server
-from pipelines.cli_options import HERE, RecipeArgument, Settings, Workspace
+from pipelines.cli_options import HERE, RecipeArgument, Settings, Workspace, console
 from tests.faults.web import Web, page
 
 PATIENCE_S = 180.0
@@ -231,7 +231,7 @@ def main() -> None:
         from pipelines.runner import Order, prepare
 
         prepared = prepare(Order(recipe, workspace, tuple(settings or ()), until, plain=True))
-        with watching(cli._console()):
+        with watching(console()):
             prefect_server.connect()
             from pipelines import flows
 
