@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lxml.etree import LxmlError
 from resiliparse.extract.html2text import extract_plain_text
@@ -145,7 +146,8 @@ def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slo
     """The blocks of a doubted page; None when trafilatura's text, of this length, is mostly elsewhere.
 
     The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's,
-    the rest of its lists and tables, and the rules' code, which both extractors take for a picture when it is in a figure.
+    the rest of lists and tables of which it has at least half, and the rules' code, which both extractors take for a picture when it is
+    in a figure.
     """
 
     def characters(of: list[bool], without: list[bool] | None = None, within: list[bool] | None = None) -> int:
@@ -159,9 +161,15 @@ def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slo
         return ours
     if characters(slow) < COVERED * length:
         return None
-    begun = {block.group for block, own, theirs in zip(given, ours, slow, strict=True) if own and theirs} - {None}
+    shares: dict[Any, list[int]] = {}
+    for block, own, theirs in zip(given, ours, slow, strict=True):
+        if own and block.group is not None:
+            share = shares.setdefault(block.group, [0, 0])
+            share[theirs] += len(block.text)
+    complete = {group for group, (left_out, taken) in shares.items() if taken >= left_out}
     return [
-        theirs or (own and (block.code is not None or block.group in begun)) for block, own, theirs in zip(given, ours, slow, strict=True)
+        theirs or (own and (block.code is not None or block.group in complete))
+        for block, own, theirs in zip(given, ours, slow, strict=True)
     ]
 
 
