@@ -1,4 +1,4 @@
-"""The encoding of pages in many languages: the HTML standard's own cases, headers that the bytes contradict, and pages that declare none."""
+"""The encoding of pages in many languages: the HTML standard's own cases, contradicted headers, and pages that declare nothing."""
 
 from __future__ import annotations
 
