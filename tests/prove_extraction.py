@@ -3,8 +3,8 @@
     make prove PROVE=tests/prove_extraction.py
     python tests/benchmarks/bench_extract.py --cross-validate       the same, with the tables printed
 
-Leave-one-site-out cross-validation over three sets of pages (benchmarks/extract_sites.py), about half a minute of CPU time. TEXTMILL_TEST_DATA
-names the folder of the pages.
+Leave-one-site-out cross-validation over three sets of pages (benchmarks/extract_sites.py), about half a minute of CPU time.
+TEXTMILL_TEST_DATA names the folder of the pages.
 """
 
 from __future__ import annotations
