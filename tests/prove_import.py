@@ -1,6 +1,7 @@
 """Random configurations of transformers' classes through `textmill import`: the same logits, or a refusal that names the field.
 
-python -m tests.prove_import --count 500            every family
+make prove PROVE=tests/prove_import.py              500 of every family
+python -m tests.prove_import --count 500            the same, with the counts printed
 python -m tests.prove_import --family bert --seed 3
 
 A configuration is drawn from everything that its class takes: sizes, activations, ties, scales, rates, labels, padded vocabularies,
@@ -27,6 +28,7 @@ from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import pytest
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -349,6 +351,14 @@ def prove(family: str, count: int, seed: int = 0) -> Counter[str]:
             key = f"{family} {seed} {number}"
             results[outcome(drawn(family, random.Random(key), tokens, pad), number, Path(top), vocab, tokens)] += 1
     return results
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_500_configurations_of_a_family_give_the_same_logits_or_are_refused_by_name(family: str) -> None:
+    results = prove(family, 500)  # raises AssertionError at the first that fails
+    assert results.total() == 500
+    assert results["imported"] > 250 and results["refused"] > 0
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 """100 MB of damaged archives and odd HTTP answers: no crash, no hang, no byte and no record that is not counted.
 
-    python -m tests.prove_ingest --mb 100
+    make prove PROVE=tests/prove_ingest.py
+    python -m tests.prove_ingest --mb 10       other amounts, with the counts printed
 
 Half of the bytes are WARC files with faults: each ledger must add up, and every page that no fault reached must come out with its body.
-Half are HTTP answers: what curl reads must be read with the same bytes (--curl), what ends early must not be taken for a page, and random
-faults must end as one of the outcomes. Prints what was read; exit 1 at the first thing that is wrong.
+Half are HTTP answers: what curl reads must be read with the same bytes, what ends early must not be taken for a page, and random
+faults must end as one of the outcomes. Fails at the first thing that is wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from data_prep import shards
 from data_prep.corpus import warc
@@ -156,6 +159,15 @@ def prove(megabytes: float, *, curl: bool) -> Counter[str]:
             seen += asyncio.run(check_answers(first, 100, folder, 60_000, curl=curl))
             first += 100
     return seen
+
+
+@pytest.mark.timeout(7200)
+def test_100_mb_of_damaged_input_lose_nothing_uncounted() -> None:
+    curl = shutil.which("curl")
+    seen = prove(100.0, curl=bool(curl))  # raises Wrong
+    assert seen["archive_bytes"] >= 5e7 and seen["answer_bytes"] >= 5e7
+    assert seen["pages"] > 0 and seen["quarantined"] > 0 and seen["outcome ok"] > 0 and seen["outcome truncated"] > 0
+    assert not curl or seen["as curl"] > 0
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ _UNSEEN = re.compile(rb"<!--.*?-->|<(script|style)\b.*?</\1|<[A-Za-z/!?][^>]{0,2
 _ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
 _WIDER = {"euc_kr": "cp949", "euc-kr": "cp949", "gbk": "gb18030", "shift_jis": "cp932", "big5": "big5hkscs", "iso8859-11": "cp874"}
 _ALIASES = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr", "x-user-defined": "windows-1252", "cp932": "shift_jis"}
+_ALIASES |= {"big5hkscs": "big5", "shift_jis_2004": "shift_jis", "euc_jis_2004": "euc-jp"}  # names that chardet alone has
 _MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "euc-jp", "iso2022_jp", "iso-2022-jp"))
 _ASCII = re.compile("[\x00-\x7f]+")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
@@ -121,7 +122,8 @@ def _guarded(body: bytes, codec: str, source: str) -> Decoded:
         return _forgiving(body, "utf-8", f"{source}, contradicted")
     if codec not in _MULTI_BYTE and not codec.startswith("utf") and _consists_of_pairs(body):
         found, stated = detect(body), declared(body) if source == "header" else ""
-        other = stated if stated in _MULTI_BYTE and sum(map(len, _FOREIGN.findall(body))) < SURE else found
+        is_sure = found != "utf-8" and sum(map(len, _FOREIGN.findall(body))) >= SURE  # no UTF-8: nothing fits
+        other = stated if stated in _MULTI_BYTE and not is_sure else found
         if other in _MULTI_BYTE and not _is_damaged(answer := _forgiving(body, other, f"{source}, contradicted")):
             return answer
     return _forgiving(body, codec, source)

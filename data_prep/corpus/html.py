@@ -3,7 +3,8 @@
 `best` repairs the markup as a browser does (document.py), splits it into blocks (blocks.py) and retains those of its text (region.py,
 prose.py). resiliparse, which costs a hundredth of a millisecond per kilobyte, checks the result: where both find about as much text, as on
 six pages of seven, the blocks are the answer. Elsewhere trafilatura, without its own comparison with others, decides which blocks are
-text; when its text is not in the blocks it is taken as it is. tests/benchmarks/bench_extract.py measures quality and speed of the
+text; when its text is not in the blocks it is taken as it is. A short text that is longer by its lists and tables alone is not doubted.
+tests/benchmarks/bench_extract.py measures quality and speed of the
 engines, and with --cross-validate what the constants here and in region.py give on sites that they were not chosen on.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lxml.etree import LxmlError
 from resiliparse.extract.html2text import extract_plain_text
@@ -22,6 +24,7 @@ from data_prep.corpus.charset import normal
 ENGINES = ("best", "trafilatura", "resiliparse")
 AMPLE = 200  # characters of main text with which a page is not empty, whatever counts as one
 LESS, MORE = 0.6, 1.05  # of resiliparse's main text: outside of these, what the rules retain is doubted
+SHORT = 1000  # characters of a text whose lists and tables do not count as more: resiliparse leaves those of short pages out
 DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and returned the complete page with its menus
 NOTHING_NEW, LITTLE_LESS, CONFIRMED = 0.05, 0.5, 0.5  # see _retained
 COVERED = 0.8  # of trafilatura's text in blocks: with less, it is taken as it is
@@ -29,6 +32,8 @@ STATED = 3.0  # times the page's own text that the text of its JSON-LD must be l
 _BLANK = re.compile(r"[^\S\n]*\n[^\S\n]*(?:\n\s*)?")
 _SPACES = re.compile(r"[^\S\n]+")
 _C1 = re.compile("[\x80-\x9f]")
+_RULE = re.compile(r"^\|[-|]+\|$\n?", re.MULTILINE)  # between the head and the body of trafilatura's tables
+_ROW = re.compile(r"^\| (.*?)[ |]*\|\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def _best(markup: str, page: document.Document, title: str, main: str, form: str
         return Found(title, text)
     if stated := _stated(markup, plain or main, form):
         return Found(title, stated)
+    if is_short(given, ours, plain, main):
+        return Found(title, text)
     quick = Found(title, text or clean(main), cut_short=True)
     if meanwhile:
         meanwhile(quick)
@@ -93,12 +100,22 @@ def agrees(text: str, main: str) -> bool:
     return LESS * len(main) <= len(text) <= MORE * len(main)
 
 
+def is_short(given: list[blocks.Block], ours: list[bool], text: str, main: str) -> bool:
+    """Whether the rules' text is a short one that is longer than resiliparse's by its lists and tables alone."""
+    loose = sum(len(block.text) + 1 for block, own in zip(given, ours, strict=True) if own and not (block.item or block.cell))
+    return 0 < len(text) <= SHORT and LESS * len(main) <= len(text) and loose <= MORE * len(main)
+
+
 def decided(given: list[blocks.Block], ours: list[bool], quick: str, main: str, slow: str, form: str = "text") -> str:
     """The text of a page whose rules, which retain `ours`, are doubted; quick: their text, main: resiliparse's, slow: trafilatura's."""
     if not slow or len(slow) > DUMP * len(main) + AMPLE:
         return quick
-    retained = _retained(given, ours, prose.held(given, main), prose.held(given, slow), len(slow))
-    return clean(slow) if retained is None else rendered(given, retained, form)
+    slow = clean(slow)
+    plain = _with_tabs(slow)
+    retained = _retained(given, ours, prose.held(given, main), prose.held(given, plain), len(plain))
+    if retained is None:
+        return slow if form == "markdown" else plain
+    return rendered(given, retained, form)
 
 
 def clean(text: str) -> str:
@@ -128,8 +145,9 @@ def rendered(given: list[blocks.Block], retained: list[bool], form: str = "text"
 def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slow: list[bool], length: int) -> list[bool] | None:
     """The blocks of a doubted page; None when trafilatura's text, of this length, is mostly elsewhere.
 
-    The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's
-    and the rules' code, which both extractors take for a picture when it is in a figure.
+    The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's,
+    the rest of lists and tables of which it has at least half, and the rules' code, which both extractors take for a picture when it is
+    in a figure.
     """
 
     def characters(of: list[bool], without: list[bool] | None = None, within: list[bool] | None = None) -> int:
@@ -143,7 +161,16 @@ def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slo
         return ours
     if characters(slow) < COVERED * length:
         return None
-    return [theirs or (own and block.code is not None) for block, own, theirs in zip(given, ours, slow, strict=True)]
+    shares: dict[Any, list[int]] = {}
+    for block, own, theirs in zip(given, ours, slow, strict=True):
+        if own and block.group is not None:
+            share = shares.setdefault(block.group, [0, 0])
+            share[theirs] += len(block.text)
+    complete = {group for group, (left_out, taken) in shares.items() if taken >= left_out}
+    return [
+        theirs or (own and (block.code is not None or block.group in complete))
+        for block, own, theirs in zip(given, ours, slow, strict=True)
+    ]
 
 
 def _stated(markup: str, text: str, form: str) -> str:
@@ -155,6 +182,11 @@ def _stated(markup: str, text: str, form: str) -> str:
     given = _blocks(page)
     stated = rendered(given, [True] * len(given), form)
     return stated if len(stated) >= STATED * len(text) + AMPLE else ""
+
+
+def _with_tabs(text: str) -> str:
+    """trafilatura's text with its tables as render.py writes them."""
+    return _ROW.sub(lambda row: "\t".join(cell.strip() for cell in row[1].split("|")), _RULE.sub("", text))
 
 
 def _line_break(gap: re.Match[str]) -> str:

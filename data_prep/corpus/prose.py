@@ -23,6 +23,7 @@ OUTSIDE = 200  # characters of a block outside of the region that belongs to the
 SHORT_KEY = 16  # letters and digits, below which a block is found in another text as a complete line only
 _YEAR = re.compile(r"©\s*(?:\d{4}|[Cc]opyright|by\b)")
 _NOT_WORD = re.compile(r"[\W_]+")
+_LINES = re.compile(r"[\n\t]+")  # and the cells of a row
 _OUTSIDE_KINDS = frozenset((*KINDS, "div", "td"))
 _APART = frozenset(("nav", "header", "footer", "aside", "form", "figure", "figcaption", "dialog", "menu", "button", "li", "td", "th"))
 _OUTSIDE_APART = _APART - {"td"}
@@ -112,7 +113,7 @@ def _is_text(block: Block, groups: dict[Any, tuple[int, int]]) -> bool:
 
 def held(given: list[Block], text: str) -> list[bool]:
     """Which blocks another extractor's text contains: long ones anywhere in it, short ones as a line of it."""
-    lines = [_NOT_WORD.sub("", line) for line in text.lower().split("\n")]
+    lines = [_NOT_WORD.sub("", line) for line in _LINES.split(text.lower())]
     known, whole = set(lines), "".join(lines)
 
     def holds(block: Block) -> bool:

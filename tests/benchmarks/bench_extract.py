@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 Bag = collections.Counter[str]
 Engine = Callable[[str], str]
+Scored = list[tuple[str, Bag]]
 PEER, PRECISE = "trafilatura, default", "trafilatura, favor_precision"
 
 
@@ -85,6 +86,10 @@ def readability(folder: Path) -> list[Page]:
         gold = bag(" ".join(fromstring(expected).itertext()))
         found.append(page(files[name], gold=gold, site="readability:" + re.sub(r"-\d+$", "", name.split("/")[0])))
     return found
+
+
+def every_set(folder: Path) -> dict[str, list[Page]]:
+    return {"articles": articles(folder), "snippets": snippets(folder), "readability": readability(folder)}
 
 
 def engines() -> dict[str, Engine]:
@@ -153,30 +158,48 @@ def speeds(best: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def cross_validated(sets: dict[str, list[Page]]) -> str:
-    """A table of what the constants give on sites that did not choose them, and of trafilatura on the same pages."""
+def scorer(sets: dict[str, list[Page]]) -> Callable[[str, Page], Bag]:
+    """Of a text found on a page: sums that add up over pages (extract_sites.py)."""
     import extract_sites
 
     kinds = {id(each): title for title, pages in sets.items() for each in pages}
 
-    def score(text: str, each: Page) -> collections.Counter[str]:
+    def score(text: str, each: Page) -> Bag:
         if kinds[id(each)] == "snippets":
             kept = {kind: sum(told in text for told in getattr(each, kind)) for kind in ("wanted", "unwanted")}
             return collections.Counter(kept | {f"{kind}_total": len(getattr(each, kind)) for kind in kept})
         name, count = ("article_f1", "articles") if kinds[id(each)] == "articles" else ("readability_f1", "readability")
         return collections.Counter({name: extract_sites.f1(bag(text), each.gold or collections.Counter()), count: 1})
 
+    return score
+
+
+def cross_validated(sets: dict[str, list[Page]], peers: tuple[str, ...] = (PEER, PRECISE)) -> tuple[dict[str, Scored], list[str]]:
+    """By engine, each page's site and sums: ours with constants that its site did not choose; and lines that say which were chosen."""
+    import extract_sites
+
+    score = scorer(sets)
     pages = [each for pages in sets.values() for each in pages]
     scored, chosen, choices = extract_sites.cross_validate(pages, score)
-    peers = {name: engine for name, engine in engines().items() if name in (PEER, PRECISE)}
+    found = {"textmill, cross-validated": scored}
+    for name, engine in engines().items():
+        if name in peers:
+            found[name] = [(each.site, score(engine(each.markup), each)) for each in pages]
     lines = [
         f"Chosen by all sites that choose: {chosen}",
         *(f"{count} sites left out: {choice}" for choice, count in choices.most_common()),
     ]
+    return found, lines
+
+
+def by_sites(sets: dict[str, list[Page]]) -> str:
+    """A table of what the constants give on sites that did not choose them, and of trafilatura on the same pages."""
+    import extract_sites
+
+    found, lines = cross_validated(sets)
     lines += ["", "| engine | sites | articles F1 | wanted | unwanted | readability F1 |", "|---|---|---|---|---|---|"]
-    lines += extract_sites.report(scored, "textmill, cross-validated")
-    for name, engine in peers.items():
-        lines += extract_sites.report([(each.site, score(engine(each.markup), each)) for each in pages], name)
+    for name, scored in found.items():
+        lines += extract_sites.report(scored, name)
     return "\n".join(lines)
 
 
@@ -218,9 +241,9 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     folder = Path(options.data)
-    sets = {"articles": articles(folder), "snippets": snippets(folder), "readability": readability(folder)}
+    sets = every_set(folder)
     if options.cross_validate:
-        print(cross_validated(sets))
+        print(by_sites(sets))
         return
     best, texts = timed(engines(), sets, options.repeats)
     print(", ".join(f"{len(pages)} {title}" for title, pages in sets.items()) + "\n")

@@ -25,16 +25,17 @@ Score = Callable[[str, Any], Sums]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A page under one choice for the region: scores where the rules are believed and where they are doubted, and two lengths."""
+    """A page under one choice for the region: scores where the rules are believed and where they are doubted, two lengths, is_short."""
 
     believed: Sums
     doubted: Sums
     length: int
     main: int
+    is_short: bool
 
     def scores(self, less: float, more: float) -> Sums:
         """The sums of the page under one choice of the check."""
-        return self.believed if less * self.main <= self.length <= more * self.main else self.doubted
+        return self.believed if self.is_short or less * self.main <= self.length <= more * self.main else self.doubted
 
 
 def reported_only(site: str) -> bool:
@@ -75,7 +76,8 @@ def candidates(pages: list[Any], score: Score) -> list[list[Candidate]]:
             if tuple(ours) not in known:
                 text = html.rendered(given, ours)
                 doubted = html.decided(given, ours, text or html.clean(main), main, slow)
-                known[tuple(ours)] = Candidate(score(text, page), score(doubted, page), len(text), len(main))
+                is_short = html.is_short(given, ours, text, main)
+                known[tuple(ours)] = Candidate(score(text, page), score(doubted, page), len(text), len(main), is_short)
             row.append(known[tuple(ours)])
         for name, value in before.items():
             setattr(region, name, value)

@@ -81,6 +81,45 @@ def test_a_table_has_a_line_per_row_and_its_columns_stay_in_place() -> None:
     assert "\n1990\ta\n\tb\n1991\tc" in text(spans)
 
 
+SHORT_PAGES = {
+    "list, table, last line": (
+        "<h1>Boats</h1><p>Three boats lie here.</p><ul><li>Aurora<li>Borea, of Busan</ul>"
+        "<table><caption>Tons</caption><tr><th>Name<th>Tons<tr><td>Aurora<td>120<tr><td>Borea<td>95</table><p>The end.</p>",
+        "Boats\nThree boats lie here.\n- Aurora\n- Borea, of Busan\nTons\nName\tTons\nAurora\t120\nBorea\t95\nThe end.",
+        "# Boats\n\nThree boats lie here.\n\n- Aurora\n- Borea, of Busan\n\nTons\n\n"
+        "| Name | Tons |\n| --- | --- |\n| Aurora | 120 |\n| Borea | 95 |\n\nThe end.",
+    ),
+    "table first": (
+        f"<table><tr><td>a<td>b<tr><td>c<td>d</table><ol><li>{PROSE}<li>Bring a coat.</ol><p>Ask at the office.</p>",
+        f"a\tb\nc\td\n- {PROSE}\n- Bring a coat.\nAsk at the office.",
+        f"| a | b |\n| --- | --- |\n| c | d |\n\n1. {PROSE}\n2. Bring a coat.\n\nAsk at the office.",
+    ),
+    "several lists": (
+        f"<p>{PROSE}</p><ul><li>one<li>two</ul><h2>More</h2><p>A line.</p><ul><li>three<li>{PROSE}</ul><p>Last.</p>",
+        f"{PROSE}\n- one\n- two\nMore\nA line.\n- three\n- {PROSE}\nLast.",
+        f"{PROSE}\n\n- one\n- two\n\n## More\n\nA line.\n\n- three\n- {PROSE}\n\nLast.",
+    ),
+}
+MENU = "<header><nav><ul><li><a href=/>Start page</a><li><a href=/b>All boats</a></ul></nav></header>"
+
+
+@pytest.mark.parametrize("around", ["{}", "<article>{}</article>", f"{MENU}<main>{{}}</main><footer><p>© 2024 The harbor</p></footer>"])
+@pytest.mark.parametrize("name", SHORT_PAGES)
+def test_a_short_page_keeps_every_line_of_its_lists_and_tables(name: str, around: str) -> None:
+    body, plain, markdown = SHORT_PAGES[name]
+    page = f"<!doctype html><title>t</title><body>{around.format(body)}"
+    assert html.extract(page).text == plain
+    assert html.extract(page, form="markdown").text == markdown
+
+
+def test_a_table_that_is_retained_in_part_is_retained_as_a_whole() -> None:
+    rows = "".join(f"<tr><td>Boat {n}<td>{n} tons" for n in range(4))
+    given = html._blocks(document.parse(f"<body><p>{PROSE}</p><table>{rows}</table><ul><li>one<li>two</ul>"))
+    partly = f"{PROSE}\n| Boat 0 | 0 tons |\n|---|---|\n| Boat 1 | 1 tons |\n"
+    found = html.decided(given, [True] * len(given), "", PROSE * 9, partly)
+    assert found == "\n".join([PROSE, *(f"Boat {n}\t{n} tons" for n in range(4))])
+
+
 def test_a_table_of_layout_is_no_row() -> None:
     found = html.extract(f"<table><tr><td>{PROSE * 5}<td><p>{PROSE}</p><p>{PROSE}</p></table>").text
     assert "\t" not in found and found.count(PROSE) == 7
