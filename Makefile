@@ -6,15 +6,17 @@ STAMP := $(VENV)/.installed
 WORKSPACE ?= workspace
 TORCH ?= torch>=2.8,<2.14
 
-.PHONY: demo test test-fast slow cluster cluster-soak soak check bench bench-gpu prove-gpu clean help
+.PHONY: demo test test-fast slow prove cluster cluster-soak soak soak-training check bench bench-gpu prove-gpu clean help
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
 	@echo "make test   every test, learning proofs last"
 	@echo "make cluster  a gang on Ray clusters of several nodes, and across two network namespaces, that lose nodes"
-	@echo "make soak   a training is struck twenty times (ranks, driver, checkpoints) and must end with the same weights"
+	@echo "make soak   100 random kills over the whole chain (driver, Ray, ranks, Prefect), which must end with the same bytes (40 minutes)"
+	@echo "make soak-training  a training is killed twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make cluster-soak  the same on a Ray cluster: ranks, a node's daemon, the driver"
 	@echo "make check  linter, formatter, types"
+	@echo "make prove  the complete proofs that are too long for make test: every pytest module tests/**/prove_*.py (PROVE=path runs one)"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
 	@echo "make bench-gpu  one GPU: utilisation, what ZeRO costs, what the plan foretold (under 8 minutes)"
 	@echo "make bench  our speed against other tools, as ratios"
@@ -26,12 +28,17 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[dev]"
 	touch $@
 
+# A second version of transformers, which tests of exported models start: 4.57 next to 5.x.
+.venv-transformers4/.installed: $(STAMP) tests/transformers4.py
+	$(BIN)/python -m tests.transformers4
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/textmill run demo --workspace $(WORKSPACE)
 
 test: test-fast slow
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) .venv-transformers4/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not cluster"
 
 slow: $(STAMP)
@@ -44,7 +51,15 @@ cluster-soak: $(STAMP)
 	$(BIN)/python -m tests.infra.cluster_soak --blows 8
 
 soak: $(STAMP)
+	$(BIN)/python -m tests.faults.soak --kills 100
+
+soak-training: $(STAMP)
 	$(BIN)/python -m tests.training.engine.soak --blows 20
+
+# Pytest collects modules named prove_*.py here and nowhere else: to add a proof, add such a module.
+PROVE ?= tests
+prove: $(STAMP)
+	$(BIN)/python -m pytest -q -rs -o python_files='prove_*.py' --timeout 7200 $(PROVE)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

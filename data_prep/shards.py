@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from infra.artifact import Counts
+from infra import finished
+from infra.artifact import Counts, digest
 from infra.compute import Compute
 from infra.errors import ArtifactError
 
@@ -104,23 +105,32 @@ class Draft:
 
 
 def write(
-    table: pa.Table | pa.RecordBatchReader, path: Path, counts: Counts | None = None, *, chunk: int = BATCH_ROWS, tokenizer: str = ""
+    table: pa.Table | pa.RecordBatchReader,
+    path: Path,
+    counts: Counts | None = None,
+    *,
+    chunk: int = BATCH_ROWS,
+    tokenizer: str = "",
+    needs: Iterable[Path] = (),
 ) -> None:
-    """Write under a temporary name, flush to the disk, then rename.
+    """Write under a temporary name, flush to the disk, rename, then record that the shard is finished (infra/finished.py).
 
-    chunk: rows of a batch at most. tokenizer: the fingerprint of the one whose ids the table holds.
+    chunk: rows of a batch at most. tokenizer: the fingerprint of the one whose ids the table holds. needs: files written before
+    that belong to this one: it counts as finished only while they are complete, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     marks = {COUNTS: json.dumps(counts or {}, sort_keys=True).encode()} | ({TOKENIZER: tokenizer.encode()} if tokenizer else {})
     batches = table.to_batches(max_chunksize=chunk) if isinstance(table, pa.Table) else table
-    with draft.open("wb") as file:
+    with finished.naming(path), draft.open("wb") as file:
         with pa.ipc.new_file(file, table.schema.with_metadata(marks)) as writer:
             for batch in batches:
                 writer.write_batch(batch)
         file.flush()
         os.fsync(file.fileno())
+    xxh3 = digest(draft)
     os.replace(draft, path)
+    finished.record(path, needs, xxh3)
 
 
 def counts(path: Path) -> Counts:
@@ -165,6 +175,7 @@ def _read_first(fn: Callable[[pa.Table], Made], shard: Path, out: Path) -> Made:
 
 def _one(fn: Callable[[Path, Path], Made], out: Path, shard: Path) -> None:
     made = fn(shard, out)
-    for side, table in made.sides.items():
-        write(table, out / side / shard.name, tokenizer=made.tokenizer)
-    write(made.table, out / shard.name, made.counts, tokenizer=made.tokenizer)  # last: a shard that is there has its sides
+    sides = [out / side / shard.name for side in made.sides]
+    for path, table in zip(sides, made.sides.values(), strict=True):
+        write(table, path, tokenizer=made.tokenizer)
+    write(made.table, out / shard.name, made.counts, tokenizer=made.tokenizer, needs=sides)  # last: a shard that is there has its sides

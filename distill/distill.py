@@ -18,8 +18,8 @@ from infra.artifact import Artifact, Counts, how
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
-from infra.store import whole
 from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
+from training.pretrain import RESUMED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,11 +93,10 @@ class DistillConfig:
 def work(config: DistillConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """Inputs: teacher (a model), examples, sentences, tokenizer."""
     check(config, inputs, compute.ranks)
-    whole(inputs.values())
     return compute.gang("distill", partial(train_rank, config, dict(inputs), out))[0]
 
 
-DISTILL = Stage(name="distill", version=2, work=work)
+DISTILL = Stage(name="distill", version=3, work=work, own=RESUMED)
 
 
 def check(config: DistillConfig, inputs: Inputs, ranks: int) -> None:

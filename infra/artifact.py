@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infra.errors import ArtifactError
+from infra.errors import ArtifactError, Unreadable
 from infra.hashing import xxh3
 
 Counts = dict[str, int]
 MANIFEST = "manifest.json"
+SEAL = "xxh3"  # the key of a manifest's own hash
+LOGS = ("metrics.jsonl",)  # what they hold are timings: no two runs write the same
 CHUNK = 1 << 20
 
 
@@ -71,6 +73,12 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def seal(manifest: dict[str, Any]) -> str:
+    """The hash that a manifest holds of itself: of everything in it but this hash."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    return xxh3(json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A handle small enough to pass through Ray, Prefect or a command line."""
@@ -81,12 +89,24 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Raises ArtifactError when the manifest is missing or no JSON."""
+        """Raises ArtifactError when the manifest is missing, no JSON, or not what was written; Unreadable when it may not be read."""
+        where = f"{self.stage}/{self.fingerprint}: {MANIFEST}"
         try:
-            record: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{self.stage}/{self.fingerprint}: manifest cannot be read ({error}); run again to remake it") from error
+            record: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            said = record.get(SEAL)  # manifests of earlier versions have none
+            wrong = said is not None and said != seal(record)
+        except PermissionError as error:
+            raise Unreadable.of(self.path / MANIFEST, error) from error
+        except (OSError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{where} cannot be read ({error}); run again to rebuild it") from error
+        if wrong:
+            raise ArtifactError(f"{where} is not what was written: its own hash differs; run again to rebuild it")
         return record
+
+    @property
+    def content(self) -> str:
+        """A hash of every file's name and content, logs apart: what another artifact that was built from this one depends on."""
+        return fingerprint([[f["name"], f["bytes"], f["xxh3"]] for f in self.files if f["name"] not in LOGS])
 
     @property
     def counts(self) -> Counts:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import pickle
+import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.environ import holding
-from infra.errors import Preempted, StageFailed
+from infra.errors import OutOfMemory, Preempted, StageFailed, WorkerLost
 from infra.log import attach, event
 
 R = TypeVar("R")
 GRACE_S = 20.0  # between asking a rank to end and ending it
 
 
-class RankDied(RuntimeError):
-    """A rank ended without an answer: killed from outside, out of memory, or a crash in native code."""
+class RankDied(WorkerLost):
+    """A rank ended without an answer."""
+
+
+class RankOutOfMemory(RankDied, OutOfMemory):
+    """The kernel killed a rank because memory ran out."""
 
 
 @dataclass
@@ -30,6 +36,16 @@ class _Gang:
     pipes: list[Connection]
     results: dict[int, Any] = field(default_factory=dict)
     failures: dict[int, BaseException] = field(default_factory=dict)
+    oom_kills: int = 0  # of this machine before its first rank started
+
+
+def oom_kills() -> int:
+    """Processes that the kernel of this machine has killed for want of memory since it started; 0 where it does not count them."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def run_gang(name: str, fn: Callable[[], R], world: int, threads: int, restarts: int) -> list[R]:
@@ -60,7 +76,7 @@ def _start(fn: Callable[[], Any], world: int, threads: int) -> _Gang:
     context = mp.get_context("spawn")
     port = _free_port()
     work = pickle.dumps(fn)  # unpickled in the child after its environment is set: torch reads OMP_NUM_THREADS when imported
-    gang = _Gang([], [])
+    gang = _Gang([], [], oom_kills=oom_kills())
     for rank in range(world):
         ours, theirs = context.Pipe()
         environment = _environment(rank, world, port, threads)
@@ -103,14 +119,20 @@ def _rank(work: bytes, environment: dict[str, str], home: Connection) -> None:
 
     attach(lambda told: send("event", told))
     try:
-        value = pickle.loads(work)()  # noqa: S301  (our own bytes, through our own pipe)
+        value = call(work)
     except BaseException as error:  # crosses to the parent, which raises it
-        send("failure", _portable(error))
+        send("failure", portable(error))
         raise SystemExit(1) from None
     send("result", value)
 
 
-def _portable(error: BaseException) -> BaseException:
+def call(work: bytes, *arguments: Any) -> Any:
+    """Unpickle a function that this run pickled for its own workers, and call it."""
+    return pickle.loads(work)(*arguments)  # noqa: S301  (our own bytes, through our own pipe)
+
+
+def portable(error: BaseException) -> BaseException:
+    """The exception itself if it can cross to another process, else a RuntimeError with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:  # an exception class whose constructor asks for more than it pickles
@@ -138,9 +160,22 @@ def _watch(gang: _Gang) -> None:
                 del open_pipes[ready]
                 if rank not in gang.results:
                     gang.processes[rank].join(GRACE_S)
-                    gang.failures[rank] = RankDied(f"ended with code {gang.processes[rank].exitcode}")
+                    gang.failures[rank] = _death(gang, rank)
                 continue
             _receive(gang, rank, kind, value)
+
+
+def _death(gang: _Gang, rank: int) -> RankDied:
+    """How a rank ended that gave no answer, where, and what to look at."""
+    process = gang.processes[rank]
+    where = f"(process {process.pid} on {socket.gethostname()})"
+    code = process.exitcode or 0
+    if code >= 0:
+        return RankDied(f"{where} ended with code {code} and without an answer")
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else ""
+    if -code == signal.SIGKILL and oom_kills() > gang.oom_kills:
+        return RankOutOfMemory(f"{where} was killed by the kernel, which ran out of memory (see `dmesg`)")
+    return RankDied(f"{where} was killed by signal {-code} {name}".rstrip())
 
 
 def _receive(gang: _Gang, rank: int, kind: str, value: Any) -> None:

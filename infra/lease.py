@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ from infra.log import event
 BEAT_S = 2.0  # how often the holder moves its counter
 DEAD_S = 30.0  # a counter that stands still this long (on the waiter's own clock) belongs to a dead holder
 POLL_S = 0.2
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _me() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time(), "id": uuid.uuid4().hex}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid()), "id": uuid.uuid4().hex}
+
+
+def _started(pid: int) -> str | float:
+    """When a process started, as no clock that is set can change: Linux counts from boot, and names the boot. Raises psutil.Error."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # field 22 of proc(5); the name may hold spaces
+        return f"{BOOT_ID.read_text().strip()} {ticks}"
+    except FileNotFoundError:
+        return psutil.Process(pid).create_time()
 
 
 def _gone(holder: dict[str, Any]) -> bool:
@@ -34,9 +44,12 @@ def _gone(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(holder["pid"])).create_time() - float(holder["started"])) > 1.0
-    except (psutil.Error, KeyError, ValueError):
+        started, said = _started(int(holder["pid"])), holder["started"]
+    except (psutil.Error, OSError, KeyError, ValueError, IndexError):
         return True
+    if isinstance(started, float) and isinstance(said, float):
+        return abs(started - said) > 1.0
+    return bool(started != said)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -57,8 +70,10 @@ def _take(path: Path, holder: dict[str, Any]) -> bool:
         os.link(draft, path)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # the draft was swept away by a holder: try again
+        return False
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     return True
 
 
@@ -72,7 +87,21 @@ def _evict(path: Path, holder: dict[str, Any]) -> None:
     taken = _read(grave)
     if taken and taken.get("id") != holder.get("id"):
         _take(path, taken)
-    grave.unlink()
+    grave.unlink(missing_ok=True)
+
+
+def bury(path: Path) -> None:
+    """Remove the lease of a holder that was killed, if there is one; one of a living holder stays."""
+    holder = _read(path)
+    if holder and _gone(holder):
+        _evict(path, holder)
+        _tidy(path)
+
+
+def _tidy(path: Path) -> None:
+    """What killed processes left between two steps: temporary names of this lease."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        left.unlink(missing_ok=True)
 
 
 def _wait(path: Path, me: dict[str, Any]) -> None:
@@ -86,7 +115,8 @@ def _wait(path: Path, me: dict[str, Any]) -> None:
             seen, since = holder, time.monotonic()
         if (holder and _gone(holder)) or time.monotonic() - since > DEAD_S:
             _evict(path, holder)
-        elif not told:
+            continue
+        if not told:
             event("note", message=f"waiting for process {holder.get('pid')} on {holder.get('host')}, which is making {path.stem}")
             told = True
         time.sleep(POLL_S)
@@ -96,9 +126,12 @@ def _beat(path: Path, me: dict[str, Any], stop: threading.Event) -> None:
     count = 0
     while not stop.wait(BEAT_S):
         count += 1
+        if (_read(path) or {}).get("id") not in (None, me["id"]):  # this process stood still so long that another took over
+            return
         draft = path.with_name(f"{path.name}.{me['id']}")
-        draft.write_text(json.dumps({**me, "beat": count}))
-        os.replace(draft, path)
+        with suppress(OSError):  # a full disk, a draft swept away: the next beat tries again
+            draft.write_text(json.dumps({**me, "beat": count}))
+            os.replace(draft, path)
 
 
 @contextmanager
@@ -107,6 +140,7 @@ def held(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     me = _me()
     _wait(path, me)
+    _tidy(path)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, me, stop), daemon=True)
     beating.start()
@@ -115,4 +149,5 @@ def held(path: Path) -> Iterator[None]:
     finally:
         stop.set()
         beating.join()
-        path.unlink(missing_ok=True)
+        if (_read(path) or me).get("id") == me["id"]:
+            path.unlink(missing_ok=True)

@@ -1,44 +1,48 @@
-"""Ray's only door: map as plain tasks bounded in flight, a gang as actors in one placement group."""
+"""Compute on a Ray cluster: work goes to a driver process (infra/ray_driver.py), whose loss ends the run in order."""
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
+import multiprocessing as mp
+import re
 import shutil
-import signal
+import socket
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cloudpickle
+
 from infra.compute import cores
-from infra.errors import ConfigError, StageFailed
+from infra.errors import ConfigError, RayLost
 from infra.gang import run_gang
-from infra.log import attach, event
-from infra.ray_gang import Order, run_on_cluster
+from infra.log import event
+from infra.ray_driver import Cluster, Stopped, serve, unreachable
+from infra.ray_gang import Order
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-IN_FLIGHT = 4  # tasks submitted ahead for each CPU: enough to keep all busy, few enough to hold no long queue in memory
-POLL_S = 0.5
-SYSTEM_RETRIES = 3  # of a task whose worker died; an exception of ours is not retried
-STORE_BYTES = 256 << 20  # only handles and small results pass through Ray's object store
-# With the defaults a silent partition hangs a job for minutes; with these a lost node is noticed in about 25 s. All processes of
-# a cluster need them alike (a server with the defaults answers "too many pings"), so another's cluster is left as it is.
-KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "10000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+WATCH_S = 1.0  # how often the cluster's processes are looked at
+ANSWER_S = 3.0  # within which a cluster's head accepts a connection
+JOIN_S = 60.0  # within which a cluster that accepts connections is joined
+START_S = 180.0  # within which a cluster of our own is started on a loaded machine
+STOP_S = 40.0  # for ranks to save and for the driver to stop its work
+CLOSE_S = 20.0  # for the driver to leave the cluster
+MISSED = 5  # connections in a row that a cluster's head refuses before it counts as lost
+DAEMONS = ("raylet", "gcs_server")
+HOST_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:]+|\[[^\]]+\]):(?P<port>\d+)")
 
 
 class RayCompute:
     """Tasks on a Ray cluster: one started here (address None), or a running one by its address.
 
-    A gang on a running cluster is spread over its nodes, and goes on with fewer ranks (min_ranks at least) when one is lost; on the
+    A gang on a running cluster is spread over its nodes, and continues with fewer ranks (min_ranks at least) when one is lost; on the
     cluster started here there is no other node, and the ranks are plain child processes. rank_cpus: CPUs that each of them takes, which
-    is how many threads it computes with; 0: they share what there is.
-    close() ends what was started here. Use as a context manager.
+    is how many threads it computes with; 0: they share what there is. log: the file for what Ray prints; a temporary one if None.
+    close() ends what was started here. Use as a context manager. Raises ConfigError when there is no cluster, RayLost when it is gone.
     """
 
     def __init__(
@@ -50,13 +54,12 @@ class RayCompute:
         addresses: Mapping[str, str] | None = None,
         min_ranks: int = 1,
         rank_cpus: int = 0,
+        log: Path | None = None,
     ) -> None:
         self.address, self.cpus, self.ranks, self.restarts = address, cpus or cores(), ranks, restarts
-        self.min_ranks, self.rank_cpus = min_ranks, rank_cpus
+        self.min_ranks, self.rank_cpus, self.log = min_ranks, rank_cpus, log
         self.addresses = dict(addresses or {})
-        self._ray: Any = None
-        self._mailbox: Any = None
-        self._folder: Path | None = None
+        self._driver: _DriverProcess | None = None
 
     def __enter__(self) -> RayCompute:
         return self
@@ -65,139 +68,205 @@ class RayCompute:
         self.close()
 
     def close(self) -> None:
-        if self._ray is not None:
-            self._ray.shutdown()
-            self._ray = self._mailbox = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._driver is not None:
+            driver, self._driver = self._driver, None
+            driver.close()
 
     def map(self, name: str, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
         todo = list(items)
         if not todo:
             return []
-        ray = self._connected()
-        task = ray.remote(_call).options(name=name, num_cpus=1, max_retries=SYSTEM_RETRIES)
-        shared = ray.put(fn)
-        results: dict[int, R] = {}
-        failures: dict[int, BaseException] = {}
-        waiting: dict[Any, int] = {}
-        ahead = iter(enumerate(todo))
-        while len(results) + len(failures) < len(todo):
-            while len(waiting) < IN_FLIGHT * self._slots() and (following := next(ahead, None)):
-                waiting[task.remote(shared, self._mailbox, following[1])] = following[0]
-            ready, _ = ray.wait(list(waiting), timeout=POLL_S)
-            for ref in ready:
-                index = waiting.pop(ref)
-                try:
-                    results[index] = ray.get(ref)
-                except ray.exceptions.RayTaskError as error:
-                    failures[index] = _cause(error)
-                except ray.exceptions.RayError as error:  # the worker died again and again
-                    failures[index] = error
-            self._tell()
-            if ready:
-                event("progress", stage=name, done=len(results) + len(failures), total=len(todo), unit="shards")
-        if failures:
-            raise StageFailed(name, failures, len(todo))
-        return [results[index] for index in range(len(todo))]
+        return self._do(name, "map", name, cloudpickle.dumps(fn), todo)  # type: ignore[no-any-return]
 
     def gang(self, name: str, fn: Callable[[], R], ranks: int | None = None) -> list[R]:
         world = ranks or self.ranks
         if self.address is None:
             return run_gang(name, fn, world, threads=self.rank_cpus or max(1, self.cpus // world), restarts=self.restarts)
-        ray = self._connected()
         order = Order(name, world, min(self.min_ranks, world), self.restarts, self.rank_cpus)
-        return run_on_cluster(ray, self._mailbox, order, fn, self._tell)
+        return self._do(name, "gang", order, cloudpickle.dumps(fn))  # type: ignore[no-any-return]
 
-    def _slots(self) -> int:
-        return max(1, int(self._ray.cluster_resources().get("CPU", 1))) if self.address else self.cpus
+    def _do(self, name: str, *message: Any) -> Any:
+        driver = self._connected()
+        try:
+            return driver.do(name, message)
+        except RayLost:
+            self.close()
+            raise
 
-    def _connected(self) -> Any:
+    def _connected(self) -> _DriverProcess:
         """Start or join the cluster on first use: a run whose stages are all cached never pays for it."""
-        if self._ray is not None:
-            return self._ray
-        for key, value in (QUIET if self.address else {**KEEPALIVE, **QUIET}).items():
-            os.environ.setdefault(key, value)
-        if self.address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a secret of this process and its children
-        if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when ray is imported; unset, no token is sent to another's cluster
-        import ray
+        if self._driver is not None and (why := self._driver.lost()):
+            self.close()  # idle when it was lost: nothing is, and another does as well
+            event("warning", message=f"{why} while it was idle; {'joining' if self.address else 'starting'} it again")
+        if self._driver is None:
+            if self.address:
+                check_address(self.address)
+            self._driver = _DriverProcess(self.address, self.cpus, self.log)
+            try:
+                self._driver.ready()
+            except BaseException:
+                self.close()
+                raise
+        return self._driver
 
-        before = signal.getsignal(signal.SIGTERM)
+
+class _DriverProcess:
+    """The driver and, when it started a cluster, the processes of that cluster; all seen from the run."""
+
+    def __init__(self, address: str | None, cpus: int, log: Path | None) -> None:
+        self.address = address
+        self.directory = Path(tempfile.mkdtemp(prefix="tm"))
+        self.log = log or self.directory / "driver.log"
+        self.family: set[Any] = set()
+        self.daemons: dict[str, Any] = {}
+        self._checked, self._missed = time.monotonic(), 0
+        self.pipe, theirs = mp.get_context("spawn").Pipe()
+        cluster = Cluster(address, cpus, str(self.directory), str(self.log))
+        self.process = mp.get_context("spawn").Process(target=serve, args=(theirs, cluster), name="ray driver", daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ready(self) -> None:
+        """Wait until the cluster is there. Raises ConfigError when it is not in time."""
+        within = JOIN_S if self.address else START_S
         try:
-            self._join(ray)
-        finally:  # Ray's own handler aborts the process with a stack trace
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)
-        self._ray = ray
-        # Beside this process: on another node it would be lost with that node.
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        return ray
-
-    def _join(self, ray: Any) -> None:
+            self._answer("Ray's start", time.monotonic() + within)
+        except TimeoutError:
+            if self.address:
+                raise ConfigError(unreachable(self.address, f"nothing joined within {within:.0f} s")) from None
+            raise RayLost(f"Ray did not start on this machine within {within:.0f} s{self._log()}") from None
         if self.address is None:
-            self._start(ray)
-            return
+            self._look()
+
+    def do(self, name: str, message: tuple[Any, ...]) -> Any:
+        """Send work and wait for its result. An exception that arrives meanwhile, such as a signal's, stops the work first."""
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            said = f"no Ray cluster answers at {self.address} ({error}); check the address and the cluster's token"
-            raise ConfigError(said) from error
+            self.pipe.send(message)
+        except OSError:
+            raise RayLost(self._message(name, self.lost() or "the Ray driver ended")) from None
+        try:
+            return self._answer(name)
+        except RayLost:
+            raise
+        except BaseException:
+            if self.process.is_alive() and not self.answered:
+                self._stop(name)
+            raise
 
-    def _start(self, ray: Any) -> None:
-        """A private cluster: its own folder (short: Unix sockets allow 107 bytes), no dashboard.
+    def _answer(self, name: str, until: float | None = None) -> Any:
+        """The next result; events on the way are passed on. Raises what the driver raised, RayLost, or TimeoutError."""
+        self.answered = False
+        while True:
+            try:
+                told = self.pipe.recv() if self.pipe.poll(WATCH_S) else None
+            except (EOFError, OSError):
+                self.process.join(WATCH_S)
+                raise RayLost(self._message(name, self.lost() or "the Ray driver ended")) from None
+            if told is None or told[0] == "event":
+                if told:
+                    event(told[1]["kind"], **{key: value for key, value in told[1].items() if key not in ("kind", "time")})
+                if time.monotonic() - self._checked > WATCH_S and (why := self.lost()):
+                    raise RayLost(self._message(name, why))
+                if until and time.monotonic() > until:
+                    raise TimeoutError
+                continue
+            self.answered = True
+            if told[0] == "error":
+                raise told[1]
+            return told[1]
 
-        address="local", not None: a file left by a killed cluster would send None to a dead address for minutes.
-        """
-        self._folder = Path(tempfile.mkdtemp(prefix="tm"))
-        ray.init(
-            address="local",
-            num_cpus=self.cpus,
-            object_store_memory=STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(self._folder),
-        )
+    def _stop(self, name: str) -> None:
+        """The run is ending: let the driver stop its tasks and its ranks save. A second signal ends the wait."""
+        with suppress(Exception, Stopped):
+            self.pipe.send(("stop",))
+            self._answer(name, time.monotonic() + STOP_S)
 
-    def _tell(self) -> None:
-        for told in self._ray.get(self._mailbox.take.remote("event")):
-            _tell_again(told)
+    def lost(self) -> str:
+        """Which process of the cluster is gone; empty while all are there."""
+        self._checked = time.monotonic()
+        if (self.process.exitcode or 0) < 0:  # before its cluster, which ends with it
+            return f"the Ray driver (process {self.process.pid}) was killed by signal {-(self.process.exitcode or 0)}"
+        if self.address is None:
+            self._look()
+            gone = [f"{name} (process {one.pid})" for name, one in self.daemons.items() if not _lives(one)]
+            if gone:
+                return f"Ray's {' and '.join(gone)} ended"
+        else:
+            self._missed = 0 if answers(self.address) else self._missed + 1
+            if self._missed >= MISSED:
+                return f"the Ray cluster's head at {self.address} does not answer any more"
+        if not self.process.is_alive():
+            return f"the Ray driver (process {self.process.pid}) ended with code {self.process.exitcode}"
+        return ""
+
+    def close(self) -> None:
+        """End the driver and all that it started, also what was left to init by a parent that was killed."""
+        import psutil
+
+        with suppress(OSError):
+            self.pipe.send(("close",))
+        self._look()
+        self.process.join(0 if self.address is None and any(not _lives(one) for one in self.daemons.values()) else CLOSE_S)
+        self._look()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        left = [one for one in self.family if _lives(one)]
+        for one in left:
+            with suppress(psutil.Error):
+                one.kill()
+        psutil.wait_procs(left, CLOSE_S)
+        self.pipe.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _look(self) -> None:
+        """Remember the processes that exist under the driver; those of another's cluster are not its children."""
+        import psutil
+
+        with suppress(psutil.Error):
+            new = set(psutil.Process(self.process.pid).children(recursive=True)) - self.family
+            self.family |= new
+            self.daemons |= {name: one for one in new if (name := _name(one)) in DAEMONS}
+
+    def _message(self, name: str, why: str) -> str:
+        where = f"the cluster at {self.address}" if self.address else "this machine"
+        return f"{name}: lost Ray on {where}: {why}{self._log()}"
+
+    def _log(self) -> str:
+        return f" (what Ray printed: {self.log})" if self.log.exists() and self.log.parent != self.directory else ""
 
 
-class _Mailbox:
-    """An actor that keeps what workers say until the driver asks for it."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, list[Any]] = {}
-
-    def put(self, kind: str, value: Any) -> None:
-        self.kept.setdefault(kind, []).append(value)
-
-    def take(self, kind: str) -> list[Any]:
-        return self.kept.pop(kind, [])
-
-    def look(self, kind: str) -> list[Any]:
-        return self.kept.get(kind, [])
+def check_address(address: str) -> None:
+    """Raises ConfigError within seconds when nothing accepts connections there."""
+    if not answers(address):
+        raise ConfigError(unreachable(address, f"nothing accepts a connection within {ANSWER_S:.0f} s"))
 
 
-def _call(fn: Callable[[Any], Any], mailbox: Any, item: Any) -> Any:
-    """ray.remote takes a plain function and refuses a partial, so the work rides as an argument."""
-    detach = attach(lambda told: mailbox.put.remote("event", told))
+def answers(address: str) -> bool:
+    """Whether something accepts connections at host:port; True for an address of another form, such as `auto`."""
+    found = HOST_PORT.fullmatch(address)
+    if found is None:
+        return True
     try:
-        return fn(item)
-    finally:
-        detach()
+        with socket.create_connection((found["host"].strip("[]"), int(found["port"])), ANSWER_S):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
-def _cause(error: Any) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
+def _name(process: Any) -> str:
+    import psutil
+
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
 
 
-def _tell_again(told: dict[str, Any]) -> None:
-    event(told["kind"], **{key: value for key, value in told.items() if key not in ("kind", "time")})
+def _lives(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,6 +1,6 @@
 """A gang on a running Ray cluster: an actor a rank in one placement group, begun anew when a rank or its node is lost.
 
-Ray itself is handed in by its door, infra/ray_compute.py. What a rank had done must stand in its own checkpoints, in a folder that
+Ray itself is handed in by its door, infra/ray_driver.py. What a rank had done must stand in its own checkpoints, in a folder that
 all nodes share; nothing here remembers it.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError, PipelineError, Preempted, StageFailed
-from infra.gang import GRACE_S, RankDied
+from infra.gang import GRACE_S, RankDied, RankOutOfMemory, call
 from infra.launched import interface_of
 from infra.log import attach, event
 
@@ -64,13 +64,14 @@ class Seat:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank's process runs: node, the address that faces the cluster, its network interface, a free port, its GPUs."""
+    """Where a rank's process runs: node, the address that faces the cluster, its network interface, a free port, its GPUs, its host."""
 
     node: str
     address: str
     interface: str
     port: int
     gpus: tuple[str, ...] = ()
+    host: str = ""
 
 
 @dataclass
@@ -93,7 +94,7 @@ class _End:
         return next((e for e in self.failures.values() if isinstance(e, Preempted)), None)
 
 
-def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], tell: Callable[[], None]) -> list[Any]:
+def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: bytes, tell: Callable[[], None]) -> list[Any]:
     """fn in as many ranks as there is room for; a death restarts all of them on the nodes that are left, an exception of fn does not.
 
     tell is called twice a second, to pass on what the ranks say. Raises StageFailed, Preempted, or ConfigError when the cluster has no
@@ -120,7 +121,7 @@ def run_on_cluster(ray: Any, mailbox: Any, order: Order, fn: Callable[[], Any], 
         raise end.preempted or StageFailed(order.name, end.failures, gang.world, unit="rank")
 
 
-def _try(gang: _Gang, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+def _try(gang: _Gang, fn: bytes, tell: Callable[[], None], patience: float) -> _End:
     """One try, from its actors to their end."""
     try:
         gang.begin()
@@ -214,6 +215,7 @@ class _Gang:
         self.asked = False
         self.actors: list[Any] = []
         self.pending: dict[Any, int] = {}
+        self.places: list[Place] = []
 
     def begin(self) -> None:
         """Start the actors. Their order is that of the bundles until they have said where they are."""
@@ -224,7 +226,7 @@ class _Gang:
             self.actors.append(made.options(scheduling_strategy=here).remote(self.mailbox))
         self.ray.get(self.mailbox.take.remote("stop"))  # what the try before was asked
 
-    def work(self, fn: Callable[[], Any], tell: Callable[[], None], patience: float) -> _End:
+    def work(self, fn: bytes, tell: Callable[[], None], patience: float) -> _End:
         """Until every rank answered, or one failed and no death explains it. patience: seconds until it looks for room for more."""
         errors, end = self.ray.exceptions, _End()
         try:
@@ -246,13 +248,13 @@ class _Gang:
                     self.ask_to_stop()
         return end
 
-    def _hand_out(self, fn: Callable[[], Any]) -> None:
+    def _hand_out(self, fn: bytes) -> None:
         """Ask every actor where it is, tell it who it is, and let it work."""
         places = self.ray.get([actor.place.remote() for actor in self.actors], timeout=START_S)
         nodes = list(dict.fromkeys(place.node for place in places))
         ranked = sorted(range(self.world), key=lambda index: (nodes.index(places[index].node), index))
         self.actors, places = [self.actors[i] for i in ranked], [places[i] for i in ranked]
-        settings = environments(places, self.seat.cpus)
+        settings, self.places = environments(places, self.seat.cpus), places
         self.ray.get([a.settle.remote(s) for a, s in zip(self.actors, settings, strict=True)], timeout=START_S)
         self.pending = {actor.work.remote(fn): rank for rank, actor in enumerate(self.actors)}
 
@@ -267,7 +269,17 @@ class _Gang:
                 cause = getattr(error, "cause", None)
                 end.failures[rank] = self._explained(cause if isinstance(cause, BaseException) else error)
             except errors.RayError as error:
-                end.failures[rank] = RankDied(f"was lost ({_first_line(error)})")
+                end.failures[rank] = self._lost(rank, error)
+
+    def _lost(self, rank: int, error: BaseException) -> RankDied:
+        """Where the rank was, whether its node is gone too, and what to do."""
+        place = self.places[rank]
+        where = f"on host {place.host} ({place.address}, Ray node {place.node[:12]})"
+        if isinstance(error, self.ray.exceptions.OutOfMemoryError):
+            return RankOutOfMemory(f"{where} was killed by Ray's memory monitor: fewer ranks a node, smaller micro-batches or more memory")
+        if any(node["NodeID"] == place.node and node["Alive"] for node in self.ray.nodes()):
+            return RankDied(f"{where} was lost: its process ended ({_first_line(error)}); look for its end in `dmesg` on that host")
+        return RankDied(f"{where} was lost: its node left the cluster; look at that host, and start Ray there again")
 
     def _explained(self, error: BaseException) -> BaseException:
         """What is no fault of the work: somebody else took the port meanwhile, or the rank's node is going away."""
@@ -307,18 +319,19 @@ class _Rank:
             s.bind(("", 0))
             port = int(s.getsockname()[1])
         gpus = tuple(str(i) for i in context.get_accelerator_ids().get("GPU", []))
-        return Place(context.get_node_id(), address, interface_of(address), port, gpus)
+        return Place(context.get_node_id(), address, interface_of(address), port, gpus, socket.gethostname())
 
     def settle(self, environment: dict[str, str]) -> None:
-        """Before work's arguments are unpickled, which may import torch."""
+        """Before work unpickles its function, which may import torch."""
         os.environ.update(environment)
 
-    def work(self, fn: Callable[[], Any]) -> Any:
+    def work(self, fn: bytes) -> Any:
+        """Call the pickled fn; its import may need the environment that settle set."""
         done = threading.Event()
         threading.Thread(target=self._listen, args=(done,), daemon=True).start()
         detach = attach(lambda told: self.mailbox.put.remote("event", told))
         try:
-            return fn()
+            return call(fn)
         finally:
             done.set()
             detach()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra import finished
 from infra.artifact import Artifact, digest
 from infra.errors import ArtifactError
 
@@ -59,10 +60,15 @@ def _siblings(wise: Shardwise, record: Mapping[str, Any], store: Store) -> Itera
             inputs, ours = dict(theirs["inputs"]), dict(record["inputs"])
             place = inputs.pop(wise.input, None)
             ours.pop(wise.input)
-            if same and place is not None and inputs == ours and (before := store.here(place["stage"], place["fingerprint"])):
+            if same and place is not None and _agree(inputs, ours) and (before := store.here(place["stage"], place["fingerprint"])):
                 yield other, before
         except (ArtifactError, KeyError):  # a damaged one is set aside when it is asked for, not here
             continue
+
+
+def _agree(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether two records name the same inputs; manifests of earlier versions do not say with what content."""
+    return theirs.keys() == ours.keys() and all({**ours[name], **theirs[name]} == ours[name] for name in ours)
 
 
 def _equal(wise: Shardwise, source: Artifact, before: Artifact) -> list[str]:
@@ -100,12 +106,15 @@ def _link(folder: Path, entries: list[dict[str, Any]], out: Path) -> bool:
         source, target = folder / entry["name"], out / entry["name"]
         if not source.is_file() or digest(source) != entry["xxh3"]:
             return False
-        link(source, target)
+        needs = [out / other["name"] for other in entries[:-1]] if entry is entries[-1] else []
+        link(source, target, needs=needs, xxh3=entry["xxh3"])
     return True
 
 
-def link(source: Path, target: Path) -> None:
-    """A hard link under a temporary name, then renamed; a copy where links cannot be made. Finished files are never written again."""
+def link(source: Path, target: Path, needs: Iterable[Path] = (), xxh3: str = "") -> None:
+    """A hard link under a temporary name, then renamed and recorded; a copy where links cannot be made. Finished files are never
+    written again. needs: files that must be complete, too, for this one to count. xxh3: the hash of source, if it is known.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f"{target.name}.{os.getpid()}.part")
     draft.unlink(missing_ok=True)
@@ -113,5 +122,7 @@ def link(source: Path, target: Path) -> None:
         os.link(source, draft)
     except OSError:  # another disk, or a file system without links
         shutil.copyfile(source, draft)
+        finished.sync(draft)
     os.replace(draft, target)
     draft.unlink(missing_ok=True)  # rename does nothing when both names are links of one file
+    finished.record(target, needs, xxh3)

@@ -21,7 +21,9 @@ Inputs = Mapping[str, Artifact]
 class Stage(Generic[Config]):
     """work(config, inputs, out, compute) fills the folder out and returns counts; it is a pure function of the first two.
 
-    Files appear in out under their name only when whole, and a second call with the same folder does only what is missing.
+    Files appear in out under their name only when complete, each followed by its record (infra/finished.py), and a second call with
+    the same folder does only what is missing: what has no record, or differs from it, is removed before that call.
+    own: patterns of names in out that need no record, because the stage itself checks them when it resumes (a log, checkpoints).
     Names that start with a dot are the stage's own scratch and are not committed. shardwise: its output shards need only the shard
     of the same name of one input, so those that an earlier artifact made from an equal shard are taken over from there.
     """
@@ -30,6 +32,7 @@ class Stage(Generic[Config]):
     version: int  # raise it when the same config would now give another output
     work: Callable[[Config, Inputs, Path, Compute], Counts]
     shardwise: Shardwise | None = None
+    own: tuple[str, ...] = ()
 
     def key(self, config: Config, inputs: Inputs) -> str:
         """The fingerprint of this stage's output for this config and these inputs."""
@@ -39,19 +42,23 @@ class Stage(Generic[Config]):
 def run(stage: Stage[Config], config: Config, inputs: Inputs, store: Store, compute: Compute) -> Artifact:
     """Return the stage's output, working only if nobody has made it before.
 
-    Raises StageFailed (some shards failed; the finished ones stay for the next try) or ArtifactError (an input is damaged).
+    Raises StageFailed (some shards failed; the finished ones stay for the next attempt) or DamagedInput: before anything is built
+    from an input its files are hashed, once in a run.
     """
     key = stage.key(config, inputs)
-    if done := store.find(stage.name, key):
+    if done := store.find(stage.name, key, inputs):
         return done
     with store.exclusive(stage.name, key):
-        if done := store.find(stage.name, key):  # made by another run while this one waited
+        if done := store.find(stage.name, key, inputs):  # made by another run while this one waited
             return done
+        store.check(inputs.values())
         made = record(stage, config, inputs)
-        with store.writing(stage.name, key, made) as work:
+        made["inputs"] = {name: {**said, "content": inputs[name].content} for name, said in made["inputs"].items()}
+        with store.writing(stage.name, key, made, stage.own) as work:
             if stage.shardwise and (taken := take_over(stage.shardwise, made, inputs[stage.shardwise.input], store, work.out)):
                 event("note", message=f"{stage.name}: {taken} shards taken over from an earlier run that made them from the same input")
             work.counts.update(stage.work(config, inputs, work.out, compute))
+            store.check(inputs.values())  # costs a look at their dates, unless one was written to meanwhile
     return store.get(stage.name, key)
 
 

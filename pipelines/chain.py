@@ -147,6 +147,11 @@ def check_until(until: str) -> None:
         raise ConfigError(f"--until {until}: no stage is called so{meant(until, ORDER) or '; there are ' + ', '.join(ORDER)}")
 
 
+def trains(recipe: Recipe, until: str) -> bool:
+    """Whether a run up to a stage, "" for all, may train a model."""
+    return bool(recipe.models) and not (until and ORDER.index(until) < ORDER.index(PRETRAIN.name))
+
+
 def rehearse(recipe: Recipe) -> None:
     """Build every config without doing anything: what cannot be built is told before any work."""
 

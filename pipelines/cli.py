@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.errors import PipelineError, Preempted
+from infra.environ import fit_address_space
+from infra.errors import ConfigError, PipelineError
+from infra.log import event
 from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
 from pipelines.cli_plan import plan
+from pipelines.cli_predict import predict
+from pipelines.cli_schedule import deploy, schedule
 from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
-from pipelines.ending import FAILED, INTERRUPTED, Terminated, end_children, exit_code, listen
+from pipelines.cli_worker import doctor, ui, worker
+from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
+
+LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "doctor"}  # these change nothing on a Prefect server
 
 if TYPE_CHECKING:
-    from pipelines.runner import Order
+    from pipelines.runner import Order, Outcome, Prepared
 
 app = typer.Typer(
     name="textmill",
@@ -44,7 +51,7 @@ def run(
     restarts: Annotated[int | None, typer.Option(help="Deaths of ranks in a row before it is given up; resources.restarts.")] = None,
 ) -> None:
     """Do everything the recipe says; what is done already is not done again."""
-    from pipelines.runner import Order, plainly, prepare
+    from pipelines.runner import Order, carry_out, plainly, prepare
 
     given = {"ranks": ranks, "min_ranks": min_ranks, "rank_cpus": rank_cpus, "restarts": restarts}
     resources = tuple(f"resources.{name}={value}" for name, value in given.items() if value is not None)
@@ -53,27 +60,35 @@ def run(
     from pipelines.console import watching
 
     with watching(screen):
-        if plain:
-            from pipelines.runner import carry_out
-
-            outcome = carry_out(prepared, plainly)
-        else:
-            from pipelines import prefect_server
-
-            api = prefect_server.connect()
-            from pipelines import flows
-
-            outcome = flows.start(prepared)
-            outcome.ui = prefect_server.ui(api)
+        outcome = carry_out(prepared, plainly) if plain else _under_prefect(prepared)
     from pipelines.summary import tell
 
     tell(screen, outcome)
+
+
+def _under_prefect(prepared: Prepared) -> Outcome:
+    """Do the work as a flow run; where no server can be started, without one."""
+    from pipelines import prefect_server, runner
+
+    try:
+        api = prefect_server.connect()
+    except ConfigError:
+        raise
+    except PipelineError as error:
+        event("warning", message=f"{error}; the run continues without Prefect")
+        return runner.carry_out(prepared, runner.plainly)
+    from pipelines import flows
+
+    outcome = flows.start(prepared)
+    outcome.ui = prefect_server.ui(api)
+    return outcome
 
 
 app.command()(plan)
 app.command()(slurm)
 app.command()(generate)
 app.command()(fill)
+app.command()(predict)
 
 
 @app.command()
@@ -114,24 +129,20 @@ app.command()(trace)
 
 @app.command()
 def verify(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """Hash every file of every artifact again; a damaged one is set aside, so that the next run makes it again."""
-    from infra.errors import ArtifactError
+    """Hash every file of every artifact again; damage is quarantined with all that was built from it, and the next run rebuilds it."""
     from infra.store import Store
+    from pipelines.verify import verify as examine
 
-    store, damaged = Store(workspace.absolute() / "artifacts"), []
-    artifacts = store.all()
-    for artifact in artifacts:
-        try:
-            store.verify(artifact)
-        except ArtifactError as error:
-            damaged.append(f"{error}; set aside as {store.set_aside(artifact).name}")
+    found = examine(Store(workspace.absolute() / "artifacts"))
     if as_json:
-        print_json({"artifacts": len(artifacts), "damaged": damaged})
-    for problem in damaged:
-        typer.echo(f"textmill: {problem}; the next run makes it again", err=True)
-    if not as_json and not damaged:
-        typer.echo(f"{len(artifacts)} artifacts, every file as its manifest says")
-    raise typer.Exit(3 if damaged else 0)
+        print_json(found.as_json())
+    for problem in found.damaged:
+        typer.echo(f"textmill: {problem}; the next run rebuilds it", err=True)
+    for problem in found.unreadable:
+        typer.echo(f"textmill: {problem}", err=True)
+    if not as_json and not found.damaged and not found.unreadable:
+        typer.echo(f"{found.num_artifacts} artifacts, every file as its manifest says")
+    raise typer.Exit(3 if found.damaged or found.unreadable else 0)
 
 
 @app.command()
@@ -162,56 +173,15 @@ def import_(
     with_heads = f"heads {', '.join(told['heads'])}" if told["heads"] else "no head"
     return typer.echo(
         f"{folder}: {told['family']}, {told['parameters']:,} parameters, {with_heads}, {told['vocab']:,} {told['tokenizer']} pieces"
+        + (f", {told['padded_vocab'] - told['vocab']} padding rows retained and masked" if "padded_vocab" in told else "")
     )
 
 
-@app.command()
-def ui(stop: Annotated[bool, typer.Option("--stop", help="End the server and the worker that textmill started.")] = False) -> None:
-    """Start the Prefect server with its pages on this machine, if it does not run yet, and say where."""
-    from pipelines import prefect_server
-
-    if stop:
-        ended = prefect_server.stop()
-        return typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing of ours was running")
-    return typer.echo(prefect_server.ui(prefect_server.connect()))
-
-
-@app.command()
-def deploy(
-    recipe: RecipeArgument,
-    cron: Annotated[str, typer.Option(help="When, as five cron fields: '0 3 * * *' is every night at three.")],
-    timezone: Annotated[str, typer.Option(help="Whose three o'clock, such as Asia/Seoul.")] = "UTC",
-    settings: Settings = None,
-    workspace: Workspace = HERE,
-    plain: Annotated[bool, typer.Option("--no-ray", help="Scheduled runs do without Ray.")] = False,
-) -> None:
-    """Schedule a recipe on the Prefect server; every run crawls anew. A worker on this machine carries it out."""
-    from pipelines import prefect_server
-
-    loaded = _checked(_order(recipe, workspace, settings))
-    api = prefect_server.connect()
-    from pipelines import flows
-
-    path = recipe if loaded.builtin else str(Path(recipe).absolute())
-    name = flows.deploy(path, workspace.absolute(), tuple(settings or ()), cron, timezone, loaded.recipe.name, plain=plain)
-    worker = prefect_server.worker(api)
-    typer.echo(f"{name} runs at '{cron}' ({timezone}); worker {worker}, pages at {prefect_server.ui(api)}/deployments")
-
-
-@app.command()
-def doctor(workspace: Workspace = HERE, as_json: AsJson = False) -> None:
-    """What is missing or clashes on this machine, each with its fix."""
-    from dataclasses import asdict
-
-    from pipelines.console import table
-    from pipelines.doctor import examine
-
-    found = examine(workspace)
-    if as_json:
-        print_json([asdict(finding) for finding in found])
-    else:
-        console().print(table("", [asdict(finding) for finding in found], ("what", "state", "found", "fix")))
-    raise typer.Exit(2 if any(finding.state == "bad" for finding in found) else 0)
+app.command()(deploy)
+app.command()(ui)
+app.command()(doctor)
+app.add_typer(schedule)
+app.add_typer(worker)
 
 
 def main() -> None:
@@ -219,16 +189,18 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     listen()
+    fit_address_space()
     try:
         code = int(app(arguments, standalone_mode=False) or 0)  # what a command raised as typer.Exit comes back as a number
     except BaseException as error:
         code = _tell(error, debug=debug)
-    if code == INTERRUPTED:  # typer makes a number of Ctrl-C itself
-        typer.echo("textmill: interrupted; the same command goes on from here", err=True)
+    if code == INTERRUPTED.code:  # typer makes a number of Ctrl-C itself
+        _complain(describe(KeyboardInterrupt()))
     if "pipelines.runner" in sys.modules:
         _end_children(code)
-    sys.stdout.flush()
-    sys.exit(code)
+    if not LOOKS_ONLY & set(arguments):
+        _close_zombies()
+    leave(code)
 
 
 def _tell(error: BaseException, *, debug: bool) -> int:
@@ -243,22 +215,30 @@ def _tell(error: BaseException, *, debug: bool) -> int:
         error.show()
         return int(error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED
-    if isinstance(error, Terminated):
-        typer.echo("textmill: ended by SIGTERM; the same command goes on from here", err=True)
-    elif isinstance(error, PipelineError):
-        for line in str(error).splitlines():
-            typer.echo(f"textmill: {line}", err=True)
-    else:
-        hint = "" if debug else " (--debug shows where)"
-        typer.echo(f"textmill: {type(error).__name__}: {' '.join(str(error).split())}{hint}", err=True)
-    return exit_code(error)
+        return INTERRUPTED.code
+    _complain(describe(error))
+    return exit_state(error).code
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        typer.echo(f"textmill: {line}", err=True)
+
+
+def _close_zombies() -> None:
+    """Flow runs whose process was killed; the server of this machine alone is asked, when it runs."""
+    from pipelines.prefect_server import recorded
+
+    if api := recorded():
+        from pipelines.zombies import sweep_quietly
+
+        sweep_quietly(api)
 
 
 def _end_children(code: int) -> None:
     from pipelines.prefect_server import pids
 
-    if code in (FAILED, Preempted.exit_code, INTERRUPTED):
+    if code in (FAILED.code, TERMINATED.code, INTERRUPTED.code):
         end_children(pids())
 
 

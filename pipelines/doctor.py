@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from pipelines import prefect_server
+from pipelines import doctor_server, prefect_server
 
 GIB = 1 << 30
 DISK_GIB = 5  # the demo's workspace, Ray's and Prefect's files, with room to spare
@@ -110,10 +110,5 @@ def _folders(workspace: Path) -> Iterator[Finding]:
 
 
 def _server(_: Path) -> Iterator[Finding]:
-    named = os.environ.get("PREFECT_API_URL", "")
-    if named:
-        good = prefect_server.healthy(named)
-        yield Finding("Prefect server", "ok" if good else "warn", named, "" if good else "does not answer: a run will start one of its own")
-        return
-    found = prefect_server.running()
-    yield Finding("Prefect server", "ok", found or "none yet: the first run starts one on this machine")
+    for seen in doctor_server.examine():
+        yield Finding(*seen)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from infra.artifact import Artifact
+from infra.artifact import SEAL, Artifact, seal
 from infra.errors import ArtifactError, ConfigError
 from infra.store import Store, write_whole
 from pipelines.recipe import Recipe
@@ -30,22 +31,34 @@ class Growth:
             )
         self.earlier: dict[str, Artifact] = self._before() if recipe.corpus.grow else {}
 
+    def again(self) -> dict[str, Artifact]:
+        """What the run builds on, looked for once more. Raises ArtifactError when it is gone by now."""
+        self.earlier = self._before() if self.recipe.corpus.grow else {}
+        return self.earlier
+
     def note(self, made: Mapping[str, Artifact]) -> None:
         """Write down that this date's part is done; another run of the same date replaces it."""
         if not self.recipe.corpus.grow:
             return
         together = {**self.earlier, **{name: made[name] for name in STAGES if name in made}}
-        parts = {**self.parts(), self.recipe.date: {name: artifact.fingerprint for name, artifact in sorted(together.items())}}
+        parts: dict[str, Any] = {
+            **self.parts(),
+            self.recipe.date: {name: artifact.fingerprint for name, artifact in sorted(together.items())},
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(dict(sorted(parts.items())), indent=1))
+        listed = dict(sorted(parts.items()))
+        write_whole(self.path, json.dumps({**listed, SEAL: seal(listed)}, indent=1))
 
     def parts(self) -> dict[str, dict[str, str]]:
         """Date -> stage -> fingerprint. Raises ArtifactError when the file is torn."""
         if not self.path.exists():
             return {}
         try:
-            found: dict[str, dict[str, str]] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            said = found.pop(SEAL, None)  # files of earlier versions have none
+            if said is not None and said != seal(found):
+                raise ValueError("it is not what was written: its own hash differs")
+        except (OSError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{self.path}: cannot be read ({error}); mend it, or move it away to begin the corpus anew") from error
         return found
 

@@ -91,9 +91,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], labels: Mappi
             yield f"{name} {_short(old[name])} -> {_short(new[name])}"
     for name in dict.fromkeys((*now["inputs"], *before["inputs"])):
         is_now, was = now["inputs"].get(name), before["inputs"].get(name)
-        if is_now != was:
+        if _name(is_now) != _name(was):
             source = labels.get(is_now["fingerprint"], is_now["stage"]) if is_now else name
             yield f"{source} changes" if is_now and was else f"input {name} is {'new' if is_now else 'gone'}"
+
+
+def _name(source: Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """What an input is called; a manifest says besides with what content it was."""
+    return (source["stage"], source["fingerprint"]) if source else None
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:

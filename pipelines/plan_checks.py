@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from infra.errors import ArtifactError, ConfigError
 from pipelines import recipe_data, recipe_shapes, recipe_tasks
+from pipelines.chain import CORPUS
 from pipelines.recipe import Loaded, Recipe
 from pipelines.recipe_yaml import Path
 
@@ -44,9 +45,18 @@ WARNINGS: MappingProxyType[str, Check] = MappingProxyType(
 )
 
 
-def check(loaded: Loaded) -> None:
-    """Raises ConfigError with one line for each problem, in the order of the checks."""
-    if problems := [text for one in ERRORS.values() for text in _lines(loaded, one)]:
+CORPUS_STAGES = frozenset(stage.name for stage in CORPUS)
+BEFORE_TRAINING = frozenset({"tokenizer", "encode", "blocks", "pairs"})  # stages that work on a corpus of any size, with those before
+
+
+def check(loaded: Loaded, until: str = "") -> None:
+    """Raises ConfigError with one line for each problem, in the order of the checks.
+
+    until: the last stage to run; a run that ends before training needs no corpus of a size.
+    """
+    data_only = until in BEFORE_TRAINING or until in CORPUS_STAGES
+    asked = {name: one for name, one in ERRORS.items() if not (data_only and name in ("corpus-size", "validation-split"))}
+    if problems := [text for one in asked.values() for text in _lines(loaded, one)]:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 

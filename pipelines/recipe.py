@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from data_prep.corpus.crawl import CrawlConfig
 from data_prep.corpus.decontaminate import DecontaminateConfig
@@ -27,6 +27,7 @@ from data_prep.tokenizer.train import TokenizerConfig
 from distill.distill import DistillConfig
 from infra.artifact import SourceFile
 from infra.errors import ConfigError
+from infra.mirror_url import redacted, without_password
 from pipelines import recipe_checks, recipe_yaml
 from pipelines.recipe_paths import SITE, expand
 from pipelines.recipe_section import Mirror, Section, mirrored
@@ -136,7 +137,8 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
     class Warc(_Warc): ...  # noqa: D101
 
     class Documents(_Documents):  # noqa: D101
-        separator: str = ""
+        separator: str
+        format: str = ""
 
     class Filter(_Filter): ...  # noqa: D101
 
@@ -252,6 +254,8 @@ def seed_of(section: Pretrain | Student | Task, seed: int) -> int:
 class Resources(Section):
     """How, not what: never part of a fingerprint. cpus 0: all there are. mirror: an fsspec URL where finished artifacts are shared.
 
+    mirror_required: a mirror that cannot be used ends the run; without it the run continues, and a later one pushes.
+
     min_ranks: on a running Ray cluster a training that lost a node goes on with as few ranks as this, until there is room for `ranks`
     again. restarts: deaths of ranks in a row after which a training is given up; the state of the last checkpoint stays.
     rank_cpus: CPUs, and so threads, of each rank; 0: the ranks share alike what this machine or the cluster has, beside a GPU one each.
@@ -260,7 +264,8 @@ class Resources(Section):
     ranks: int = Field(default=1, ge=1)
     cpus: int = Field(default=0, ge=0)
     connect_to: dict[str, str] = Field(default_factory=dict)
-    mirror: str = ""
+    mirror: Annotated[str, AfterValidator(without_password)] = ""
+    mirror_required: bool = False
     min_ranks: int = Field(default=1, ge=1)
     rank_cpus: int = Field(default=0, ge=0)
     restarts: int = Field(default=2, ge=0)
@@ -304,7 +309,7 @@ def load(name: str, settings: tuple[str, ...] = (), profile: str = "") -> Loaded
     document = recipe_yaml.read(source, path.name)
     for text in settings:
         key, value = recipe_yaml.setting(text)
-        document.put(key, value, f"--set {text}")
+        document.put(key, value, f"--set {redacted(text)}")
     if profile:
         _profile(document, profile)
     _absolute_paths(document.value, path.parent)

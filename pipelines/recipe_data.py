@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path as FilePath
 
-from data_prep.corpus.readers import kind_of, opened
+from data_prep.corpus.readers import JSON, MEDIAWIKI, PARQUET, format_of, opened
 from data_prep.tables import DAMAGED
 from pipelines.recipe import Documents, Recipe
 from pipelines.recipe_paths import expand
@@ -82,7 +82,7 @@ def most(recipe: Recipe) -> Most | None:
             return None
         for path in expand(source.path):
             status = path.stat()
-            found = _most(path, source.separator, status.st_size, status.st_mtime_ns)
+            found = _most(path, source.format, source.separator, status.st_size, status.st_mtime_ns)
             if found is None:
                 return None
             total += found
@@ -90,11 +90,11 @@ def most(recipe: Recipe) -> Most | None:
 
 
 @lru_cache(maxsize=64)
-def _most(path: FilePath, separator: str, size: int, _changed: int) -> Most | None:
+def _most(path: FilePath, form: str, separator: str, size: int, _changed: int) -> Most | None:
     if size > ENOUGH:
         return None
-    kind = kind_of(path.name)
-    if kind == "parquet":
+    form = form or format_of(path.name)
+    if form == PARQUET:
         return _most_of_parquet(path)
     try:
         with opened(str(path)) as file:
@@ -103,9 +103,16 @@ def _most(path: FilePath, separator: str, size: int, _changed: int) -> Most | No
         return None  # the stage reads what comes before the damage, and counts it
     if len(data) > ENOUGH:
         return None
-    if kind == "jsonl":
-        return Most(sum(1 for line in data.split(b"\n") if line.strip()), len(data))
-    return Most(data.count(separator.encode()) + 1 if separator else 1, len(data))
+    return Most(_most_documents(data, form, separator), len(data))
+
+
+def _most_documents(data: bytes, form: str, separator: str) -> int:
+    if form == JSON:  # an array of any layout has at least a brace for each document
+        array = data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        return data.count(b"{") if array else sum(1 for line in data.split(b"\n") if line.strip())
+    if form == MEDIAWIKI:
+        return data.count(b"<page>")
+    return data.count(separator.encode()) + 1 if separator else 1
 
 
 def _most_of_parquet(path: FilePath) -> Most | None:

@@ -7,10 +7,12 @@ The nodes are read, not the values, because only nodes know their lines.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError
+from infra.mirror_url import redacted
 
 Path = tuple[str | int, ...]
 _INT = re.compile(r"[-+]?[0-9][0-9_]*")
@@ -19,6 +21,11 @@ _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*)
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
+
+
+MOST_CHARACTERS = 1 << 20
+MOST_LEVELS = 100
+MOST_VALUES = 100_000  # of one document, each alias counted as the copy that it is
 
 
 @dataclass
@@ -61,7 +68,10 @@ def read(text: str, name: str) -> Document:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{name}: {len(text):,} characters are more than the {MOST_CHARACTERS:,} that a recipe may have")
     try:
+        _check_depth(YAML(typ="safe", pure=True).parse(text), name)
         node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -70,6 +80,8 @@ def read(text: str, name: str) -> Document:
     except YAMLError as error:
         raise ConfigError(f"{name}: this is not YAML: {' '.join(str(error).split())}") from error
     document = Document(name, {})
+    if node is not None:
+        _check_size(node, name)
     value = _value(node, (), document) if node is not None else {}
     if not isinstance(value, dict):
         raise ConfigError(f"{name}:1: a recipe is a mapping (`name: ...`), this is a {_kind(value)}")
@@ -94,11 +106,11 @@ def setting(text: str) -> tuple[Path, Any]:
     """`corpus.filter.min_words=30` as a path and a value; the value may be any YAML on one line."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip() or any(not part.strip() for part in key.split(".")):
-        raise ConfigError(f"--set {text}: write it as a.key=value, such as corpus.filter.min_words=30")
+        raise ConfigError(f"--set {redacted(text)}: write it as a.key=value, such as corpus.filter.min_words=30")
     try:
-        inner = read("value: " + value, f"--set {text}")
+        inner = read("value: " + value, f"--set {redacted(text)}")
     except ConfigError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML; put quotes around it") from error
+        raise ConfigError(f"--set {redacted(text)}: the value is not YAML; put quotes around it") from error
     return tuple(part.strip() for part in key.split(".")), inner.value["value"]
 
 
@@ -124,6 +136,44 @@ def _mapping(node: Any, path: Path, document: Document) -> dict[str, Any]:
         document.places[(*path, key)] = place
         found[key] = _value(value_node, (*path, key), document)
     return found
+
+
+def _check_depth(events: Iterable[Any], name: str) -> None:
+    """Raises ConfigError on lists within lists beyond measure, before anything is built of them."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if depth > MOST_LEVELS:
+            raise ConfigError(f"{name}:{event.start_mark.line + 1}: more than {MOST_LEVELS} levels of lists and mappings; write it flatter")
+
+
+def _check_size(node: Any, name: str) -> None:
+    """Raises ConfigError on a document that its aliases make too large, or that holds itself: each alias is a copy once it is read."""
+    from ruamel.yaml.nodes import CollectionNode
+
+    sizes: dict[int, int] = {}  # by node: values below it, itself included; 0 while it is being counted
+    waiting = [(node, False)]
+    while waiting:
+        one, counted = waiting.pop()
+        below = _below(one) if isinstance(one, CollectionNode) else []
+        line = f"{name}:{one.start_mark.line + 1}"
+        if counted:
+            sizes[id(one)] = 1 + sum(sizes[id(child)] for child in below)
+            if sizes[id(one)] > MOST_VALUES:
+                raise ConfigError(f"{line}: with its aliases this has more than {MOST_VALUES:,} values; write fewer `*aliases` of aliases")
+        elif id(one) not in sizes:
+            sizes[id(one)] = 0
+            waiting.append((one, True))
+            for child in below:
+                if sizes.get(id(child)) == 0:
+                    raise ConfigError(f"{line}: an alias within `&{child.anchor}` names `&{child.anchor}` itself; remove it")
+                waiting.append((child, False))
+
+
+def _below(node: Any) -> list[Any]:
+    """The nodes directly below a list or a mapping."""
+    return [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
 
 
 def _place(document: Document, node: Any) -> str:

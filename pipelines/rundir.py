@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -77,10 +78,10 @@ class RunDir:
         return run
 
     def stands(self, state: str, **more: Any) -> None:
-        """Say where the run stands: running, done, failed, interrupted, preempted."""
+        """Record where the run is: running, or a state of pipelines/ending.py's table."""
         with self._lock:
             self._status |= {"state": state, "updated": _now(), **more}
-            write_whole(self.path / "status.json", json.dumps(self._status, indent=1, ensure_ascii=False))
+            _replace(self.path / "status.json", json.dumps(self._status, indent=1, ensure_ascii=False))
             self._told = time.monotonic()
 
     def begin(self, label: str, stage: str, key: str, folder: Path, inputs: Mapping[str, Artifact], *, cached: bool) -> Row:
@@ -90,6 +91,7 @@ class RunDir:
             relative = os.path.relpath(folder, self.workspace)
             row = Row(label, stage, key, relative, "cached" if cached else "running", inputs=sources)
             self._labels[(stage, key)] = label
+            self.rows = [old for old in self.rows if old.label != label]  # a run that starts over (rebuild.py) meets its stages again
             self.rows.append(row)
             self.stages_changed()
         event("stage", label=label, stage=stage, fingerprint=key, state=row.state, seconds=0.0)
@@ -113,19 +115,32 @@ class RunDir:
 
     def stages_changed(self) -> None:
         with self._lock:
-            write_whole(self.path / "stages.json", json.dumps([asdict(row) for row in self.rows], indent=1, ensure_ascii=False))
+            _replace(self.path / "stages.json", json.dumps([asdict(row) for row in self.rows], indent=1, ensure_ascii=False))
 
     def listen(self, told: Event) -> None:
         """A listener for the event bus: every event becomes a line, progress also moves status.json."""
         line = json.dumps(told, ensure_ascii=False, default=str)
         with self._lock:
-            with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            with (
+                suppress(OSError),
+                (self.path / "events.jsonl").open("a", encoding="utf-8") as file,
+            ):  # a full disk: the stage will report it
                 file.write(line + "\n")
             if told["kind"] == "stage":
                 self.stands("running", stage=told["label"], progress=None)
             elif told["kind"] in ("progress", "train") and time.monotonic() - self._told > STATUS_EVERY_S:
                 done, total = told.get("done", told.get("step")), told.get("total")
                 self.stands("running", progress={"done": done, "total": total, "unit": told.get("unit", "steps")})
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file atomically; on a full disk in place, because how a run ended must be readable there too."""
+    try:
+        write_whole(path, text)
+    except OSError:
+        with suppress(OSError), path.open("r+b") as file:
+            file.write(text.encode())
+            file.truncate()
 
 
 def all_runs(workspace: Path) -> list[Path]:

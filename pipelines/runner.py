@@ -16,16 +16,17 @@ from typing import Any
 from data_prep.corpus.crawl import CRAWL
 from infra.artifact import Artifact, fingerprint
 from infra.compute import Compute, LocalCompute
-from infra.errors import ConfigError
+from infra.errors import ConfigError, PipelineError
 from infra.log import attach, event
 from infra.mirror import Mirror
 from infra.stage import Inputs, Stage
 from infra.stage import run as run_stage
 from infra.store import Store
 from pipelines import chain, plan_checks, recipe_shapes
-from pipelines.ending import ending
+from pipelines.ending import describe, exit_state, locate
 from pipelines.growth import Growth
 from pipelines.plan import plan
+from pipelines.rebuild import rebuilding
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 from pipelines.tensorboard import Board
@@ -76,7 +77,7 @@ def check(order: Order) -> Loaded:
     """The recipe, with everything wrong in it told at once; nothing is written."""
     loaded = load(order.recipe, order.settings, order.profile)
     chain.check_until(order.until)
-    plan_checks.check(loaded)
+    plan_checks.check(loaded, order.until)
     chain.rehearse(loaded.recipe)
     if loaded.recipe.resources.mirror:
         Mirror(loaded.recipe.resources.mirror).check()
@@ -86,15 +87,28 @@ def check(order: Order) -> Loaded:
 def prepare(order: Order) -> Prepared:
     """Raises ConfigError before anything is written when the recipe is wrong."""
     loaded = check(order)
-    if not order.ray:
+    if order.ray and not order.plain:
+        from infra.ray_compute import check_address
+
+        check_address(order.ray)
+    if not order.ray and chain.trains(loaded.recipe, order.until):  # what only makes text never loads torch
         _check_machine(loaded, order)
     workspace = order.workspace.absolute()
     digest = fingerprint(loaded.recipe.model_dump(mode="json"))
-    mirror = loaded.recipe.resources.mirror
-    store = Store(workspace / "artifacts", Mirror(mirror) if mirror else None)
+    mirror = _mirror(loaded)
+    store = Store(workspace / "artifacts", mirror)
     growth = Growth(workspace, store, loaded.recipe)
     run = RunDir.create(workspace, loaded.recipe.name, loaded.resolved, loaded.source, digest)
     return Prepared(order, loaded, run, store, growth)
+
+
+def _mirror(loaded: Loaded) -> Mirror | None:
+    resources = loaded.recipe.resources
+    if not resources.mirror:
+        return None
+    mirror = Mirror(resources.mirror, resources.mirror_required)
+    mirror.open()
+    return mirror
 
 
 def _check_machine(loaded: Loaded, order: Order) -> None:
@@ -130,11 +144,14 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         try:
             growth, serve = prepared.growth, partial(served, prepared.store, compute)
             recipe, until = prepared.loaded.recipe, prepared.order.until
-            artifacts = chain.run(do, recipe, until, serve, earlier=growth.earlier, note=growth.note)
+            artifacts = rebuilding(growth, lambda earlier: chain.run(do, recipe, until, serve, earlier=earlier, note=growth.note))
+            if prepared.store.mirror:
+                prepared.store.mirror.finish()
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)
             run.stands("done", stage="", progress=None, seconds=round(outcome.seconds, 1))
         except BaseException as error:
-            run.stands(ending(error), error=str(error) or type(error).__name__, seconds=round(time.monotonic() - begun, 1))
+            locate(error, run.workspace)
+            run.stands(exit_state(error).state, error=describe(error), seconds=round(time.monotonic() - begun, 1))
             with suppress(Exception):  # the page of a broken run is a courtesy: it must not hide the error
                 _report(prepared)
             raise
@@ -147,13 +164,15 @@ def recorded(run: RunDir, store: Store, carry: Carry) -> chain.Do:
 
     def do(stage: Stage[Any], config: Any, label: str = "", **inputs: Artifact) -> Artifact:
         key, label = stage.key(config, inputs), label or stage.name
-        found = store.find(stage.name, key)
+        found = store.find(stage.name, key, inputs)
         row = run.begin(label, stage.name, key, store.path(stage.name, key), inputs, cached=found is not None)
         begun = time.monotonic()
         try:
             artifact = carry(stage, config, inputs, label, key, found)
-        except BaseException:
+        except BaseException as error:
             run.end(row, "failed", time.monotonic() - begun, {})
+            if isinstance(error, Exception) and not isinstance(error, PipelineError):  # ours name their stage
+                error.add_note(f"in stage {label}")
             raise
         run.end(row, "done" if found is None else "cached", time.monotonic() - begun, artifact.counts)
         return artifact
@@ -193,6 +212,7 @@ def _compute(prepared: Prepared) -> Any:
         addresses=addresses,
         min_ranks=resources.min_ranks,
         rank_cpus=resources.rank_cpus,
+        log=prepared.run.path / "ray.log",
     )
 
 

@@ -365,7 +365,7 @@ def render(job: Job) -> dict[str, int]:
     (out / "sentences").mkdir(exist_ok=True)
     table = pa.table({"name": list(told), "text": list(told.values())}, schema=SENTENCE)
     shards.write(table, out / "sentences" / name)
-    shards.write(pa.Table.from_pylist(rows, schema=PAGE), out / name, counts)
+    shards.write(pa.Table.from_pylist(rows, schema=PAGE), out / name, counts, needs=[out / "sentences" / name])
     return counts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,19 @@ from pipelines.recipe import Recipe
 FOLDER = "slurm"  # in a workspace
 SCRIPT = "train.sbatch"
 TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
+NAME = re.compile(r"[\w.,+-]*")
+MEMORY = re.compile(r"(\d+[KMGT]?)?")
+RUNTIMES = ("apptainer", "pyxis")
+LONGEST_WARNING_S = 65535  # Slurm's own limit for --signal
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of Slurm. warn_s: so long before the time is up the ranks are asked to save. restarts: of dead ranks within a job.
+    """What is requested of Slurm. warn_s: seconds before the time limit at which the ranks are told to save. restarts: of crashed ranks
+    within a job. requeues: of the job itself. more: further options of sbatch, such as "--comment=first".
 
-    more: further options of sbatch, such as "--account=physics".
+    setup: lines of bash that run on the first node before the ranks start, such as "module load cuda/12".
+    container: an image; the ranks run in it by runtime, apptainer or pyxis.
     """
 
     nodes: int = 1
@@ -38,17 +43,51 @@ class Job:
     partition: str = ""
     warn_s: int = 120
     restarts: int = 2
+    requeues: int = 100
+    account: str = ""
+    qos: str = ""
+    mem: str = ""
+    setup: tuple[str, ...] = ()
+    container: str = ""
+    runtime: str = "apptainer"
     more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("per_node", 1), ("cpus", 1), ("warn_s", 1), ("restarts", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
-        if not TIME.fullmatch(self.time):
-            raise ConfigError(f"--time {self.time!r} is no time of Slurm, such as 24:00:00 or 2-00:00:00")
-        for option in (*self.more, *((f"--partition={self.partition}",) if self.partition else ())):
+        for name, least in (("nodes", 1), ("per_node", 1), ("cpus", 1), ("warn", 1), ("restarts", 0), ("requeues", 0)):
+            value = self.warn_s if name == "warn" else getattr(self, name)
+            if value < least:
+                raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+        limit = seconds(self.time)
+        if self.warn_s > LONGEST_WARNING_S or (limit and self.warn_s >= limit):
+            raise ConfigError(
+                f"--warn {self.warn_s} (seconds) must be less than the time limit of {self.time} and than {LONGEST_WARNING_S + 1}"
+            )
+        for name in ("partition", "account", "qos"):
+            if not NAME.fullmatch(getattr(self, name)):
+                raise ConfigError(f"--{name} {getattr(self, name)!r} must be made of letters, digits and _ . , + -")
+        if not MEMORY.fullmatch(self.mem):
+            raise ConfigError(f"--mem {self.mem!r} must be a number with K, M, G or T, such as 64G (of each node)")
+        if self.runtime not in RUNTIMES:
+            raise ConfigError(f"--container-runtime {self.runtime!r} must be one of {', '.join(RUNTIMES)}")
+        for option in self.more:
             if not option.startswith("-") or any(c in option for c in "\n\r"):
-                raise ConfigError(f"--sbatch {option!r} is no option of sbatch, such as --account=physics")
+                raise ConfigError(f"--sbatch {option!r} is no option of sbatch, such as --comment=first")
+
+
+def seconds(time: str) -> int:
+    """Seconds of a time limit as Slurm reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+
+    0 for no limit. Raises ConfigError.
+    """
+    if not TIME.fullmatch(time):
+        raise ConfigError(f"--time {time!r} is no time of Slurm, such as 24:00:00 or 2-00:00:00")
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, rest_s = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, rest_s = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest_s
 
 
 @dataclass(frozen=True)
@@ -61,6 +100,8 @@ class Written:
 
 def write(recipe: Recipe, workspace: Path, job: Job) -> list[Written]:
     """A folder with plan and script for each training that is not made yet and whose inputs are. Raises ConfigError when there is none."""
+    if "\n" in str(workspace):
+        raise ConfigError(f"--workspace {str(workspace)!r}: a batch script cannot name a path with a line break")
     store = Store(workspace / "artifacts")
     written: list[Written] = []
     waiting: list[str] = []
@@ -96,7 +137,7 @@ def _there(artifact: Artifact) -> bool:
 
 
 def script(label: str, folder: Path, job: Job) -> str:
-    """The batch script. srun starts one task a rank; when the time is nearly up, or Slurm takes the nodes away, the ranks save and the
+    """The batch script. srun starts one task per rank; when the time is nearly up, or Slurm takes the nodes away, the ranks save and the
     job is queued again."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label)
     lines = [
@@ -108,51 +149,86 @@ def script(label: str, folder: Path, job: Job) -> str:
         f"--signal=B:USR1@{job.warn_s}",
         "--requeue",
         "--open-mode=append",
-        f"--output={folder / 'log-%j.txt'}",
+        f"--output={_quoted(str(folder).replace('%', '%%') + '/log-%j.txt')}",
         *([f"--gpus-per-node={job.per_node}"] if job.gpus else []),
-        *([f"--partition={job.partition}"] if job.partition else []),
+        *(f"--{key}={value}" for key in ("partition", "account", "qos", "mem") if (value := getattr(job, key))),
         *job.more,
     ]
-    head = "".join(f"#SBATCH {line}\n" for line in lines)
-    python, root = shlex.quote(sys.executable), shlex.quote(str(Path(__file__).parents[1]))
-    return (
-        f"#!/bin/bash\n{head}{BODY}".replace("@PYTHON@", python)
-        .replace("@ROOT@", root)
-        .replace("@PLAN@", shlex.quote(str(folder)))
-        .replace("@RESTARTS@", str(job.restarts))
-    )
+    values = {
+        "HEAD": "".join(f"#SBATCH {line}\n" for line in lines),
+        "SETUP": "".join(f"{line}\n" for line in job.setup),
+        "PYTHON": "python3" if job.container else _bash(sys.executable),
+        "ROOT": _bash(str(ROOT)),
+        "PLAN": _bash(str(folder)),
+        "RANK": _ranks(folder, job),
+        "RESTARTS": str(job.restarts),
+        "REQUEUES": str(job.requeues),
+    }
+    return re.sub("@([A-Z]+)@", lambda found: values[found[1]], BODY)
 
 
+def _quoted(text: str) -> str:
+    """As sbatch reads the value of an option in an #SBATCH line; plain where nothing needs quotes."""
+    if re.fullmatch(r"[\w%+,./:@=-]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _bash(text: str) -> str:
+    """As bash reads one word; in double quotes, since shellcheck takes a $ in single quotes for a mistake."""
+    return text if re.fullmatch(r"[\w%+,./:@=-]+", text) else '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
+
+
+def _ranks(folder: Path, job: Job) -> str:
+    """What srun starts: options of its own, then the command of a rank."""
+    rank = '"$python" -m pipelines.rank "$plan"'
+    if not job.container:
+        return rank
+    workspace, image = str(folder.parent.parent), _bash(job.container)
+    places = [_bash(place) for place in dict.fromkeys((workspace, str(ROOT)))]
+    if job.runtime == "pyxis":
+        mounts = ",".join(f"{place}:{place}" for place in places)
+        return f"--container-image={image} --container-mounts={mounts} {rank}"
+    return f"apptainer exec {'--nv ' if job.gpus else ''}{' '.join(f'--bind {place}' for place in places)} {image} {rank}"
+
+
+ROOT = Path(__file__).parents[1]
 BODY = """\
-# Written by `textmill slurm`. A rank needs torch, deepspeed, pyarrow and numpy: no Ray, no Prefect, no network.
+#!/bin/bash
+@HEAD@# Written by `textmill slurm`. A rank needs torch, deepspeed, pyarrow and numpy: no Ray, no Prefect, no network.
 python=${TEXTMILL_PYTHON:-@PYTHON@}
 plan=@PLAN@
 export PYTHONPATH=@ROOT@${PYTHONPATH:+:$PYTHONPATH}
-
-asked=0
+@SETUP@
+stopping=0
 child=
+# shellcheck disable=SC2317,SC2329  # the trap calls it
 stop() {
-  asked=1
+  stopping=1
   [ -z "$child" ] || scancel --signal=TERM "$SLURM_JOB_ID"  # to every rank; srun itself would kill them at a SIGTERM of its own
 }
 trap stop USR1 TERM
 
-for try in $(seq 0 @RESTARTS@); do
-  TEXTMILL_TRY=$try srun --kill-on-bad-exit=1 "$python" -m pipelines.rank "$plan" &
+for attempt in $(seq 0 @RESTARTS@); do
+  TEXTMILL_TRY=$attempt srun --kill-on-bad-exit=1 @RANK@ &
   child=$!
   while wait "$child"; code=$?; [ "$code" -gt 128 ] && kill -0 "$child" 2>/dev/null; do :; done  # a signal ends `wait`, not the child
   wait "$child"  # the code of the child itself, which bash remembers
   code=$?
   child=
-  # 0 made, 2 cannot be done, 3 failed, 4 asked to stop; anything else is a rank that died
+  # 0 done, 2 cannot be done, 3 failed, 4 told to stop; anything else is a rank that crashed
   case $code in 0 | 2 | 3 | 4) break ;; esac
-  [ "$asked" = 0 ] || break
-  echo "a rank died (code $code); starting again from the last checkpoint" >&2
+  [ "$stopping" = 0 ] || break
+  echo "a rank crashed (code $code); starting again from the last checkpoint" >&2
 done
 
-if [ "$code" != 0 ] && { [ "$asked" = 1 ] || [ "$code" = 4 ]; }; then
-  echo "asked to stop; queued again, it goes on from the last checkpoint" >&2
-  scontrol requeue "$SLURM_JOB_ID"
+if [ "$code" != 0 ] && { [ "$stopping" = 1 ] || [ "$code" = 4 ]; }; then
+  if [ "${SLURM_RESTART_COUNT:-0}" -ge @REQUEUES@ ]; then
+    echo "told to stop; not queued again, that happened @REQUEUES@ times (--requeues); sbatch continues from the last checkpoint" >&2
+  else
+    echo "told to stop; queued again, it continues from the last checkpoint" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$code"
 """

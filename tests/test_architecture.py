@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = ["infra", "data_prep", "training", "distill", "pipelines"]  # from the ground up
 DOORS = {
-    "ray": {"infra/ray_compute.py", "infra/ray_gang.py"},
-    "prefect": {"pipelines/flows.py"},
+    "ray": {"infra/ray_driver.py", "infra/ray_gang.py"},
+    "prefect": {"pipelines/flows.py", "pipelines/prefect_progress.py", "pipelines/schedules.py"},
     "deepspeed": {"training/engine/zero.py"},
     "sentencepiece": {"data_prep/tokenizer/sentencepiece.py"},
     "tiktoken": {"data_prep/tokenizer/merging.py"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from infra.artifact import Artifact
 from infra.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from training.families.family import Family
+    from training.families.family import Family, Use
     from training.objectives.tower import Tower
 
 CARD, MODEL = "card.json", "model"
@@ -36,14 +36,12 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
-def export_model(family: Family, tower: Tower, out: Path, tokenizer: Artifact, settings: Callable[[Path], None] | None = None) -> None:
-    """model/ appears whole or not at all; settings may still change config.json before it does."""
+def export_model(family: Family, tower: Tower, out: Path, tokenizer: Artifact, use: Use | None = None) -> None:
+    """Write model/ atomically."""
     part = out / f".{MODEL}"
     for stale in (part, out / MODEL):
         shutil.rmtree(stale, ignore_errors=True)
-    family.export(tower, part, tokenizer.path)
-    if settings is not None:
-        settings(part)
+    family.export(tower, part, tokenizer.path, use)
     part.rename(out / MODEL)
 
 

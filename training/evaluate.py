@@ -23,7 +23,6 @@ from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.log import event
 from infra.stage import Inputs, Stage
-from infra.store import whole
 from training.card import MODEL, check_tokenizer, read_card, write_json
 from training.evaluation import metrics
 from training.finetune import make_feed, tell_corrupt
@@ -69,7 +68,6 @@ def work(config: EvaluateConfig, inputs: Inputs, out: Path, compute: Compute) ->
         check_tokenizer(model, inputs["tokenizer"], inputs.get("sentences"))
         if config.kind == "task" and "labels" not in read_card(model):
             raise ConfigError(f"{name} is not fine-tuned: it has no labels; run finetune first")
-    whole(inputs.values())
     measure = {"language": measure_language, "compare": measure_compare, "task": measure_task}[config.kind]
     return compute.gang("evaluate", partial(measure, config, dict(inputs), out), ranks=1)[0]
 

@@ -8,7 +8,6 @@ Nothing here imports torch before a rank runs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,11 @@ from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.log import event
 from infra.stage import Inputs, Stage
+from training.backbone.config import BackboneConfig
 from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
+from training.pretrain import RESUMED
 from training.tasks.catalog import task
-from training.tasks.classify import Frame, encode
+from training.tasks.classify import encode
 from training.tasks.task import Columns, Examples, read_examples
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def work(config: FinetuneConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("finetune", partial(train_rank, config, dict(inputs), labels, out))[0]
 
 
-FINETUNE = Stage(name="finetune", version=3, work=work)
+FINETUNE = Stage(name="finetune", version=3, work=work, own=RESUMED)
 
 
 def read_both(config: FinetuneConfig) -> tuple[Examples, Examples, tuple[str, ...]]:
@@ -116,33 +117,24 @@ def tell_corrupt(stage: str, files: dict[str, Examples]) -> None:
             event("warning", message=f"{stage}: {examples.duplicate_ids} rows of {name} have the id of an earlier row; they are used")
 
 
-def frame_of(causal: bool, tokenizer: Artifact) -> tuple[Frame, int]:
-    """How texts are framed for such a model, and the id that pads."""
-    meta = tokenizers.meta(tokenizer)
-    pad = meta.specials.get("pad", meta.separator)
-    if causal:
-        return Frame(None, meta.separator, None), pad
-    return Frame(meta.specials["cls"], meta.specials["sep"], meta.specials["sep"]), pad
-
-
 def make_feed(
     examples: Examples, labels: Sequence[str], model: Artifact, tokenizer: Artifact, *, batch: int, length: int, seed: int, shuffle: bool
 ) -> TaskFeed:
     """The examples as this model reads them; every text is encoded once, however often it occurs."""
+    from training.families import catalog
     from training.feed.batch import IGNORE
     from training.tasks.feed import TaskFeed
 
-    backbone = read_card(model)["backbone"]
-    frame, pad = frame_of(backbone["causal"], tokenizer)
+    backbone, meta = BackboneConfig(**read_card(model)["backbone"]), tokenizers.meta(tokenizer)
+    frame = catalog.family_of(model.path / MODEL).frame(backbone, meta.specials)
+    pad = meta.specials.get("pad", meta.separator)
     engine = tokenizers.load(tokenizer)
     texts = sorted({text for row in examples.rows for text in (row.text, row.pair) if text is not None})
     ids = dict(zip(texts, engine.encode_batch(texts), strict=True))
     encoded = [encode(row, ids.__getitem__, frame, length) for row in examples.rows]
     numbers = {label: number for number, label in enumerate(labels)}
     classes = [numbers.get(row.label, IGNORE) for row in examples.rows]
-    return TaskFeed(
-        encoded, classes, batch_size=batch, length=length, pad=pad, segments=backbone["segments"] > 1, seed=seed, shuffle=shuffle
-    )
+    return TaskFeed(encoded, classes, batch_size=batch, length=length, pad=pad, segments=frame.segments, seed=seed, shuffle=shuffle)
 
 
 def train_rank(config: FinetuneConfig, inputs: dict[str, Artifact], labels: tuple[str, ...], out: Path) -> Counts:
@@ -210,6 +202,7 @@ def publish(
     """model/ as transformers' AutoModelForSequenceClassification loads it, and the card with the dev score."""
     from training.backbone.transformer import count_parameters
     from training.families import catalog
+    from training.families.family import Use
     from training.tasks.feed import predict
 
     model, base = inputs["model"], read_card(inputs["model"])
@@ -218,8 +211,8 @@ def publish(
     tower.load_state_dict(weights)
     gold, said = predict(tower, _feed(config, inputs, labels, files["dev"], False))
     score = task(config.task).score(gold, said, labels, config.samples, config.seed)
-    pad = frame_of(tower.config.causal, inputs["tokenizer"])[1]
-    export_model(family, tower, out, inputs["tokenizer"], lambda folder: name_labels(folder / "config.json", labels, pad))
+    use = Use(length=config.length, retained=classes_of(labels))
+    export_model(family, tower, out, inputs["tokenizer"], use)
     parameters = count_parameters(tower)
     kept: dict[str, Any] = {key: base[key] for key in ("family", "size", "backbone", "tokenizer_fingerprint") if key in base}
     corrupt = {name: examples.corrupt for name, examples in files.items()}
@@ -246,9 +239,7 @@ def publish(
     return {"steps": trained.steps, "train": len(files["train"].rows), "dev": len(files["dev"].rows), **bad}
 
 
-def name_labels(config: Path, labels: Sequence[str], pad: int) -> None:
-    """The labels' own names in config.json, and the padding id that transformers finds the last real token by."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    settings |= {"id2label": {str(i): name for i, name in enumerate(labels)}, "label2id": {name: i for i, name in enumerate(labels)}}
-    settings |= {"pad_token_id": pad, "problem_type": "single_label_classification"}
-    write_json(config, settings)
+def classes_of(labels: Sequence[str]) -> dict[str, Any]:
+    """The labels' own names as config.json has them."""
+    names = {"id2label": {str(i): name for i, name in enumerate(labels)}, "label2id": {name: i for i, name in enumerate(labels)}}
+    return {**names, "problem_type": "single_label_classification"}

@@ -6,6 +6,7 @@ Nothing here imports torch before the work begins.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data_prep.tokenizer import catalog as tokenizers
-from data_prep.tokenizer import hub_json, published
-from data_prep.tokenizer.base import JSON, META, Tokenizer, read_meta
+from data_prep.tokenizer import hub_json, hub_options, published, wordpiece
+from data_prep.tokenizer.base import JSON, META, Meta, Tokenizer, read_meta
+from data_prep.tokenizer.frame import Frame, frame_of
 from data_prep.tokenizer.hub import HOSTILE
 from infra.artifact import Artifact, Counts, SourceFile
 from infra.compute import Compute
@@ -24,6 +26,7 @@ from infra.stage import Inputs, Stage
 from training.card import CARD, export_model, write_json
 
 if TYPE_CHECKING:
+    from training.families.family import Family, Use
     from training.objectives.tower import Tower
 
 SETTINGS, WEIGHTS, INDEX, GENERATOR = "config.json", "*.safetensors", "*.safetensors.index.json", "generator"
@@ -78,19 +81,17 @@ def work(config: ImportConfig, inputs: Inputs, out: Path, compute: Compute) -> C
     if family.layout.model_type != wanted.layout.model_type:
         raise ConfigError(f"{config.folder} holds a {family.name}, not a {wanted.name}: say models.*.family: {family.name}")
     same_pieces(config.folder, tokenizer)
-    tower = wanted.load(config.folder)
     meta = tokenizers.meta(tokenizer)
-    if tower.config.vocab != meta.vocab:
-        raise ConfigError(f"{config.folder} knows {tower.config.vocab} pieces, the tokenizer {meta.vocab}: give the model's own tokenizer")
+    tower, use = opened(config.folder, wanted, meta, listed(tokenizers.load(tokenizer)))
     if config.size:
         same_shape(asdict(wanted.backbone(config.size, meta.vocab)), asdict(tower.config))
-    export_model(wanted, tower, out, tokenizer)
+    export_model(wanted, tower, out, tokenizer, use)
     parameters = count_parameters(tower)
     write_json(out / CARD, card_of(config, tower, tokenizer=meta.fingerprint, parameters=parameters))
     return {"parameters": parameters, "files": len(config.files)}
 
 
-IMPORT = Stage(name="import", version=1, work=work)
+IMPORT = Stage(name="import", version=2, work=work)
 
 
 def card_of(config: ImportConfig, tower: Tower, *, tokenizer: str, parameters: int) -> dict[str, Any]:
@@ -118,19 +119,90 @@ def adopt(source: Path, folder: Path, lowercase: bool = False) -> dict[str, Any]
 
     files_of(source)
     family, vocabulary = catalog.family_of(source), vocabulary_of(source)
-    tower = family.load(source)
     with tempfile.TemporaryDirectory() as draft:
         tokenizer = source if (source / META).is_file() else Path(draft)
         if tokenizer == source:
             published.check(source)
         else:
-            published.read(vocabulary, tokenizer, hub_json.lowercase(source, lowercase))
+            read_vocabulary(source, vocabulary, tokenizer, lowercase)
         meta = read_meta(tokenizer)
-        if meta.vocab != tower.config.vocab:
-            raise ConfigError(f"{source}: the model knows {tower.config.vocab} pieces, its vocabulary has {meta.vocab}")
-        family.export(tower, folder, tokenizer)
+        tower, use = opened(source, family, meta, listed(tokenizers.load(tokenizer)))
+        family.export(tower, folder, tokenizer, use)
     heads = [head.name for head in tower.heads]
-    return {"family": family.name, "parameters": count_parameters(tower), "heads": heads, "tokenizer": meta.kind, "vocab": meta.vocab}
+    found = {"family": family.name, "parameters": count_parameters(tower), "heads": heads, "tokenizer": meta.kind, "vocab": meta.vocab}
+    return {**found, **({"padded_vocab": tower.config.padded_vocab} if tower.config.padded_vocab else {})}
+
+
+def opened(folder: Path, family: Family, meta: Meta, pieces: Sequence[str]) -> tuple[Tower, Use]:
+    """The model of a folder, and what its files say of its use, both checked against the tokenizer that was read from it.
+
+    Raises ConfigError that names a field of config.json or tokenizer_config.json which textmill cannot reproduce, and ArtifactError
+    that names tensors which do not fit.
+    """
+    from training.backbone import exchange, hub_fields
+    from training.families.family import Use
+
+    settings = exchange.read_settings(folder)
+    tower = family.load(folder, meta.vocab)
+    if tower.config.vocab != meta.vocab:
+        raise ConfigError(
+            f"config.json says vocab_size: {tower.config.vocab}, fewer than the {meta.vocab} tokens of the tokenizer; give the model's own"
+        )
+    hub_options.check(folder, meta.specials, pieces)
+    retained = hub_fields.retained(settings, family.layout.model_type)
+    classifier = any(head.name == "class" for head in tower.heads)
+    pad = padding(folder, settings, meta, pieces, classifier)
+    retained.pop("pad_token_id", None)
+    if pad is not None:
+        retained["pad_token_id"] = pad
+    frame = frame_in(folder, family.frame(tower.config, meta.specials), tower.config.causal and classifier)
+    return tower, Use(frame, hub_options.length(folder), retained, hub_options.carried(folder))
+
+
+def padding(folder: Path, settings: Mapping[str, Any], meta: Meta, pieces: Sequence[str], classifier: bool) -> int | None:
+    """The id that pads. Raises ConfigError where it decides what is computed, and config.json and the tokenizer disagree.
+
+    A RoBERTa counts positions from it on, a GPT's classifier reads the last token before it.
+    """
+    given, own = settings.get("pad_token_id"), meta.specials.get("pad", hub_options.padding(folder, pieces))
+    if given is not None and own is not None and given != own:
+        raise ConfigError(f"config.json says pad_token_id: {given}, the tokenizer pads with {own} ({pieces[own]!r}); set one to the other")
+    found = own if given is None else given
+    if found is not None and "pad" not in meta.specials and found not in meta.specials.values():
+        if classifier:
+            named = repr(pieces[found]) if isinstance(found, int) and 0 <= found < len(pieces) else "no token"
+            raise ConfigError(f"config.json says pad_token_id: {found}, which is {named}, not a special token: a text may contain it")
+        return None
+    return found
+
+
+def frame_in(folder: Path, usual: Frame, own: bool) -> Frame:
+    """The special tokens that the folder's tokenizer puts around texts. own: keep its way to join a pair, as its classifier learned it.
+
+    Raises ConfigError that names the post_processor where it gives a model other inputs than textmill does.
+    """
+    path = folder / JSON
+    if not path.is_file():
+        return Frame() if own else usual
+    found = frame_of(hub_json.opened(path))
+    if (found.start, found.stop) != (usual.start, usual.stop) or (usual.start and found.between != usual.between):
+        raise ConfigError(f"{path} has a post_processor that frames texts with {found}; models of this family are read with {usual}")
+    if usual.segments and not found.segments:
+        raise ConfigError(f"{path} has a post_processor that gives the second text segment 0; models of this family are read with 1")
+    return found if own else usual
+
+
+def read_vocabulary(folder: Path, files: Sequence[Path], out: Path, lowercase: bool = False) -> None:
+    """Save the vocabulary of a folder as a tokenizer, with what its tokenizer_config.json says of accents and Chinese characters."""
+    said = hub_json.told(folder)
+    steps = {"strip_accents": said.get("strip_accents"), "handle_chinese_chars": said.get("tokenize_chinese_chars", True)}
+    if [path.name for path in files] != ["vocab.txt"] or steps == {"strip_accents": None, "handle_chinese_chars": True}:
+        published.read(files, out, hub_json.lowercase(folder, lowercase))
+        return
+    with tempfile.TemporaryDirectory() as draft:
+        path = Path(draft) / JSON
+        path.write_text(json.dumps(wordpiece.record(files[0], lowercase or bool(said.get("do_lower_case")), steps)), encoding="utf-8")
+        hub_json.read(path, out, False)
 
 
 def vocabulary_of(folder: Path) -> list[Path]:
@@ -188,7 +260,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
         published.check(folder)
         return tokenizers.load(folder)
     with tempfile.TemporaryDirectory() as draft:
-        published.read(vocabulary_of(folder), Path(draft), hub_json.lowercase(folder))
+        read_vocabulary(folder, vocabulary_of(folder), Path(draft))
         return tokenizers.load(Path(draft))
 
 
@@ -229,7 +301,7 @@ def same_shape(asked: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     wrong = [
         f"{name} {given.get(name)} (here {value})"
         for name, value in asked.items()
-        if name not in ONLY_FOR_TRAINING and given.get(name) != value
+        if name not in (*ONLY_FOR_TRAINING, "padded_vocab") and given.get(name) != value
     ]
     if wrong:
         raise ConfigError(f"the imported model has {', '.join(wrong)}: choose its size, or say what differs in pretrain.overrides")

@@ -6,7 +6,7 @@ Nothing here imports torch before a check or a rank runs: recipes and plans are 
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
-from infra.store import whole
 from training.card import CARD, MODEL, read_card, write_json
 from training.pretrain_config import PretrainConfig
 from training.settings import feed_config, loop_config, masked_as, model_of
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from training.objectives.tower import Tower
 
 MASKED = ("mask", "pad", "cls", "sep")  # the specials that learning by masks needs
+RESUMED = (".checkpoints", "metrics.jsonl", "stalled-rank-*.txt", "profile")  # what a training checks itself when it resumes
 HELD_OUT = "valid/"  # the side of an examples artifact that is never trained on
 
 
@@ -42,11 +42,18 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     model to begin from, where there is one.
     """
     check(config, inputs, compute.ranks)
-    whole(inputs.values())
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=6, work=work)
+PRETRAIN = Stage(name="pretrain", version=7, work=work, own=RESUMED)
+
+
+def shape_of(config: PretrainConfig, inputs: Inputs) -> tuple[Family, BackboneConfig]:
+    """Family and shape of the model; its embedding table has the padding rows of the imported model, where there is one."""
+    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    if "init" in inputs:
+        backbone = replace(backbone, padded_vocab=read_card(inputs["init"])["backbone"]["padded_vocab"])
+    return family, backbone
 
 
 def examples_name(config: PretrainConfig, length: int) -> str:
@@ -57,7 +64,7 @@ def examples_name(config: PretrainConfig, length: int) -> str:
 def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
     """Raises ConfigError before any rank is started: everything that can be known to be impossible is told here."""
     meta = tokenizers.meta(inputs["tokenizer"])
-    family, backbone = model_of(config, meta.vocab)
+    family, backbone = shape_of(config, inputs)
     loop_config(config)
     feed_config(config)
     check_specials(family, meta)
@@ -123,7 +130,7 @@ def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
     from training.engine.see import Known
     from training.evaluation.language import tokens_per_byte
 
-    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    family, backbone = shape_of(config, inputs)
     family, counts = masked_as(config, family), inputs["sentences"].counts
     held = tokens_per_byte(inputs["sentences"]) if "mlm" not in family.objective and counts.get("valid_bytes") else 0.0
     return Known(partial(cost.training_flops, family, cost.shape_of(family, backbone)), held)
@@ -131,7 +138,7 @@ def known(config: PretrainConfig, inputs: dict[str, Artifact]) -> Known:
 
 def make_tower(config: PretrainConfig, inputs: dict[str, Artifact]) -> nn.Module:
     """Random weights that depend on the seed alone; the imported model's over them, where there is one."""
-    family, backbone = model_of(config, tokenizers.meta(inputs["tokenizer"]).vocab)
+    family, backbone = shape_of(config, inputs)
     tower = family.build(backbone, seed=config.seed)
     if "init" in inputs:
         from training.imported import begin, tell_fresh
@@ -173,7 +180,7 @@ def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trai
     from training.backbone.transformer import count_parameters
 
     meta = tokenizers.meta(inputs["tokenizer"])
-    family, backbone = model_of(config, meta.vocab)
+    family, backbone = shape_of(config, inputs)
     tower = around(family, backbone, weights)
     part = out / f".{MODEL}"
     for stale in (part, out / MODEL):

@@ -1,7 +1,9 @@
-"""Bytes to text: which encoding a page is in, and what to do when it lies about it.
+"""Bytes to text: the encoding of a page, decided by the WHATWG's order with one guard against declarations that the bytes contradict.
 
-Asked in this order: byte-order mark, HTTP header, <meta> or XML declaration, detection (WHATWG Encoding standard, section 4.2
-for the labels; HTML standard, section 13.2.3 for the order). A label that the bytes contradict yields to the next answer.
+Order (HTML standard, 13.2.3.1): byte-order mark, HTTP header, <meta> or XML declaration, detection. Labels are those of the Encoding
+standard, and its windows-125x define all bytes of 80 to 9F. The guard: bytes that are valid UTF-8 are UTF-8; a single-byte encoding,
+in which any bytes are text, yields to a multi-byte encoding that the page's <meta> declares, or that detection finds, where the bytes are
+valid in it and are the pairs that it consists of; a multi-byte encoding in which many bytes are invalid yields to what comes next.
 """
 
 from __future__ import annotations
@@ -12,25 +14,40 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import charset_normalizer
-from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+import chardet
+from resiliparse.parse.encoding import map_encoding_to_html5
 
-DETECT_BYTES = 1 << 12
-META_BYTES = 4096  # the standard looks at 1,024; real pages put more before it
-BROKEN_SHARE = 0.1  # of characters lost: beyond it the bytes are no text in any encoding we know
+from data_prep.corpus.prescan import labels
+
+DETECT_BYTES = 1 << 14
+BROKEN_SHARE = 0.1  # of characters lost: beyond it the bytes are no text in any known encoding
+DAMAGED, DAMAGED_PAIRS = 0.2, 0.02  # of non-ASCII characters lost in UTF-8, and in other encodings, beyond which one yields to the next
+ALONE = 0.6  # of non-ASCII bytes with ASCII on both sides: beyond it they are accented letters and no pairs
+SURE = 60  # non-ASCII bytes from which detection is more certain than a <meta> that contradicts the header
+SURE_UTF_8 = 10  # sequences of two bytes from which text in a declared multi-byte encoding is taken for UTF-8; one of three is enough
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _BARE_UTF_16 = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # without a mark: XML 1.0, appendix F
-_META = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
-_XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
+_FOREIGN = re.compile(rb"[\x80-\xff]+")
+_ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
+_UNSEEN = re.compile(rb"<!--.*?-->|<(script|style)\b.*?</\1|<[A-Za-z/!?][^>]{0,2000}>", re.IGNORECASE | re.DOTALL)
+_ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
 _WIDER = {"euc_kr": "cp949", "euc-kr": "cp949", "gbk": "gb18030", "shift_jis": "cp932", "big5": "big5hkscs", "iso8859-11": "cp874"}
+_ALIASES = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr", "x-user-defined": "windows-1252", "cp932": "shift_jis"}
+_MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "euc-jp", "iso2022_jp", "iso-2022-jp"))
+_ASCII = re.compile("[\x00-\x7f]+")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
-_ANY_BYTES_PASS = re.compile(r"(cp|windows-?)125\d|iso[-_]?8859|latin|mac|koi8", re.IGNORECASE)
+_QUOTES = frozenset("\"'")
+_CJK = ("euc-kr", "cp949", "shift_jis", "cp932", "euc-jp", "iso-2022-jp", "gb18030", "big5")
+_WEB = (  # the encodings of the Encoding standard that chardet tells apart
+    *("utf-8", "utf-16-le", "utf-16-be", "koi8-r", "koi8-u", "ibm866", "tis-620", "macintosh", *_CJK),
+    *(f"windows-{number}" for number in range(1250, 1259)),
+    *(f"iso-8859-{number}" for number in (2, 5, 6, 7, 8, 13)),
+)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """text, the Python codec that read it, who named that codec, and how many characters could not be read."""
+    """text, the Python codec that read it, the source of that codec, and how many characters could not be read."""
 
     text: str
     charset: str
@@ -39,11 +56,12 @@ class Decoded:
 
     @property
     def is_text(self) -> bool:
+        """Whether few enough characters are lost for the bytes to be text."""
         return self.lost <= BROKEN_SHARE * max(1, len(self.text))
 
 
 def decode(body: bytes, header: str = "") -> Decoded:
-    """The body as text, never failing; look at `is_text` before believing it."""
+    """The body as text, never failing; look at `is_text` before believing it. header: the charset of the HTTP header."""
     for mark, codec in _BOMS:
         if body.startswith(mark):
             return _forgiving(body[len(mark) :], codec, "bom")
@@ -51,14 +69,9 @@ def decode(body: bytes, header: str = "") -> Decoded:
         if body.startswith(start):
             return _forgiving(body, codec, "detected")
     tried: list[Decoded] = []
-    for label, source in _named(body, header):
-        codec = codec_of(label) or (label if source == "detected" else "")
-        if not codec:
-            continue
-        if _ANY_BYTES_PASS.match(codec) and _is_multibyte_utf8(body):
-            return _forgiving(body, "utf-8", f"{source}, contradicted")  # bytes that happen to be whole UTF-8 are UTF-8
-        answer = _forgiving(body, codec, source)
-        if not answer.lost:
+    for codec, source in _named(body, header):
+        answer = _guarded(body, codec, source)
+        if not _is_damaged(answer):
             return answer
         tried.append(answer)
     return min(tried, key=lambda answer: answer.lost) if tried else _forgiving(body, "utf-8", "default")
@@ -67,31 +80,91 @@ def decode(body: bytes, header: str = "") -> Decoded:
 def codec_of(label: str) -> str:
     """The Python codec for an encoding label, by the WHATWG table; "" for a label it does not know."""
     name = label.strip().strip("\"'")
-    name = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr"}.get(name.lower(), name)
+    name = _ALIASES.get(name.lower(), name)
     mapped = map_encoding_to_html5(name.replace("_", "-"), fallback_utf8=False) or map_encoding_to_html5(name, fallback_utf8=False) or ""
     return _WIDER.get(mapped, mapped)
 
 
+def declared(body: bytes) -> str:
+    """The codec of the first known label that the page's markup declares; "" when it declares none."""
+    return next((codec for label in labels(body) if not set(label) & _QUOTES and (codec := codec_of(label))), "")
+
+
+def detect(body: bytes) -> str:
+    """The codec that undeclared bytes seem to be in: UTF-8 where they are valid, else chardet's answer among the web's encodings."""
+    if _ISO_2022_JP.search(body) and body.isascii():
+        return "iso2022_jp"
+    if body.isascii() or _is_multibyte_utf8(body):
+        return "utf-8"
+    text = _UNSEEN.sub(b" ", body)
+    first = _FOREIGN.search(text)
+    if not first:  # in scripts and attributes only
+        text, first = body, _FOREIGN.search(body)
+    start = max(0, (first.start() if first else 0) - 200)
+    found = chardet.detect(text[start : start + DETECT_BYTES], include_encodings=_WEB)
+    return codec_of(found["encoding"] or "") or "utf-8"
+
+
 def _named(body: bytes, header: str) -> Iterator[tuple[str, str]]:
-    if header:
-        yield header, "header"
-    start = body[:META_BYTES]
-    if found := _META.search(start) or _XML.search(start):
-        label = found[1].decode("ascii")
-        yield ("utf-8" if codec_of(label).startswith("utf-16") else label), "meta"  # it could not have been read, were it UTF-16
-    yield (detect_encoding(body) or "utf-8"), "detected"
-    foreign = _NOT_ASCII.search(body)
-    place = foreign.start() if foreign else 0
-    if best := charset_normalizer.from_bytes(body[place : place + DETECT_BYTES]).best():  # slow: asked when uchardet was wrong
-        yield best.encoding, "detected"
+    if codec := codec_of(header) if header else "":
+        yield codec, "header"
+    if codec := declared(body):
+        yield ("utf-8" if codec.startswith("utf-16") else codec), "meta"  # it could not have been read, were it UTF-16
+    yield detect(body), "detected"
+
+
+def _guarded(body: bytes, codec: str, source: str) -> Decoded:
+    """The body in a named encoding, or in the one that contradicts it."""
+    if codec == "utf-8" or source == "detected" or body.isascii():
+        return _forgiving(body, codec, source)
+    if _is_multibyte_utf8(body) and (codec not in _MULTI_BYTE or _is_surely_utf8(body)):
+        return _forgiving(body, "utf-8", f"{source}, contradicted")
+    if codec not in _MULTI_BYTE and not codec.startswith("utf") and _consists_of_pairs(body):
+        found, stated = detect(body), declared(body) if source == "header" else ""
+        other = stated if stated in _MULTI_BYTE and sum(map(len, _FOREIGN.findall(body))) < SURE else found
+        if other in _MULTI_BYTE and not _is_damaged(answer := _forgiving(body, other, f"{source}, contradicted")):
+            return answer
+    return _forgiving(body, codec, source)
+
+
+def _consists_of_pairs(body: bytes) -> bool:
+    """Whether the non-ASCII bytes mostly stand together, as the bytes of multi-byte characters do."""
+    total = sum(len(run) for run in _FOREIGN.findall(body))
+    return len(_ALONE.findall(body)) <= ALONE * total
+
+
+def _is_damaged(answer: Decoded) -> bool:
+    """Whether so many characters are lost that the bytes are probably in another encoding. One of a few may be an accident."""
+    total = answer.lost + _foreign(answer.text)
+    return answer.lost > (DAMAGED if answer.charset == "utf-8" or answer.lost == 1 else DAMAGED_PAIRS) * total
+
+
+def _foreign(text: str) -> int:
+    """Non-ASCII characters that were read."""
+    return len(text) - sum(map(len, _ASCII.findall(text))) - text.count("\ufffd")
 
 
 def _forgiving(body: bytes, codec: str, source: str) -> Decoded:
     try:
         return Decoded(body.decode(codec), codec, source, 0)
     except (UnicodeDecodeError, LookupError):
-        text = body.decode(codec, errors="replace")
+        text = body.decode(codec, errors="whatwg")
         return Decoded(text, codec, source, text.count("\ufffd"))
+
+
+def _as_browsers_do(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that Python's table lacks and the Encoding standard's has: C1 controls in windows-125x, the euro sign in gb18030."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    byte = error.object[error.start]
+    if error.encoding.startswith(("charmap", "cp125", "cp874")) and 0x80 <= byte <= 0x9F:
+        return chr(byte), error.start + 1
+    if error.encoding == "gb18030" and byte == 0x80:
+        return "\u20ac", error.start + 1
+    return "\ufffd", error.end
+
+
+codecs.register_error("whatwg", _as_browsers_do)
 
 
 def _is_multibyte_utf8(body: bytes) -> bool:
@@ -102,6 +175,14 @@ def _is_multibyte_utf8(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_surely_utf8(body: bytes) -> bool:
+    """Whether valid UTF-8 is long enough not to be text in a multi-byte encoding by chance."""
+    runs = _FOREIGN.findall(body)
+    return (any(byte >= 0xE0 for run in runs for byte in run[:64]) and any(len(run) >= 3 for run in runs)) or sum(
+        map(len, runs)
+    ) >= 2 * SURE_UTF_8
 
 
 def composed(markup: str) -> str:

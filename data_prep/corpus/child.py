@@ -31,12 +31,14 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from data_pre
 
 @dataclass(frozen=True)
 class Question:
-    """How to read a page; is_html False: the body is plain text."""
+    """How to read a page. is_html False: the body is plain text; form: text or markdown; is_xhtml: it is served as XML."""
 
     charset: str
     engine: str
     least: int
     is_html: bool = True
+    form: str = "text"
+    is_xhtml: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
             meanwhile(replace(answer, last=False))
 
     try:
-        found = html.extract(decoded.text, question.engine, question.least, quickly)
+        found = html.extract(decoded.text, question.engine, question.least, quickly, form=question.form, is_xhtml=question.is_xhtml)
     except MemoryError:
         return Answer(reason="memory")
     except Exception:  # whatever a parser raises on a hostile page is the page's fault; it is counted under this reason

@@ -12,6 +12,7 @@ from data_prep.corpus.crawling import listed, validators
 from data_prep.corpus.crawling.config import CrawlConfig
 from data_prep.corpus.crawling.networks import endpoint
 from data_prep.schemas import PAGES
+from infra import finished
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.stage import Inputs, Stage
@@ -34,7 +35,7 @@ def work(config: CrawlConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
     sites = {path.name: str(path) for path in inputs["links"].side("sites")}
     known = [str(path) for path in earlier.side(validators.SIDE)] if earlier else []
     todo = [(str(path), sites.get(path.name, "")) for path in links if not (out / path.name).exists()]
-    if todo and not (out / LISTED).exists():
+    if todo and not finished.is_recorded(out / LISTED):
         listed.build(links, out / LISTED)
     compute.map("crawl", partial(crawl_shard, config, addresses, out, known), todo)
     validators.gather([out / PARTS / path.name for path in links], known, earlier.fingerprint if earlier else "", out, compute)
@@ -50,8 +51,9 @@ def crawl_shard(config: CrawlConfig, addresses: dict[str, str], out: Path, known
     sites = [Site(**row) for row in shards.read(Path(item[1])).to_pylist()] if item[1] else []
     made = crawl(config, addresses, out, Task(path.stem, links, sites, out / LISTED, known))
     counted = shards.balance(f"crawl {path.name}", count(made.rows, len(links)))
-    shards.write(made.pages, out / PARTS / path.name)
-    shards.write(pa.Table.from_pylist(made.rows, schema=PAGES), out / path.name, counted)
+    needs = [out / PARTS / path.name, out / "warc" / f"{path.stem}.warc.gz"]
+    shards.write(made.pages, needs[0])
+    shards.write(pa.Table.from_pylist(made.rows, schema=PAGES), out / path.name, counted, needs=needs)
 
 
-CRAWL: Stage[CrawlConfig] = Stage(name="crawl", version=3, work=work)
+CRAWL: Stage[CrawlConfig] = Stage(name="crawl", version=3, work=work, own=(".journal", "warc"))

@@ -100,7 +100,7 @@ def read_task(config: DecontaminateConfig, scratch: Path, number: int) -> None:
     table = pa.table({"gram": np.concatenate(grams), "item": np.concatenate(owners)})
     shards.write(table, scratch / "grams" / shards.name(number))
     rows = [{"task": config.tasks[number].name, "state": "clean" if row["words"] >= config.ngram else "unchecked", **row} for row in listed]
-    shards.write(pa.Table.from_pylist(rows, schema=ITEMS), path)
+    shards.write(pa.Table.from_pylist(rows, schema=ITEMS), path, needs=[scratch / "grams" / path.name])
 
 
 def load_index(config: DecontaminateConfig, scratch: Path) -> tuple[Index, pa.Table]:

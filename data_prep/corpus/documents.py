@@ -88,13 +88,13 @@ def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
     aside: list[dict[str, str]] = []
     rows = readers.rows(source.path, config.format_of(source), columns, config.separator)
-    parts = found = longest = 0
+    parts, found, longest = list[Path](), 0, 0
     for part in _parts(config, source, rows, aside):
-        shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), folder / f"parts-{number:05d}" / shards.name(parts))
-        parts, found = parts + 1, found + len(part)
-        longest = max(longest, *(len(row["text"]) for row in part))
+        parts.append(folder / f"parts-{number:05d}" / shards.name(len(parts)))
+        shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), parts[-1])
+        found, longest = found + len(part), max(longest, *(len(row["text"]) for row in part))
     _warn(config, source, found, len(aside), longest)
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": parts})
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": len(parts)}, needs=parts)
 
 
 def _warn(config: DocumentsConfig, source: SourceFile, found: int, quarantined: int, longest: int) -> None:
@@ -125,7 +125,7 @@ def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
     reasons = aside["reason"].to_pylist()
     counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
     shards.write(aside, out / "set_aside" / shards.name(shard))
-    shards.write(table, out / shards.name(shard), shards.balance("documents", counts))
+    shards.write(table, out / shards.name(shard), shards.balance("documents", counts), needs=[out / "set_aside" / shards.name(shard)])
 
 
 def document(config: DocumentsConfig, source: str, row: Row) -> dict[str, Any] | str:

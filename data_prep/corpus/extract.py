@@ -16,6 +16,7 @@ from data_prep.corpus.archive import Archive, Stored
 from data_prep.corpus.child import Answer, Question, Reader
 from data_prep.corpus.html import ENGINES
 from data_prep.corpus.language import detect
+from data_prep.corpus.render import FORMATS
 from infra.artifact import Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -23,6 +24,7 @@ from infra.stage import Inputs, Stage
 
 SET_ASIDE = pa.schema([("url", pa.string()), ("reason", pa.string())])
 HTML_TYPES = frozenset({"", "text/html", "application/xhtml+xml"})
+XML_TYPES = frozenset({"application/xhtml+xml"})
 PLAIN_TYPES = frozenset({"text/plain"})
 
 
@@ -30,10 +32,13 @@ PLAIN_TYPES = frozenset({"text/plain"})
 class ExtractConfig:
     """engine: best, trafilatura or resiliparse (see html.py). seconds: CPU time a page may take.
 
+    format: text, or markdown (headings, lists, tables and fenced code; `best` alone writes it).
+
     With `best`, a page on which the slow engine runs out of time or crashes keeps what the quick ones found; `cut_short` counts these.
     """
 
     engine: str = "best"
+    format: str = "text"
     seconds: int = 10
     memory_mb: int = 4096
     min_characters: int = 25
@@ -43,6 +48,10 @@ class ExtractConfig:
         """Raises ConfigError on an engine or limit that cannot be."""
         if self.engine not in ENGINES:
             raise ConfigError(f"extract: there is no engine {self.engine!r}; choose from {', '.join(ENGINES)}")
+        if self.format not in FORMATS:
+            raise ConfigError(f"extract: unknown format {self.format!r}; available formats: {', '.join(FORMATS)}")
+        if self.format != "text" and self.engine != "best":
+            raise ConfigError(f"extract: engine {self.engine!r} writes plain text only; set `engine: best` for `format: {self.format}`")
         if self.seconds < 1 or self.memory_mb < 256 or self.max_bytes < 1:
             raise ConfigError("extract: seconds and max_bytes must be at least 1, memory_mb at least 256")
 
@@ -88,7 +97,9 @@ def _answers(config: ExtractConfig, pages: pa.Table, folder: Path, counts: Count
                 yield page, Answer(reason="not_html")
                 continue
             stored = archive.body(page["warc_file"], page["warc_offset"])
-            question = Question(page["charset"] or "", config.engine, config.min_characters, kind not in PLAIN_TYPES)
+            question = Question(
+                page["charset"] or "", config.engine, config.min_characters, kind not in PLAIN_TYPES, config.format, kind in XML_TYPES
+            )
             yield page, _ask(reader, question, stored)
     archive.close()
 

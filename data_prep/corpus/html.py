@@ -1,18 +1,10 @@
-"""Main text out of a page's markup, by one of three engines.
+"""Main text out of a page's markup, by one of three engines, as plain text or Markdown.
 
-Measured on 79 article pages with full gold text (mean F1 of the bags of words, precision, recall), on 137 pages with snippets that
-should (408) and should not (410) be there, and against what the Readability of a browser makes of its 109 test pages; pages/s are of
-the articles, on one core, in one run (tests/benchmarks/bench_extract.py):
-
-                                    articles             snippets            Readability's   pages/s
-    resiliparse                     0.925 0.882 0.987    390 and 110         0.952           679
-    trafilatura, favor_precision    0.970 0.970 0.979    371 and 20          0.946            75
-    trafilatura, default            0.967 0.962 0.980    385 and 31          0.945            72
-    best                            0.982 0.972 0.995    390 and 24          0.972           258
-
-`best` asks resiliparse first, which costs a hundredth of a millisecond a kilobyte: a page without text ends there. Then prose.py,
-which is the precise one. Both find about as much text on nearly every page; where they do not, one of them is wrong, and trafilatura,
-without its own comparison with others, is heard too: the slow part, for a page in seven.
+`best` repairs the markup as a browser does (document.py), splits it into blocks (blocks.py) and retains those of its text (region.py,
+prose.py). resiliparse, which costs a hundredth of a millisecond per kilobyte, checks the result: where both find about as much text, as on
+six pages of seven, the blocks are the answer. Elsewhere trafilatura, without its own comparison with others, decides which blocks are
+text; when its text is not in the blocks it is taken as it is. tests/benchmarks/bench_extract.py measures quality and speed of the
+engines, and with --cross-validate what the constants here and in region.py give on sites that they were not chosen on.
 """
 
 from __future__ import annotations
@@ -21,66 +13,148 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lxml.etree import LxmlError
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.html import HTMLTree
 
-from data_prep.corpus import prose
+from data_prep.corpus import blocks, document, linked_data, prose, region, render
 from data_prep.corpus.charset import normal
 
 ENGINES = ("best", "trafilatura", "resiliparse")
 AMPLE = 200  # characters of main text with which a page is not empty, whatever counts as one
-# Of resiliparse's main text: what prose.py finds outside of these is doubted. From 0.5 to 0.7 and from 1.0 to 1.2 the F1 and the
-# snippets hardly changed, the time did.
-LESS, MORE = 0.6, 1.1
-DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and gave the whole page with its menus
-_CONTROLS = bytes((*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
-_TO_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
+LESS, MORE = 0.6, 1.05  # of resiliparse's main text: outside of these, what the rules retain is doubted
+DUMP = 2.0  # the same of trafilatura's, and AMPLE: beyond it, it found nothing and returned the complete page with its menus
+NOTHING_NEW, LITTLE_LESS, CONFIRMED = 0.05, 0.5, 0.5  # see _retained
+COVERED = 0.8  # of trafilatura's text in blocks: with less, it is taken as it is
+STATED = 3.0  # times the page's own text that the text of its JSON-LD must be longer, and AMPLE, to be taken for it
 _BLANK = re.compile(r"[^\S\n]*\n[^\S\n]*(?:\n\s*)?")
 _SPACES = re.compile(r"[^\S\n]+")
+_C1 = re.compile("[\x80-\x9f]")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a page says; text is "" when it says nothing. cut_short: a slower engine should have been heard too, and failed."""
+    """What a page says; text is "" when it says nothing. cut_short: a slower engine should have been asked too, and failed."""
 
     title: str
     text: str
     cut_short: bool = False
 
 
-def extract(markup: str, engine: str = "best", least: int = 1, meanwhile: Callable[[Found], None] | None = None) -> Found:
+def extract(
+    markup: str,
+    engine: str = "best",
+    least: int = 1,
+    meanwhile: Callable[[Found], None] | None = None,
+    *,
+    form: str = "text",
+    is_xhtml: bool = False,
+) -> Found:
     """Title and main text; "" for a text of fewer than `least` visible characters.
 
-    meanwhile: told what the quick engines of `best` found before the slow one is asked, should the caller not live to see the end.
+    meanwhile: receives what the quick engines of `best` found before the slow one is asked, should the caller not live to see the end.
+    form: text or markdown (render.py), for `best`. is_xhtml: the page is served as XML.
     """
-    body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # lxml ends at a NUL, Arrow refuses a lone surrogate
-    tree = HTMLTree.parse_from_bytes(body, "utf-8")
-    title = clean(tree.title or "").replace("\n", " ")
-    main = "" if engine == "trafilatura" else extract_plain_text(tree, main_content=True, alt_texts=False, preserve_formatting=True)
-    if len(main) < AMPLE + least and len(extract_plain_text(tree, main_content=False, alt_texts=False).strip()) < least:
-        return Found(title, "")
+    page = document.parse(markup, is_xhtml)
+    title = clean(page.title).replace("\n", " ")
+    main = "" if engine == "trafilatura" else extract_plain_text(page.tree, main_content=True, alt_texts=False, preserve_formatting=True)
+    if len(main) < AMPLE + least and len(extract_plain_text(page.tree, main_content=False, alt_texts=False).strip()) < least:
+        return Found(title, _stated(markup, "", form))
     if engine == "trafilatura":
-        return Found(title, clean(_trafilatura(body, favor_precision=True)))
+        return Found(title, clean(_trafilatura(page.markup, favor_precision=True)))
     if engine == "resiliparse":
         return Found(title, clean(main))
-    text = prose.extract(body)
-    if LESS * len(main) <= len(text) <= MORE * len(main):
-        return Found(title, clean(text))
-    quick = Found(title, clean(text or main), cut_short=True)
+    return _best(markup, page, title, main, form, meanwhile)
+
+
+def _best(markup: str, page: document.Document, title: str, main: str, form: str, meanwhile: Callable[[Found], None] | None) -> Found:
+    """What the rules find, or on a page that they are doubted on, what trafilatura decides."""
+    given = _blocks(page)
+    ours = prose.with_outside(given, prose.by_rules(given), main)
+    plain = rendered(given, ours)
+    text = plain if form == "text" else rendered(given, ours, form)
+    if agrees(plain, main):
+        return Found(title, text)
+    if stated := _stated(markup, plain or main, form):
+        return Found(title, stated)
+    quick = Found(title, text or clean(main), cut_short=True)
     if meanwhile:
         meanwhile(quick)
     try:
-        slow = _trafilatura(body, fast=True)
+        slow = _trafilatura(page.markup, fast=True)
     except Exception:  # whatever it raises, the quick engines may have an answer, and it is counted
         if not quick.text:
             raise
         return quick
-    return Found(title, clean(slow) if slow and len(slow) <= DUMP * len(main) + AMPLE else quick.text)
+    return Found(title, decided(given, ours, quick.text, main, slow, form))
+
+
+def agrees(text: str, main: str) -> bool:
+    """Whether the rules found about as much text as resiliparse."""
+    return LESS * len(main) <= len(text) <= MORE * len(main)
+
+
+def decided(given: list[blocks.Block], ours: list[bool], quick: str, main: str, slow: str, form: str = "text") -> str:
+    """The text of a page whose rules, which retain `ours`, are doubted; quick: their text, main: resiliparse's, slow: trafilatura's."""
+    if not slow or len(slow) > DUMP * len(main) + AMPLE:
+        return quick
+    retained = _retained(given, ours, prose.held(given, main), prose.held(given, slow), len(slow))
+    return clean(slow) if retained is None else rendered(given, retained, form)
 
 
 def clean(text: str) -> str:
     """NFC, no control characters, one space or line break where there were several, one blank line between paragraphs."""
     return _BLANK.sub(_line_break, _SPACES.sub(" ", normal(text))).strip()
+
+
+def _blocks(page: document.Document) -> list[blocks.Block]:
+    """Of the page, marked by region.py; none where libxml2 refuses it."""
+    try:
+        root = page.root()
+    except LxmlError:
+        return []
+    if root is None:
+        return []
+    given = blocks.blocks(root, region.drops)
+    region.Region(root, given)
+    return given
+
+
+def rendered(given: list[blocks.Block], retained: list[bool], form: str = "text") -> str:
+    """The retained blocks as NFC text without control characters."""
+    text = render.render([block for block, is_text in zip(given, retained, strict=True) if is_text], form)
+    return _C1.sub("", normal(text)).strip("\n")
+
+
+def _retained(given: list[blocks.Block], ours: list[bool], main: list[bool], slow: list[bool], length: int) -> list[bool] | None:
+    """The blocks of a doubted page; None when trafilatura's text, of this length, is mostly elsewhere.
+
+    The rules' where trafilatura adds nothing, lacks less than half of them, and resiliparse has most of what it lacks; else trafilatura's
+    and the rules' code, which both extractors take for a picture when it is in a figure.
+    """
+
+    def characters(of: list[bool], without: list[bool] | None = None, within: list[bool] | None = None) -> int:
+        """Of the blocks in `of`, and in `within`, and not in `without`."""
+        chosen = enumerate(given)
+        return sum(len(b.text) for at, b in chosen if of[at] and not (without and without[at]) and (within is None or within[at]))
+
+    lacking, retained = characters(ours, slow), characters(ours)
+    adds_nothing = characters(slow, ours) <= NOTHING_NEW * characters(slow)
+    if retained and adds_nothing and lacking <= LITTLE_LESS * retained and characters(ours, slow, main) >= CONFIRMED * lacking:
+        return ours
+    if characters(slow) < COVERED * length:
+        return None
+    return [theirs or (own and block.code is not None) for block, own, theirs in zip(given, ours, slow, strict=True)]
+
+
+def _stated(markup: str, text: str, form: str) -> str:
+    """The article text of the page's JSON-LD where it is much longer than the page's own; "" elsewhere."""
+    body = linked_data.article_body(markup)
+    if len(body) < STATED * len(text) + AMPLE:
+        return ""
+    page = document.parse(body)
+    given = _blocks(page)
+    stated = rendered(given, [True] * len(given), form)
+    return stated if len(stated) >= STATED * len(text) + AMPLE else ""
 
 
 def _line_break(gap: re.Match[str]) -> str:

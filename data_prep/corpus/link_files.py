@@ -29,8 +29,8 @@ def read_file(config: LinksConfig, parts: Path, count: int, item: Item) -> None:
     judged = judge(source, config)
     counted: Counter[str] = Counter()
     with (
+        piles.Writer(parts / part(number), FOUND, needs=[parts / "set_aside" / part(number)]) as found,  # closed last
         piles.Writer(parts / "set_aside" / part(number), SET_ASIDE) as beside,
-        piles.Writer(parts / part(number), FOUND) as found,
     ):
         aside, kept = _Rows(beside, 1), _Rows(found, count)
         short = path.name

@@ -67,16 +67,20 @@ class Part:
 def merge_pile(config: LinksConfig, past: Past, parts: Sequence[Part], out: Path, pile: int) -> None:
     """The links of a pile, and what it adds to each tally, into the folder out."""
     counted: Counter[str] = Counter()
-    found = _gathered(parts, pile)
+    found, sums = _gathered(parts, pile), list[Path]()
     for place, source in enumerate(config.sources):
         if source.sums:
-            found = _summed(found, place, source.min_karma, past, counted, out, f"{pile:05d}.{place:05d}.arrow")
+            shard = f"{pile:05d}.{place:05d}.arrow"
+            sums += [out / "sums" / shard, out / "posts" / shard]
+            found = _summed(found, place, source.min_karma, past, counted, out, shard)
     best = _unlisted(_once(found), config, past, counted)
     if config.max_per_domain is not None:
         best = _capped(best, config, past, counted, out / "domains" / shards.name(pile))
     tallies.write(tallies.hashes(best["url"].to_pylist()), out / "known" / shards.name(pile))
     counted["kept"] = best.num_rows
-    shards.write(best.select(COLUMNS.names), out / LISTED / shards.name(pile), dict(counted))
+    added = [out / "known" / shards.name(pile), out / "domains" / shards.name(pile), *sums]
+    needs = [path for path in added if path.exists()]
+    shards.write(best.select(COLUMNS.names), out / LISTED / shards.name(pile), dict(counted), needs=needs)
 
 
 def write_tallies(config: LinksConfig, past: Past, fresh: Path, out: Path, read: Sequence[tuple[int, str, str]]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 
+from infra import finished
 from infra.artifact import Counts
 from infra.errors import ArtifactError
 
@@ -24,8 +26,9 @@ ROWS = 1 << 18  # rows held before they are dealt out; of links some 40 MiB
 class Writer:
     """A file of piles being written; after the `with` block it is there whole, or not at all when the block raised."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
+    def __init__(self, path: Path, schema: pa.Schema, needs: Sequence[Path] = ()) -> None:
+        """needs: files that must be complete, too, for this one to count as finished."""
+        self.path, self.schema, self.needs = path, schema, needs
         self.counts: Counts = {}
         self.held: list[pa.Table] = []
         self.piles: list[np.ndarray] = []
@@ -62,6 +65,12 @@ class Writer:
             self.file.close()
             self.draft.unlink(missing_ok=True)
             return
+        with finished.naming(self.path):
+            self._close()
+        os.replace(self.draft, self.path)
+        finished.record(self.path, self.needs)
+
+    def _close(self) -> None:
         self._deal()
         last = pa.RecordBatch.from_pylist([], schema=self.schema)
         self.writer.write_batch(last, custom_metadata={"counts": json.dumps(self.counts, sort_keys=True)})
@@ -69,7 +78,6 @@ class Writer:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        os.replace(self.draft, self.path)
 
 
 def read(path: Path, pile: int) -> pa.Table:

@@ -1,158 +1,122 @@
-"""Main text by the layout of a page: blocks of its text region, without those that are links, captions and calls to act.
+"""Which blocks of a page are its text: rules over the region of long paragraphs, and what other extractors retain where these doubt it.
 
-Made for precision and speed: one parse, one walk over the region alone. html.py says how well it does, and when another is asked.
+The constants are chosen by leave-one-site-out cross-validation (tests/benchmarks/bench_extract.py --cross-validate), which also reports
+what they give on sites that no choice has seen.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
-from lxml.etree import LxmlError, iterwalk
-
-from data_prep.corpus import region
+from data_prep.corpus.blocks import HEADINGS, ITEMS, PLACED, Block
+from data_prep.corpus.region import KINDS
 
 LINKED_BLOCK = 0.6  # of a block's characters in links: beyond it the block is no text but a way to some
-LINKED_LIST = 0.4  # the same of a whole list or table
-LONG_LINKED = 200  # characters of a paragraph that is kept though most of it is linked
+LINKED_LIST = 0.4  # the same of a complete list or table
+LONG_LINKED = 200  # characters of a paragraph that is retained though most of it is linked
 LOOSE = 80  # characters of text outside of paragraphs, list items, cells and headings, below which it is taken for a label
-NOTICE, LONG_NOTICE = 120, 400  # characters below which a block with a copyright sign, with a year behind it, is a notice
-HEADINGS = {f"h{level}": level for level in range(1, 7)}
-_LISTS = frozenset(("ul", "ol", "dl", "table"))
-_ITEMS = frozenset(("li", "dt", "dd", "td", "th", "tr", "div"))
-_PLACED = frozenset(("p", "blockquote", "pre", "li", "dt", "dd", "td", "th", *HEADINGS))
-_STRUCTURE = """section article main header hgroup thead tbody tfoot caption form fieldset center body figcaption figure details
-    summary hr nav aside footer address"""
-_BLOCKS = frozenset((*_LISTS, *_ITEMS, *_PLACED, *_STRUCTURE.split()))
+NOTICE, LONG_NOTICE = 120, 400  # characters below which a block with a copyright sign, with a year after it, is a notice
+LEAD = 100  # characters of a paragraph between a page's heading and its region that belongs to the text
+OUTSIDE_LINKED = 0.1  # of such a block's characters in links
+OUTSIDE = 200  # characters of a block outside of the region that belongs to the text when another extractor retains it too
+SHORT_KEY = 16  # letters and digits, below which a block is found in another text as a complete line only
 _YEAR = re.compile(r"©\s*(?:\d{4}|[Cc]opyright|by\b)")
-_BREAK = "\0"  # no page has one: a line break that is meant, as opposed to one in the source
+_NOT_WORD = re.compile(r"[\W_]+")
+_OUTSIDE_KINDS = frozenset((*KINDS, "div", "td"))
+_APART = frozenset(("nav", "header", "footer", "aside", "form", "figure", "figcaption", "dialog", "menu", "button", "li", "td", "th"))
+_OUTSIDE_APART = _APART - {"td"}
+_PICTURE = re.compile(r"caption|credit|image|gallery|slide|comment|cookie|consent|advert|newsletter|related", re.IGNORECASE)
 
 
-@dataclass
-class Block:
-    """A run of text between two block elements; linked: its characters in links; group: the list or table it stands in."""
-
-    kind: str
-    text: str
-    linked: int
-    group: Any
-    depth: int = 0
-
-
-@dataclass
-class _Walk:
-    """What is open at a place in the walk."""
-
-    blocks: list[Block] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    groups: list[Any] = field(default_factory=list)
-    links: int = 0
-    linked: int = 0
-
-    def say(self, text: str | None) -> None:
-        if text:
-            self.pieces.append(text.replace("\n", _BREAK) if "pre" in self.kinds else text)
-            if self.links:
-                self.linked += len(text.strip())
-
-    def close(self) -> None:
-        """End the block that is being gathered."""
-        if self.pieces:
-            lines = (" ".join(line.split()) for line in "".join(self.pieces).split(_BREAK))
-            if text := "\n".join(line for line in lines if line):
-                group = self.groups[-1] if self.groups else None
-                self.blocks.append(Block(self.kinds[-1] if self.kinds else "", text, self.linked, group))
-            self.pieces.clear()
-        self.linked = 0
-
-    def enter(self, element: Any) -> None:
-        tag = element.tag
-        if tag in _BLOCKS:
-            self.close()
-            self.kinds.append(tag)
-            if tag in _LISTS:
-                self.groups.append(element)
-        elif tag == "a":
-            self.links += 1
-        elif tag == "br":
-            self.pieces.append(_BREAK)
-        self.say(element.text)
-
-    def leave(self, element: Any) -> None:
-        tag = element.tag
-        if tag in _BLOCKS:
-            self.close()
-            self.kinds.pop()
-            if tag in _LISTS:
-                self.groups.pop()
-        elif tag == "a":
-            self.links -= 1
-
-
-def extract(markup: bytes) -> str:
-    """The page's main text, a block a line; "" when it has none, or cannot be parsed."""
-    try:
-        tree = region.parse(markup)
-    except LxmlError:
-        return ""
-    if tree is None:
-        return ""
-    return "\n".join(f"- {block.text}" if block.kind == "li" else block.text for block in kept(blocks(region.Region(tree))))
-
-
-def blocks(found: region.Region) -> list[Block]:
-    """The text of the region that is not refused, in its order."""
-    walk = _Walk()
-    events = iterwalk(found.element, events=("start", "end"))
-    skipped = None
-    for event, element in events:
-        if event == "start":
-            if element is not found.element and found.refuses(element):
-                events.skip_subtree()
-                if element.tag in _BLOCKS:
-                    walk.close()
-                skipped = element
-            else:
-                walk.enter(element)
-            continue
-        if element is not skipped:
-            walk.leave(element)
-        if element is not found.element:
-            walk.say(element.tail)
-    walk.close()
-    return walk.blocks
-
-
-def kept(given: list[Block]) -> list[Block]:
-    """The blocks that are running text, with the headings that have some of it under them."""
-    whole: dict[Any, tuple[int, int]] = {}
+def by_rules(given: list[Block]) -> list[bool]:
+    """Whether each block is running text of the region or its lead, or a heading with some text under it."""
+    groups: dict[Any, tuple[int, int]] = {}
     for block in given:
-        if block.group is not None:
-            size, linked = whole.get(block.group, (0, 0))
-            whole[block.group] = (size + len(block.text), linked + block.linked)
-    found: list[Block] = []
+        if block.group is not None and block.inside and not block.refused:
+            size, linked = groups.get(block.group, (0, 0))
+            groups[block.group] = (size + len(block.text), linked + block.linked)
+    lead = leads(given)
+    found = [False] * len(given)
     below = 0  # the level of the heading that comes next, 0 at the end and 9 when text comes first
-    for block in reversed(given):
+    last: Block | None = None
+    for at in range(len(given) - 1, -1, -1):
+        block = given[at]
         level = HEADINGS.get(block.kind, 0)
-        if not _is_text(block, whole) or (level and below <= level and len(block.text) < LOOSE):
+        if at not in lead and (not block.inside or block.refused or not _is_text(block, groups)):
             continue
-        if found and found[-1].text == block.text and found[-1].kind != block.kind:
+        if level and below <= level and len(block.text) < LOOSE:
             continue
-        below = level or 9
-        found.append(block)
-    return found[::-1]
+        if last is not None and last.text == block.text and last.kind != block.kind:
+            continue
+        below, last, found[at] = level or 9, block, True
+    return found
 
 
-def _is_text(block: Block, whole: dict[Any, tuple[int, int]]) -> bool:
+def leads(given: list[Block]) -> set[int]:
+    """Indices of the paragraphs between the page's main heading and the region: the lead, which many sites call a teaser."""
+    start = next((at for at, block in enumerate(given) if block.inside and not block.refused and len(block.text) >= LOOSE), 0)
+    heading = next((at for at in range(start - 1, -1, -1) if given[at].kind == "h1"), None)
+    if heading is None:
+        return set()
+    return {
+        at
+        for at in range(heading + 1, start)
+        if given[at].kind == "p"
+        and len(given[at].text) >= LEAD
+        and given[at].linked <= 0.3 * len(given[at].text)
+        and not any(above.tag in _APART or _PICTURE.search(_role(above)) for above in _line(given[at]))
+    }
+
+
+def with_outside(given: list[Block], retained: list[bool], main: str) -> list[bool]:
+    """The retained blocks and the long ones outside of the region that another extractor's text, `main`, contains too."""
+    more = [
+        at
+        for at, block in enumerate(given)
+        if not (block.inside or block.refused or retained[at])
+        and block.kind in _OUTSIDE_KINDS
+        and len(block.text) >= OUTSIDE
+        and block.linked <= OUTSIDE_LINKED * len(block.text)
+        and not any(above.tag in _OUTSIDE_APART for above in _line(block))
+    ]
+    if not more:
+        return retained
+    found = list(retained)
+    for at, confirmed in zip(more, held([given[at] for at in more], main), strict=True):
+        found[at] = confirmed
+    return found
+
+
+def _line(block: Block) -> list[Any]:
+    """The block's element and those around it."""
+    return [block.element, *block.element.iterancestors()]
+
+
+def _role(element: Any) -> str:
+    return "" if element.tag == "body" else f"{element.get('class') or ''} {element.get('id') or ''}"
+
+
+def _is_text(block: Block, groups: dict[Any, tuple[int, int]]) -> bool:
     length = len(block.text)
-    if block.group is not None and block.kind in _ITEMS:
-        size, linked = whole[block.group]
+    if block.group is not None and block.kind in ITEMS:
+        size, linked = groups[block.group]
         if linked > LINKED_LIST * size:
             return False
     if block.linked > LINKED_BLOCK * length and not (block.kind == "p" and length > LONG_LINKED):
         return False
     if length < LONG_NOTICE and "©" in block.text and (length < NOTICE or _YEAR.search(block.text)):
         return False
-    return block.kind in _PLACED or length >= LOOSE
+    return block.kind in PLACED or block.code is not None or length >= LOOSE
+
+
+def held(given: list[Block], text: str) -> list[bool]:
+    """Which blocks another extractor's text contains: long ones anywhere in it, short ones as a line of it."""
+    lines = [_NOT_WORD.sub("", line) for line in text.lower().split("\n")]
+    known, whole = set(lines), "".join(lines)
+
+    def holds(block: Block) -> bool:
+        key = _NOT_WORD.sub("", block.text[:400].lower())[:200]
+        return key in known if len(key) < SHORT_KEY else key in whole
+
+    return [holds(block) for block in given]

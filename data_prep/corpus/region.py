@@ -1,7 +1,7 @@
-"""The part of a page that holds its running text, found from where its long paragraphs stand.
+"""The part of a page that holds its running text, found from the positions of its long blocks.
 
-Nearly all long paragraphs of an article stand in one element, and whatever stands outside of it is menus. Paragraphs in parts that
-call themselves something else (comments, teasers, a cookie notice) do not count, unless most of the page stands there: site builders
+Nearly all long paragraphs of an article are in one element, and text outside of it is menus. Blocks in parts whose names say that they
+are something else (comments, teasers, a cookie notice) do not count, unless a large part of the page's text is there: site builders
 give any name to anything. Lengths are in characters; one of a script without spaces between words counts as two.
 """
 
@@ -11,20 +11,19 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from lxml.etree import HTMLParser, XPath, fromstring, strip_elements
+from data_prep.corpus.blocks import BLOCKS, Block
 
-SHARE = 0.95  # of the weight of the long paragraphs that the element must hold; with less, parts of some articles were lost
-KINDS = ("p", "dd", "pre", "blockquote")  # list items and table cells are in menus too
-PARAGRAPH = 50  # characters of a long paragraph
-FULL = 200  # characters from which a paragraph has its whole weight: teasers are many and short
-LEAST = 500  # characters in long paragraphs, below which text outside of the usual tags is looked at as well
-LEVELS = 200  # ancestors of a paragraph that are looked at
+SHARE = 0.95  # of the weight of the long blocks that the element must hold; with less, parts of some articles were lost
+KINDS = frozenset(("p", "dd", "pre", "blockquote"))  # list items, table cells and loose text are in menus too
+PARAGRAPH, LOOSE = 50, 100  # characters of a long block of these kinds, and of the others
+FULL = 200  # characters from which a block has its full weight: teasers are many and short
+LINKED = 0.5  # of a block's characters in links: beyond it the block has no weight
+ENOUGH, USUAL = 500, 0.3  # weight of blocks of these kinds, and its share of all long text, with which the others have none
+LEAST = 200  # characters in long blocks, below which there is no region
+LEVELS = 200  # ancestors of a block that are looked at
 MOST = 0.3  # of a page's text: a part with more of it is never refused for its name
 SOME = 0.1  # of a page's text: a part with more of it is not refused for a name that articles have too
-_UNSEEN = (
-    *("script", "style", "noscript", "template", "svg", "math", "iframe", "select", "textarea", "datalist"),
-    *("object", "embed", "canvas", "video", "audio", "map"),
-)
+INLINE = 300  # characters of an inline element that is never refused
 _OTHER = frozenset(
     ("nav", "footer", "aside", "menu", "dialog", "form", "button", "input", "progress", "figure", "address", "time", "label", "rp")
 )
@@ -40,7 +39,7 @@ _PERHAPS = """tags? tag-?list keywords topics categor(?:y|ies) (?:post-?|entry-?
     reflist footnotes? toc ratings? vote poll quiz survey contact search\\w* disclaimer"""
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
-_LONG_TEXT = XPath(f"//body//text()[string-length(.) >= {PARAGRAPH // 2}]", smart_strings=True)
+_HOLDS_TEXT = ("table", "pre", "blockquote", "code")  # in a figure: it is no picture
 
 
 def _any_of(names: str) -> re.Pattern[str]:
@@ -50,102 +49,122 @@ def _any_of(names: str) -> re.Pattern[str]:
 _IS_ELSEWHERE, _IS_PERHAPS = _any_of(_ELSEWHERE), _any_of(_PERHAPS)
 
 
-def parse(markup: bytes) -> Any:
-    """UTF-8 without control characters as an lxml tree, scripts and the like taken out; None when there is none. Raises LxmlError."""
-    tree = fromstring(markup, _parser())
-    if tree is not None:
-        strip_elements(tree, *_UNSEEN, with_tail=False)
-    return tree
-
-
 def size(text: str) -> int:
-    """Characters, white space around them apart."""
+    """Characters, whitespace around them apart; one of a script without spaces between words counts as two."""
     text = text.strip()
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
 
 
-class Region:
-    """element: the innermost one that holds nearly all long paragraphs; the body where there are few."""
+def drops(element: Any) -> bool:
+    """Whether an inline element is no part of the text around it, by its tag and its names; never one with much text or with blocks."""
+    if not _is_named_otherwise(element, 0.0):
+        return False
+    length = 0
+    for each in element.iter():
+        if each.tag in BLOCKS:
+            return False
+        length += len(each.text or "") + len(each.tail or "")
+        if length > INLINE + len(element.tail or ""):
+            return False
+    return True
 
-    def __init__(self, tree: Any) -> None:
+
+class Region:
+    """Sets `inside` and `refused` of blocks. element: the innermost one that holds nearly all long blocks; the root where there are few.
+
+    weight: of the long blocks below each element, which is the evidence for where the text is; total: all of it.
+    """
+
+    def __init__(self, root: Any, blocks: list[Block]) -> None:
+        self.root = self.element = root
+        self.weight: dict[Any, float] = {}
+        self.total = 0.0
         self._refused: dict[Any, bool] = {}
         self._held: dict[Any, int] = {}
-        self._total = 0
-        paragraphs = self._paragraphs(tree)
-        weights, total = self._weighed(paragraphs)
-        body = tree.find("body")
-        self.element = tree if body is None else body
-        if total >= LEAST:
-            self.element = _innermost(tree, weights, SHARE * total)
+        self._text = 0
+        found: list[tuple[Block, int, list[Any]]] = []
+        for block in blocks:
+            length = size(block.text)
+            if length < (PARAGRAPH if block.kind in KINDS else LOOSE) or block.linked > LINKED * len(block.text):
+                continue
+            within = [block.element, *(above for _, above in zip(range(LEVELS), block.element.iterancestors(), strict=False))]
+            found.append((block, length, within))
+            self._text += length
+            for each in within:
+                self._held[each] = self._held.get(each, 0) + length
+        usual = [each for each in found if each[0].kind in KINDS]
+        self._weigh(usual)
+        if self.total < ENOUGH or self.total < sum(length for _, length, _ in found) * USUAL:
+            self.weight, self.total = {}, 0.0
+            self._weigh(found)
+        if self.total >= LEAST:
+            self.element = self._innermost()
+        self._mark(blocks)
 
-    def refuses(self, element: Any) -> bool:
-        """Whether the element is no part of the text, by its tag and what it calls itself."""
-        known = self._refused.get(element)
-        if known is None:
-            known = self._refused[element] = self._judge(element)
-        return known
-
-    def _paragraphs(self, tree: Any) -> list[tuple[Any, int, list[Any]]]:
-        """Long paragraphs, their sizes and what they stand in."""
-        found: list[tuple[Any, int, list[Any]]] = []
-        for element in tree.iter(*KINDS):
-            self._note(element, size("".join(element.itertext())), found)
-        if self._total < LEAST:
-            for text in _LONG_TEXT(tree):
-                holder = text.getparent().getparent() if text.is_tail else text.getparent()
-                if holder is not None and not any(above.tag in KINDS for above in (holder, *holder.iterancestors(*KINDS))):
-                    self._note(holder, size(text), found)
-        return found
-
-    def _note(self, element: Any, length: int, found: list[tuple[Any, int, list[Any]]]) -> None:
-        if length < PARAGRAPH:
-            return
-        within = [element, *(above for _, above in zip(range(LEVELS), element.iterancestors(), strict=False))]
-        found.append((element, length, within))
-        self._total += length
-        for each in within:
-            self._held[each] = self._held.get(each, 0) + length
-
-    def _weighed(self, paragraphs: list[tuple[Any, int, list[Any]]]) -> tuple[dict[Any, float], float]:
-        """By element, the weight of its paragraphs that stand neither in a link nor in a refused part; and all of it."""
-        weights: dict[Any, float] = {}
-        total = 0.0
-        for element, length, within in paragraphs:
-            if any(each.tag == "a" or self.refuses(each) for each in within):
+    def _weigh(self, found: list[tuple[Block, int, list[Any]]]) -> None:
+        for block, length, within in found:
+            if any(each.tag == "a" or self._refuses(each) for each in within):
                 continue
             weight = length * min(1.0, length / FULL)
-            total += weight
-            for each in within if element.tag not in KINDS else within[1:]:
-                weights[each] = weights.get(each, 0.0) + weight
-        return weights, total
+            self.total += weight
+            for each in within[1:] if block.kind in KINDS else within:
+                self.weight[each] = self.weight.get(each, 0.0) + weight
 
-    def _judge(self, element: Any) -> bool:
-        tag = element.tag
-        share = self._held.get(element, 0) / (self._total or 1)
-        if tag in ("html", "body") or share >= MOST:
-            return False
-        if tag in _OTHER:
+    def _mark(self, blocks: list[Block]) -> None:
+        known: dict[Any, tuple[bool, bool]] = {}
+        for block in blocks:
+            block.refused, block.inside = self._place(block.element, known)
+
+    def _place(self, element: Any, known: dict[Any, tuple[bool, bool]]) -> tuple[bool, bool]:
+        """Whether the element is in a refused part, and whether in the region."""
+        path = []
+        while element is not None and element not in known:
+            path.append(element)
+            element = None if element is self.root else element.getparent()
+        refused, inside = known[element] if element is not None else (False, False)
+        for each in reversed(path):
+            refused = refused or (each is not self.root and self._refuses(each))
+            inside = inside or each is self.element
+            known[each] = refused, inside
+        return refused, inside
+
+    def _refuses(self, element: Any) -> bool:
+        """Whether the element is no part of the text, by its tag and its names."""
+        known = self._refused.get(element)
+        if known is None:
+            share = self._held.get(element, 0) / (self._text or 1)
+            known = self._refused[element] = share < MOST and _is_named_otherwise(element, share)
+        return known
+
+    def _innermost(self) -> Any:
+        at, least = self.root, SHARE * self.total
+        while (inner := next((child for child in at if self.weight.get(child, 0.0) >= least), None)) is not None:
+            at = inner
+        return at
+
+
+def _is_named_otherwise(element: Any, share: float) -> bool:
+    tag = element.tag
+    if tag in ("html", "body"):
+        return False
+    if tag in _OTHER:
+        return tag != "figure" or next(element.iter(*_HOLDS_TEXT), None) is None
+    get = element.get
+    classes, name = get("class"), get("id")
+    if (classes or name) and (share < SOME or tag not in ("article", "main")):
+        elsewhere, perhaps = _names(classes or "", name or "")
+        if elsewhere or (share < SOME and perhaps):
             return True
-        name = element.get("id") or ""
-        if name.count("-") + name.count("_") > 2:  # an anchor made of a heading's words
-            name = ""
-        role = f"{element.get('class') or ''} {name}"
-        if len(role) > 1 and (share < SOME or tag not in ("article", "main")):
-            named = _IS_ELSEWHERE.search(role) or (share < SOME and _IS_PERHAPS.search(role))
-            if named:
-                return True
-        if element.get("hidden") is not None or element.get("aria-hidden") == "true":
-            return True
-        return bool(_HIDDEN.search(element.get("style") or ""))
+    if get("hidden") is not None or get("aria-hidden") == "true":
+        return True
+    style = get("style")
+    return bool(style and _HIDDEN.search(style))
 
 
-def _innermost(tree: Any, weights: dict[Any, float], least: float) -> Any:
-    at = tree
-    while (inner := next((child for child in at if weights.get(child, 0.0) >= least), None)) is not None:
-        at = inner
-    return at
-
-
-@lru_cache(maxsize=1)
-def _parser() -> HTMLParser:
-    return HTMLParser(collect_ids=False, default_doctype=False, encoding="utf-8", remove_comments=True, remove_pis=True)
+@lru_cache(maxsize=8192)
+def _names(classes: str, name: str) -> tuple[bool, bool]:
+    """Whether class names and an id say that a part is not the page's text, or that it may not be."""
+    if name.count("-") + name.count("_") > 2:  # an anchor made of a heading's words
+        name = ""
+    role = f"{classes[:1000]} {name[:1000]}"
+    return bool(_IS_ELSEWHERE.search(role)), bool(_IS_PERHAPS.search(role))

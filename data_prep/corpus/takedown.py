@@ -118,7 +118,8 @@ def take(listed: Listed, out: Path, shard: Path) -> None:
     kept = table.filter(pc.invert(gone))
     removed = Counter(f"removed.{rule}" for rule, _ in judged if rule)
     shards.write(taken, out / "taken" / shard.name)
-    shards.write(kept, out / shard.name, shards.balance("takedown", {"read": table.num_rows, "kept": kept.num_rows, **removed}))
+    counts = shards.balance("takedown", {"read": table.num_rows, "kept": kept.num_rows, **removed})
+    shards.write(kept, out / shard.name, counts, needs=[out / "taken" / shard.name])
 
 
 def judge(listed: Listed, table: pa.Table) -> list[tuple[str, str]]:

@@ -123,8 +123,9 @@ def index_file(config: WarcConfig, out: Path, number: int) -> None:
             rows.append({**one.row, "warc_file": str(path.relative_to(out)), "source": place})
         _count(counts, one)
     counts["bytes_read"] = size
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), out / "set_aside" / shards.name(number))
-    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), balanced(dict(counts)))
+    bad = out / "set_aside" / shards.name(number)
+    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), bad)
+    shards.write(pa.Table.from_pylist(rows, schema=schemas.PAGES), out / shards.name(number), balanced(dict(counts)), needs=[bad, path])
 
 
 def _count(counts: Counter[str], one: Found) -> None:

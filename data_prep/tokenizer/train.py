@@ -20,6 +20,7 @@ from data_prep import shards
 from data_prep.tokenizer import byte_bpe, published
 from data_prep.tokenizer.base import Meta, read_meta, save_meta
 from data_prep.tokenizer.catalog import FOLDER, LOADERS, load, trainer
+from infra import finished
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError, StageFailed
@@ -80,7 +81,7 @@ def work(config: TokenizerConfig, inputs: Inputs, out: Path, compute: Compute) -
     """The stage: the workers take the sample, shard by shard, and one of them trains. A published vocabulary needs no documents, and
     does not change with them.
     """
-    if not (out / FOLDER).exists():
+    if not finished.is_recorded(out / FOLDER):
         try:
             if config.kind == published.KIND:
                 compute.map("tokenizer", partial(adopt, config), [out])
@@ -102,7 +103,7 @@ def adopt(config: TokenizerConfig, out: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     meta = published.read([Path(_source(file).path) for file in config.files], draft, config.lowercase)
     save_meta(draft, replace(meta, counts={"vocab": meta.vocab}))
-    os.replace(draft, out / FOLDER)
+    _publish(draft, out)
 
 
 def make(config: TokenizerConfig, out: Path, counted: Counts, paths: list[Path]) -> None:
@@ -114,7 +115,15 @@ def make(config: TokenizerConfig, out: Path, counted: Counts, paths: list[Path])
         raise ConfigError("tokenizer: there is no text to train on; look at what the filters removed")
     meta = learn(config, texts, draft)
     save_meta(draft, replace(meta, counts={**counted, "vocab": meta.vocab, "vocab_asked": config.vocab, **measure(draft, texts)}))
+    _publish(draft, out)
+
+
+def _publish(draft: Path, out: Path) -> None:
+    """The directory appears under its name when it is complete, and is recorded."""
+    for path in draft.rglob("*"):
+        finished.sync(path)
     os.replace(draft, out / FOLDER)
+    finished.record(out / FOLDER)
 
 
 def learn(config: TokenizerConfig, texts: list[str], folder: Path) -> Meta:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -125,6 +127,16 @@ def _save(pieces: list[str], folder: Path, lowercase: bool, strip_accents: bool 
     meta = Meta("wordpiece", len(pieces), specials, known, files=digests(folder, JSON))
     save_meta(folder, meta)
     return meta
+
+
+def record(path: Path, lowercase: bool, steps: Mapping[str, Any]) -> dict[str, Any]:
+    """A vocab.txt as a tokenizer.json. steps: what the normalizer does beside lower case (strip_accents, handle_chinese_chars)."""
+    pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    found: dict[str, Any] = json.loads(_blank(lowercase).to_str())
+    model = {"vocab": {piece: number for number, piece in enumerate(pieces)}, "continuing_subword_prefix": "##"}
+    found["model"] = {"type": "WordPiece", "unk_token": NAMES["unk"], "max_input_chars_per_word": LONGEST_WORD, **model}
+    found["normalizer"] = {"type": "BertNormalizer", "clean_text": True, "lowercase": lowercase, **steps}
+    return found
 
 
 def around(cls: str, sep: str, ids: Mapping[str, int]) -> processors.TemplateProcessing:

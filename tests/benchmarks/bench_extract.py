@@ -4,7 +4,8 @@
 
 FOLDER is the test data (default: TEXTMILL_TEST_DATA). The engines take turns, set by set and repeat by repeat, so that whatever else
 the machine does falls on all of them; the fastest repeat counts. Prints two Markdown tables: quality, then pages a second with the
-ratio to trafilatura; --stage adds the whole stage, from WARC to documents.
+ratio to trafilatura; --stage adds the whole stage, from WARC to documents. --cross-validate prints what the constants of extraction give
+on sites that did not choose them (extract_sites.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 Bag = collections.Counter[str]
 Engine = Callable[[str], str]
@@ -32,17 +34,22 @@ PEER, PRECISE = "trafilatura, default", "trafilatura, favor_precision"
 
 @dataclass(frozen=True)
 class Page:
-    """markup and what is known of it: its text as a bag of words, or strings that should and should not be in it."""
+    """markup, its site, and what is known of it: its text as a bag of words, or strings that should and should not be in it."""
 
     body: bytes
     markup: str
     gold: Bag | None = None
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
+    site: str = ""
 
 
 def bag(text: str) -> Bag:
     return collections.Counter(re.findall(r"\w+", text.lower()))
+
+
+def host(url: str) -> str:
+    return (urlsplit(url).hostname or url).removeprefix("www.")
 
 
 def page(body: bytes, **known: object) -> Page:
@@ -54,7 +61,7 @@ def page(body: bytes, **known: object) -> Page:
 def articles(folder: Path) -> list[Page]:
     gold = json.loads((folder / "web/articles/ground-truth.json").read_text())
     files = ((folder / f"web/articles/html/{name}.html.gz", entry) for name, entry in gold.items())
-    return [page(gzip.decompress(path.read_bytes()), gold=bag(entry["articleBody"])) for path, entry in files]
+    return [page(gzip.decompress(path.read_bytes()), gold=bag(entry["articleBody"]), site=host(entry["url"])) for path, entry in files]
 
 
 def packed(path: Path) -> dict[str, bytes]:
@@ -65,7 +72,7 @@ def packed(path: Path) -> dict[str, bytes]:
 def snippets(folder: Path) -> list[Page]:
     told = json.loads((folder / "web/snippet-pages/evaldata.json").read_text())
     files = packed(folder / "web/snippet-pages/pages.tar.gz")
-    return [page(files[e["file"]], wanted=tuple(e["with"]), unwanted=tuple(e["without"])) for e in told.values()]
+    return [page(files[e["file"]], wanted=tuple(e["with"]), unwanted=tuple(e["without"]), site=host(url)) for url, e in told.items()]
 
 
 def readability(folder: Path) -> list[Page]:
@@ -75,7 +82,8 @@ def readability(folder: Path) -> list[Page]:
     found = []
     for name in sorted(name for name in files if name.endswith("/source.html")):
         expected = files[name.replace("source.html", "expected.html")].decode("utf-8", "replace")
-        found.append(page(files[name], gold=bag(" ".join(fromstring(expected).itertext()))))
+        gold = bag(" ".join(fromstring(expected).itertext()))
+        found.append(page(files[name], gold=gold, site="readability:" + re.sub(r"-\d+$", "", name.split("/")[0])))
     return found
 
 
@@ -145,6 +153,33 @@ def speeds(best: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def cross_validated(sets: dict[str, list[Page]]) -> str:
+    """A table of what the constants give on sites that did not choose them, and of trafilatura on the same pages."""
+    import extract_sites
+
+    kinds = {id(each): title for title, pages in sets.items() for each in pages}
+
+    def score(text: str, each: Page) -> collections.Counter[str]:
+        if kinds[id(each)] == "snippets":
+            kept = {kind: sum(told in text for told in getattr(each, kind)) for kind in ("wanted", "unwanted")}
+            return collections.Counter(kept | {f"{kind}_total": len(getattr(each, kind)) for kind in kept})
+        name, count = ("article_f1", "articles") if kinds[id(each)] == "articles" else ("readability_f1", "readability")
+        return collections.Counter({name: extract_sites.f1(bag(text), each.gold or collections.Counter()), count: 1})
+
+    pages = [each for pages in sets.values() for each in pages]
+    scored, chosen, choices = extract_sites.cross_validate(pages, score)
+    peers = {name: engine for name, engine in engines().items() if name in (PEER, PRECISE)}
+    lines = [
+        f"Chosen by all sites that choose: {chosen}",
+        *(f"{count} sites left out: {choice}" for choice, count in choices.most_common()),
+    ]
+    lines += ["", "| engine | sites | articles F1 | wanted | unwanted | readability F1 |", "|---|---|---|---|---|---|"]
+    lines += extract_sites.report(scored, "textmill, cross-validated")
+    for name, engine in peers.items():
+        lines += extract_sites.report([(each.site, score(engine(each.markup), each)) for each in pages], name)
+    return "\n".join(lines)
+
+
 def stage(pages: list[Page]) -> str:
     """The stage on one shard: CPU milliseconds a page of the reading process and of its child, which starts once."""
     import pyarrow as pa
@@ -174,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("TEXTMILL_TEST_DATA"), help="folder of the test data")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cross-validate", action="store_true", help="leave-one-site-out cross-validation of the constants, and no timing")
     parser.add_argument("--stage", action="store_true", help="the whole stage too")
     options = parser.parse_args()
     if not options.data:
@@ -183,6 +219,9 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     folder = Path(options.data)
     sets = {"articles": articles(folder), "snippets": snippets(folder), "readability": readability(folder)}
+    if options.cross_validate:
+        print(cross_validated(sets))
+        return
     best, texts = timed(engines(), sets, options.repeats)
     print(", ".join(f"{len(pages)} {title}" for title, pages in sets.items()) + "\n")
     print(quality(texts, sets) + "\n")

@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from infra.ray_compute import KEEPALIVE
+from infra.ray_driver import KEEPALIVE
 
 ROOT = Path(__file__).parents[2]
 STORE_BYTES = 100_000_000

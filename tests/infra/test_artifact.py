@@ -78,5 +78,5 @@ def test_fingerprints_do_not_depend_on_pythons_hash_seed(seed: str) -> None:
 
 def test_a_manifest_that_is_no_json_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ArtifactError, match="manifest cannot be read"):
+    with pytest.raises(ArtifactError, match=r"manifest.json cannot be read"):
         _ = Artifact("s", "f", tmp_path).manifest

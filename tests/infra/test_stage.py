@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import finished
 from infra.artifact import Artifact, Counts
 from infra.compute import Compute, LocalCompute
 from infra.errors import ArtifactError, StageFailed
@@ -36,6 +37,7 @@ def make(config: Config, out: Path, number: int) -> None:
     draft = out / f"{number}.part"
     draft.write_text(f"shard {number}")
     draft.rename(out / f"{number}.txt")
+    finished.record(out / f"{number}.txt")
 
 
 def work(config: Config, inputs: Inputs, out: Path, compute: Compute) -> Counts:
@@ -43,7 +45,8 @@ def work(config: Config, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     return {"read": config.shards}
 
 
-TOY = Stage("toy", 1, work)
+OWN = (".log", ".mended")
+TOY = Stage("toy", 1, work, own=OWN)
 
 
 def go(store: Store, config: Config | None = None, stage: Stage[Config] = TOY) -> Artifact:
@@ -89,7 +92,7 @@ def test_the_second_try_does_only_the_rest(store: Store, monkeypatch: pytest.Mon
         done.append((out / ".log").read_text())
         return counts
 
-    go(store, config, Stage("toy", 1, look))
+    go(store, config, Stage("toy", 1, look, own=OWN))
     assert done == ["3\n"]
 
 
@@ -147,6 +150,7 @@ def test_two_tries_at_once_make_one_artifact_and_the_later_does_no_work(store: S
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from infra import finished
 from infra.compute import LocalCompute
 from infra.stage import Stage, run
 from infra.store import Store
@@ -159,6 +163,7 @@ def work(config, inputs, out, compute):
             os.kill(os.getpid(), signal.SIGKILL)
         (out / f"{n}.part").write_text(f"shard {n}")
         (out / f"{n}.part").rename(out / f"{n}.txt")
+        finished.record(out / f"{n}.txt")
     return {"read": 6}
 
 run(Stage("toy", 1, work), {"shards": 6}, {}, Store(Path(sys.argv[1])), LocalCompute())

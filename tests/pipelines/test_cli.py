@@ -31,7 +31,7 @@ finally:
     line = told.stdout.rsplit("HEAVY ", 1)[1]
     assert line.startswith("[]"), line
     assert float(line.split()[-1]) < 0.4  # CPU seconds, Python's own start included
-    for command in ("run", "plan", "status", "report", "show", "verify", "generate", "fill", "export", "ui", "deploy", "doctor"):
+    for command in ("run", "plan", "status", "report", "show", "verify", "generate", "fill", "predict", "export", "ui", "deploy", "doctor"):
         assert command in told.stdout
 
 

@@ -83,28 +83,34 @@ def test_funnel_report_and_lineage_are_artifacts_of_the_run(client: Any, two_run
 
 
 def test_progress_is_rounded_seldom_and_ends_at_100(client: Any, two_runs: list[Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect import flow, get_run_logger
-    from prefect.context import FlowRunContext
+    from prefect import flow, get_run_logger, task
+    from prefect.context import FlowRunContext, TaskRunContext
 
-    from pipelines import flows
+    from pipelines import prefect_progress
 
     sent: list[float] = []
+
+    @task(name="crawl")
+    def crawl(progress: prefect_progress.Progress) -> None:
+        context = TaskRunContext.get()
+        assert context is not None
+        with progress.of("crawl", context.task, context.task_run):
+            for done in range(1, 1000):
+                event("progress", stage="crawl", done=done, total=1003, unit="pages")
+            progress._round()
 
     @flow(name="progress")
     def told() -> Any:
         context = FlowRunContext.get()
         assert context is not None and context.flow_run is not None
-        progress = flows.Progress(client, context.flow_run.id, get_run_logger())
+        progress = prefect_progress.Progress(client, context.flow_run.id, get_run_logger())
         real = client.create_artifact
         monkeypatch.setattr(client, "create_artifact", lambda artifact: (sent.append(artifact.data), real(artifact))[1])
-        with progress.of("crawl", context.flow_run.id):
-            for done in range(1, 1000):
-                event("progress", stage="crawl", done=done, total=1003, unit="pages")
-            progress._send()
+        crawl(progress)
         progress.close()
         return context.flow_run
 
-    monkeypatch.setattr(flows, "EVERY_S", 60.0)
+    monkeypatch.setattr(prefect_progress, "EVERY_S", 60.0)
     found = artifacts(client, told())["crawl-progress"]
     assert sent == [99.6] and found.data == 100.0 and found.description == "999 of 1,003 pages"
 
@@ -126,7 +132,7 @@ def test_the_progress_of_training_is_told_with_loss_and_speed(tmp_path: Path) ->
     import torch
 
     from infra.log import attach
-    from pipelines import flows
+    from pipelines import prefect_progress
     from training.engine.measure import Journal
     from training.engine.rank import Rank
 
@@ -136,7 +142,7 @@ def test_the_progress_of_training_is_told_with_loss_and_speed(tmp_path: Path) ->
     journal.passed(5000, 2.0)
     journal.tell(49, None, {}, loss=3.25, parts={})
     detach()
-    assert flows._words(told[-1], told[-1]["done"]) == "50 of 100 steps, loss 3.250, 2,500 tokens/s"
+    assert prefect_progress.words(told[-1], told[-1]["done"]) == "50 of 100 steps, loss 3.250, 2,500 tokens/s"
 
 
 def test_a_run_that_was_killed_is_told_as_crashed_by_the_next(client: Any, recipe: Path) -> None:
@@ -146,7 +152,7 @@ def test_a_run_that_was_killed_is_told_as_crashed_by_the_next(client: Any, recip
     from pipelines import flows
 
     dead = prepare(Order(str(recipe), recipe.parent / "w", until="documents", plain=True))
-    run = client.create_flow_run(flows.textmill, name=dead.run.id, state=Running())
+    run = client.create_flow_run(flows.textmill, name=dead.run.id, parameters={"workspace": str(recipe.parent / "w")}, state=Running())
     task: TaskRun = client.create_task_run(_a_task(), flow_run_id=run.id, dynamic_key="0", state=Running())
     status = json.loads((dead.run.path / "status.json").read_text())
     (dead.run.path / "status.json").write_text(json.dumps({**status, "pid": 2**22 + 1}))
@@ -162,7 +168,9 @@ def _a_task() -> Any:
 
 
 def test_keys_and_tables_are_what_the_api_takes() -> None:
-    from pipelines import flows
+    from pipelines import prefect_progress
 
-    assert flows.slug("Encode bytes_2") == "encode-bytes-2" and flows.slug("") == "stage"
-    assert flows.table([{"a": float("nan"), "b": 1.23456, "c": [1], "d": None}]) == [{"a": None, "b": 1.2346, "c": "[1]", "d": None}]
+    assert prefect_progress.slug("Encode bytes_2") == "encode-bytes-2" and prefect_progress.slug("") == "stage"
+    assert prefect_progress.table([{"a": float("nan"), "b": 1.23456, "c": [1], "d": None}]) == [
+        {"a": None, "b": 1.2346, "c": "[1]", "d": None}
+    ]

@@ -86,6 +86,7 @@ def test_each_date_is_noted_with_what_it_made_and_builds_on_the_last_one_before_
     second = go(place, "2026-11-25")["dedup"]
     assert second.manifest["inputs"]["earlier"]["fingerprint"] == first.fingerprint
     noted = json.loads((place / "work" / "corpora" / "days.json").read_text())
+    noted.pop("xxh3")
     assert noted == {"2026-11-24": {"dedup": first.fingerprint}, "2026-11-25": {"dedup": second.fingerprint}}
     again = go(place, "2026-11-24")  # the past does not build on the future
     assert "earlier" not in again["dedup"].manifest["inputs"]
@@ -134,3 +135,15 @@ def test_a_list_of_what_has_to_go_stands_beside_the_recipe_and_is_read_before_an
         prepare(Order(str(place / "days.yaml"), place / "elsewhere", ("date=2026-11-24", "corpus.takedown=gone.txt"), plain=True))
     with pytest.raises(ConfigError, match=r"corpus\.takedown: there is no file"):
         recipe(place, "2026-11-24", "corpus.takedown=missing.txt")
+
+
+def test_a_list_of_parts_that_was_changed_is_refused(place: Path) -> None:
+    """A flipped bit of a date or of a fingerprint would build on something else."""
+    first = go(place, "2026-11-24")["dedup"]
+    path = place / "work" / "corpora" / "days.json"
+    text = path.read_text()
+    for old, new in (("2026-11-24", "2026-11-04"), (first.fingerprint, first.fingerprint[::-1])):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ArtifactError, match="its own hash differs"):
+            go(place, "2026-11-25")
+    path.write_text(text)

@@ -5,6 +5,7 @@ fastapi 0.151 breaks `deployment ls`, fastapi 0.155 the server, SQLAlchemy 2.1 s
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.request
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from packaging.requirements import Requirement
@@ -60,19 +62,22 @@ def test_deployments_can_be_listed(server: str) -> None:
 def test_a_deployed_recipe_fires_every_minute_with_its_own_crawl_date(server: str, recipe: Path, textmill: Any) -> None:
     """`textmill deploy`, a worker, a cron of one minute: a run appears, is carried out, and carries its logical date."""
     settings = ["--set", "models={}", "--set", "tokenizers={}"]
-    told = textmill(
-        "deploy", str(recipe), "--cron", "* * * * *", "--no-ray", *settings,
-        TEXTMILL_HOME=os.environ["TEXTMILL_HOME"], PREFECT_API_URL=server,
-    )  # fmt: skip
+    there = {"TEXTMILL_HOME": os.environ["TEXTMILL_HOME"], "PREFECT_API_URL": server}
+    told = textmill("deploy", str(recipe), "--cron", "* * * * *", "--timezone", "Asia/Seoul", "--no-ray", *settings, **there)
     assert told.returncode == 0, told.stderr
-    assert "textmill/small runs at '* * * * *'" in told.stdout
+    assert "textmill/small runs at '* * * * *' (Asia/Seoul)" in told.stdout
     try:
         run = wait_for_run(server, FIRES_S)
+        (row,) = json.loads(textmill("schedule", "list", "--json", **there).stdout)
+        assert (row["name"], row["timezone"], row["overlap"], row["late"]) == ("small", "Asia/Seoul", "skip", 0)
+        assert json.loads(textmill("worker", "status", "--json", **there).stdout)["schedules"] == 1
     finally:
-        pause(server)
+        told = textmill("schedule", "remove", "small", **there)
+    assert told.returncode == 0 and "removed, with" in told.stdout, told.stderr
     assert run.state_name == "Completed", run.state.message
     folder = recipe.parent / "workspace" / "runs" / run.name
-    assert f"date: {run.expected_start_time.strftime('%Y-%m-%dT%H:%M')}" in (folder / "recipe.yaml").read_text().replace("'", "")
+    local = run.expected_start_time.astimezone(ZoneInfo("Asia/Seoul")).strftime("%Y-%m-%dT%H:%M")
+    assert f"date: {local}" in (folder / "recipe.yaml").read_text().replace("'", "")
     assert (folder / "report.html").exists()
 
 
@@ -91,13 +96,6 @@ def wait_for_run(api: str, seconds: float) -> Any:
             seen = str(sorted({str(run.state_name) for run in scheduled}))
             time.sleep(1)
     raise AssertionError(f"no scheduled run ended within {seconds} s; states seen: {seen}; worker: {log()}")
-
-
-def pause(api: str) -> None:
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        client.delete_deployment(client.read_deployment_by_name("textmill/small").id)
 
 
 def log() -> str:

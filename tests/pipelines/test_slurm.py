@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import pytest
 
 from infra.errors import ConfigError
 from infra.launched import Launched, environment, hosts
-from pipelines.slurm import Job, script
+from pipelines.slurm import Job, script, seconds
 from tests.infra.slurm import Slurm, why_no_slurm
 from tests.pipelines.conftest import Textmill
 
 ROOT = Path(__file__).parents[2]
+WORKSPACE = "a workspace"  # with a space
 ALLOWED = {"torch", "deepspeed", "pyarrow", "numpy", "psutil", "pydantic"}
 BARE = """
 import sys, socket
@@ -93,17 +95,17 @@ def bare(tmp_path: Path) -> dict[str, str]:
 def job(recipe: Path, textmill: Textmill, tmp_path: Path) -> Path:
     """The folder of a job for the recipe's model, whose data is made. Its training takes a while: 60 steps."""
     recipe.write_text(recipe.read_text().replace("tokens: 2e3", "tokens: 30720, save_every: 5, log_every: 1"))
-    assert textmill("run", "small.yaml", "--plain", "--until", "blocks").returncode == 0
-    told = textmill("slurm", "small.yaml", "--per-node", "2", "--time", "00:30:00", "--sbatch", "--account=physics")
+    assert textmill("run", "small.yaml", "--plain", "--until", "blocks", "-w", WORKSPACE).returncode == 0
+    told = textmill("slurm", "small.yaml", "-w", WORKSPACE, "--per-node", "2", "--time", "00:30:00", "--account", "physics", "--warn", "90")
     assert told.returncode == 0, told.stderr
-    path = Path(told.stdout.split()[1])
-    assert path.parent.parent == tmp_path / "workspace" / "slurm"
+    path = Path(shlex.split(told.stdout)[1])
+    assert path.parent.parent == tmp_path / WORKSPACE / "slurm" and "#SBATCH --signal=B:USR1@90" in path.read_text()
     return path.parent
 
 
 def steps(tmp_path: Path) -> list[int]:
     """Those that the training has told of, in its finished folder or in the one it is made in."""
-    made = tmp_path / "workspace" / "artifacts" / "pretrain"
+    made = tmp_path / WORKSPACE / "artifacts" / "pretrain"
     found = [*made.glob("*/metrics.jsonl"), *made.glob(".*/metrics.jsonl")]
     lines = found[0].read_text().splitlines() if found else []
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
@@ -119,11 +121,11 @@ def test_torchrun_carries_out_the_job_on_a_bare_machine_and_the_run_goes_on_from
     done = subprocess.run(command, env=bare, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "made pretrain/" in done.stderr and steps(tmp_path) == list(range(60))
-    told = textmill("plan", "small.yaml", "--until", "pretrain", "--json")
+    told = textmill("plan", "small.yaml", "--until", "pretrain", "--json", "-w", WORKSPACE)
     assert {step["action"] for step in json.loads(told.stdout)} == {"reuse"}
     again = subprocess.run(command, env=bare, cwd="/", capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "step" not in again.stderr
-    assert "every training of this recipe is made already" in textmill("slurm", "small.yaml").stderr
+    assert "every training of this recipe is made already" in textmill("slurm", "small.yaml", "-w", WORKSPACE).stderr
 
 
 @pytest.mark.timeout(400)
@@ -273,9 +275,95 @@ def test_the_script_is_sound_and_says_what_was_asked(tmp_path: Path) -> None:
     assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=4", "--partition=long", "--account=x"} <= set(asked)
     assert {"--requeue", "--open-mode=append", "--signal=B:USR1@120", "--job-name=textmill-my-gpt"} <= set(asked)
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
-    for wrong in ({"nodes": 0}, {"time": "soon"}, {"more": ("rm -rf",)}, {"more": ("--a=b\nrm",)}):
+    for wrong in (
+        {"nodes": 0},
+        {"time": "soon"},
+        {"more": ("rm -rf",)},
+        {"more": ("--a=b\nrm",)},
+        {"warn_s": 0},
+        {"warn_s": 120, "time": "2"},
+        {"warn_s": 70000},
+        {"requeues": -1},
+        {"account": "a b"},
+        {"qos": "high\n#SBATCH --x"},
+        {"mem": "lots"},
+        {"runtime": "docker"},
+    ):
         with pytest.raises(ConfigError):
             Job(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 5400), ("90:30", 5430), ("24:00:00", 86400), ("2-0", 172800), ("1-2:30", 95400), ("1-02:30:05", 95405), ("0", 0)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+JOBS = {
+    "plain": Job(),
+    "all": Job(2, 8, True, 4, "2-00:00:00", "long", 300, 5, 9, "physics", "high", "64G", ("module load cuda/12", "ulimit -n 4096")),
+    "apptainer": Job(gpus=True, container="/images of us/mill.sif", mem="4G"),
+    "pyxis": Job(container="registry#mill:1", runtime="pyxis"),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+@pytest.mark.parametrize("folder", ["/w/slurm/x", '/a space/50% "of" it\'s $HOME/slurm/x'])
+def test_shellcheck_has_nothing_to_say(job: Job, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "train.sbatch").write_text(script("gpt", Path(folder), job))
+    tool = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([str(tool), "--severity=style", str(tmp_path / "train.sbatch")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_setup_and_container_come_before_the_ranks_and_around_them() -> None:
+    text = script("gpt", Path("/a b/slurm/x"), JOBS["all"])
+    asked = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert {"--account=physics", "--qos=high", "--mem=64G", "--signal=B:USR1@300", '--output="/a b/slurm/x/log-%j.txt"'} <= asked
+    assert text.index("module load cuda/12\nulimit -n 4096\n") < text.index("srun")
+    apptainer = script("gpt", Path("/a b/slurm/x"), JOBS["apptainer"])
+    assert f'apptainer exec --nv --bind "/a b" --bind {ROOT} "/images of us/mill.sif" "$python" -m pipelines.rank' in apptainer
+    assert "python=${TEXTMILL_PYTHON:-python3}" in apptainer
+    assert f'srun --kill-on-bad-exit=1 --container-image="registry#mill:1" --container-mounts="/a b":"/a b",{ROOT}:{ROOT}' in script(
+        "gpt", Path("/a b/slurm/x"), JOBS["pyxis"]
+    )
+
+
+@pytest.mark.parametrize(("before", "queued"), [("", True), ("2", True), ("3", False), ("7", False)])
+def test_requeues_are_bounded(tmp_path: Path, before: str, queued: bool) -> None:
+    """SLURM_RESTART_COUNT is what Slurm sets in a job that was queued again."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "srun").write_text("#!/bin/sh\nexit 4\n")
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    there = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "9"} | ({"SLURM_RESTART_COUNT": before} if before else {})
+    text = script("gpt", tmp_path, Job(requeues=3))
+    done = subprocess.run(["bash", "-c", text], env=there, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and (tmp_path / "scontrol").exists() == queued
+    assert ("not queued again" in done.stderr) != queued
+
+
+@pytest.mark.cluster
+def test_a_real_slurm_reads_a_path_with_a_space_and_warns_in_time(tmp_path: Path) -> None:
+    """The log is where the script says; USR1 comes --warn seconds before the limit; the set-up ran; the job is queued again once."""
+    if why := why_no_slurm():
+        pytest.skip(why)
+    folder = tmp_path / "a space" / '50% "of" it' / "slurm" / "gpt"
+    folder.mkdir(parents=True)
+    (tmp_path / "python").write_text('#!/bin/sh\ntrap "exit 4" TERM\necho "rank of $SETTING in $3"\nsleep 600 & wait\n')
+    (tmp_path / "python").chmod(0o755)
+    setup = ("export SETTING=this-setup", f"export TEXTMILL_PYTHON={tmp_path}/python", f'python="{tmp_path}/python"')
+    (folder / "train.sbatch").write_text(script("gpt", folder, Job(time="00:01:00", warn_s=45, requeues=0, mem="1M", setup=setup)))
+    with Slurm() as slurm:
+        number = slurm.submit(folder / "train.sbatch")
+        log = folder / f"log-{number}.txt"
+        _until(lambda: log.exists() and "told to stop" in log.read_text(), lambda: (slurm.state(number), slurm.told()), 150)
+        _until(lambda: slurm.state(number) == "FAILED", lambda: slurm.state(number))  # code 4, no requeue left
+    assert "not queued again" in log.read_text() and f"rank of this-setup in {folder}" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_bad_rows_are_told_once_a_file(config: FinetuneConfig, inputs: dict[str,
     short = replace(config, epochs=0.2)
     run(FINETUNE, short, inputs, Store(tmp_path), Here())
     end()
-    assert [event["message"] for event in told] == ["finetune: 1 of 121 rows of train are skipped: 1 columns (line 122)"]
+    found = [event["message"] for event in told if "skipped" in str(event["message"])]
+    assert found == ["finetune: 1 of 121 rows of train are skipped: 1 columns (line 122)"]
 
 
 def test_what_cannot_be_trained_is_refused(config: FinetuneConfig, inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from data_prep.tokenizer import catalog as tokenizers
 from infra.artifact import Artifact, SourceFile
 from infra.compute import LocalCompute
-from infra.errors import ArtifactError, ConfigError
+from infra.errors import ArtifactError, ConfigError, StageFailed
 from infra.stage import run
 from infra.store import Store
 from tests.training.small import LENGTH, Here, prepared
 from training.card import read_card
 from training.engine.measure import read
+from training.evaluation.decoding import Sampling
 from training.evaluation.generate import continue_texts
 from training.families.catalog import family, load
 from training.feed.batch import IGNORE
@@ -50,7 +51,7 @@ class World:
 
     def theirs(self, name: str, folder: Path) -> torch.nn.Module:
         """A random model of the library with deviation 0.1, saved with its vocabulary."""
-        data, torch_state = (self.gpt if name == "gpt2" else self.bert), torch.get_rng_state()
+        data, torch_state = (self.gpt if name.startswith("gpt2") else self.bert), torch.get_rng_state()
         torch.manual_seed(3)
         vocab = tokenizers.meta(data["tokenizer"]).vocab
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.1}
@@ -62,6 +63,20 @@ class World:
                 )
             ),
             "bert": lambda: transformers.BertForPreTraining(transformers.BertConfig(**sizes)),
+            "gpt2-unusual": lambda: transformers.GPT2LMHeadModel(
+                transformers.GPT2Config(
+                    n_embd=32,
+                    n_layer=2,
+                    n_head=4,
+                    n_positions=LENGTH,
+                    vocab_size=vocab + 8,
+                    n_inner=64,
+                    initializer_range=0.1,
+                    tie_word_embeddings=False,
+                    scale_attn_by_inverse_layer_idx=True,
+                    activation_function="silu",
+                )
+            ),
             "bert-mlm": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**sizes)),
         }[name]().eval()
         torch.set_rng_state(torch_state)
@@ -137,6 +152,35 @@ def test_pretraining_begins_with_the_imported_weights(name: str, world: World, t
     assert abs(lines[0]["loss"] - lines[-1]["loss"]) < 1.0
     plain = run(PRETRAIN, config, data, world.store, Here())
     assert plain.fingerprint != made.fingerprint
+
+
+def test_an_unusual_model_goes_on_as_it_was(world: World, tmp_path: Path) -> None:
+    """A padded table, an output matrix of its own, scaled attention: they stay through a pretraining and its export."""
+    theirs = world.theirs("gpt2-unusual", tmp_path)
+    unusual = {"tied": False, "scale_by_layer": True, "activation": "silu"}
+    init = world.imported(tmp_path, "gpt2", world.gpt)
+    assert read_card(init)["backbone"]["padded_vocab"] == read_card(init)["backbone"]["vocab"] + 8
+    with pytest.raises((ConfigError, StageFailed), match="scale_by_layer True .here False"):
+        run(PRETRAIN, pretraining("gpt2"), {**world.gpt, "init": init}, world.store, Here())
+    config = pretraining("gpt2", overrides={**SHAPE, **unusual})
+    made = run(PRETRAIN, config, {**world.gpt, "init": init}, world.store, Here())
+    batch = make_feed(config, world.gpt, "train").slice(0, 0, 1)
+    vocab = read_card(init)["backbone"]["vocab"]
+    with torch.no_grad():
+        logits = theirs(batch.tokens_BL).logits[..., :vocab]
+        wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels["next"].flatten(), ignore_index=IGNORE)
+    assert read(made.file("metrics.jsonl"))[0]["loss"] == pytest.approx(wanted.item(), abs=2e-4)
+    again = transformers.AutoModelForCausalLM.from_pretrained(made.path / "model", attn_implementation="eager").eval()
+    assert (again.config.vocab_size, again.config.tie_word_embeddings) == (vocab + 8, False)
+    assert again.config.scale_attn_by_inverse_layer_idx and again.config.activation_function == "silu"
+    ours = load(made.path / "model").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.language_logits(batch), again(batch.tokens_BL).logits[..., :vocab], atol=2e-5, rtol=0)
+    texts = continue_texts(made.path / "model", ["The cat"], 12, Sampling(temperature=0.0))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.path / "model")
+    given = tokenizer("The cat", return_tensors="pt")
+    greedy = again.generate(**given, max_new_tokens=12, do_sample=False, suppress_tokens=list(range(vocab, vocab + 8)), pad_token_id=0)
+    assert texts[0][0] == tokenizer.decode(greedy[0], skip_special_tokens=True)
 
 
 def test_a_head_that_was_not_imported_starts_from_random_weights_and_is_told(world: World, tmp_path: Path) -> None:

@@ -87,16 +87,25 @@ class Sight:
 class Attention(nn.Module):
     """Query, key and value from one product, as many heads as the config says, one projection back."""
 
-    def __init__(self, c: BackboneConfig) -> None:
+    def __init__(self, c: BackboneConfig, number: int = 0) -> None:
         super().__init__()
         self.heads, self.dropout = c.heads, c.attention_rate
+        self.query_factor = (1.0 if c.scale_attention else math.sqrt(c.head_width)) / (number + 1 if c.scale_by_layer else 1)
         self.qkv = nn.Linear(c.width, 3 * c.width)
         self.out = nn.Linear(c.width, c.width)
+
+    def project(self, x_BLD: Tensor) -> Tensor:
+        """Query, key and value [B, L, 3 D]; the query is scaled so that dividing the logits by the root of K gives the config's scale."""
+        qkv_BLD: Tensor = self.qkv(x_BLD)
+        if self.query_factor == 1.0:
+            return qkv_BLD
+        D = x_BLD.shape[-1]
+        return torch.cat([qkv_BLD[..., :D] * self.query_factor, qkv_BLD[..., D:]], -1)
 
     def forward(self, x_BLD: Tensor, sight: Sight, layer: int, written_out: bool = False) -> tuple[Tensor, Tensor | None]:
         """The mixed values and, when written out, the scores before mask and softmax."""
         B, L, D = x_BLD.shape
-        qkv_BLD = self.qkv(x_BLD)
+        qkv_BLD = self.project(x_BLD)
         rate = self.dropout if self.training else 0.0
         if not written_out and kernel_is_slower(qkv_BLD) and not sight.blind:
             return self.out(attend_at_once(qkv_BLD, sight.bias(layer, qkv_BLD.dtype), self.heads, rate)), None

@@ -62,7 +62,7 @@ class KVCache:
 
     def _attend(self, number: int, attention: Attention, x_BLD: Tensor, end: int, bias: Tensor | None) -> Tensor:
         B, L, D = x_BLD.shape
-        q_BHLK, k_BHLK, v_BHLK = attention.qkv(x_BLD).view(B, L, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHLK, k_BHLK, v_BHLK = attention.project(x_BLD).view(B, L, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
         keys_BHTK, values_BHTK = self._layers[number][:, :, :, :end]
         keys_BHTK[:, :, self.length :], values_BHTK[:, :, self.length :] = k_BHLK, v_BHLK
         if L > 1:

@@ -22,10 +22,19 @@ from infra.errors import ConfigError
 from training.backbone.attention import Attention, Sight
 from training.backbone.config import BackboneConfig
 
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """GELU by a sigmoid (Hendrycks and Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "quick_gelu": quick_gelu,
 }
 
 
@@ -48,11 +57,11 @@ class Embedding(nn.Module):
     def __init__(self, c: BackboneConfig) -> None:
         super().__init__()
         self.offset, self.longest = c.position_offset, c.positions
-        self.token = nn.Embedding(c.vocab, c.embedding_width)
+        self.token = nn.Embedding(c.vocab_rows, c.embedding_width)
         self.position = nn.Embedding(c.positions + c.position_offset, c.embedding_width)
         self.segment = nn.Embedding(c.segments, c.embedding_width) if c.segments else None
         self.norm = nn.LayerNorm(c.embedding_width, c.eps) if c.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = nn.Dropout(c.embedding_rate)
         self.up = nn.Linear(c.embedding_width, c.width) if c.embedding_width != c.width else nn.Identity()
 
     def places(self, tokens_BL: Tensor, keep_BL: Tensor | None, places_BL: Tensor | None = None) -> Tensor:
@@ -93,12 +102,12 @@ class Block(nn.Module):
     What layers share is taken from the first block, a sublayer together with its norm (ALBERT, table 4).
     """
 
-    def __init__(self, c: BackboneConfig, first: Block | None = None) -> None:
+    def __init__(self, c: BackboneConfig, first: Block | None = None, number: int = 0) -> None:
         super().__init__()
         attention_of = first if c.share in ("attention", "all") else None
         ffn_of = first if c.share in ("ffn", "all") else None
         self.pre, self.dropout = c.norm == "pre", nn.Dropout(c.dropout)
-        self.attention: Attention = attention_of.attention if attention_of else Attention(c)
+        self.attention: Attention = attention_of.attention if attention_of else Attention(c, number)
         self.attention_norm: nn.LayerNorm = attention_of.attention_norm if attention_of else nn.LayerNorm(c.width, c.eps)
         self.ffn: FeedForward = ffn_of.ffn if ffn_of else FeedForward(c)
         self.ffn_norm: nn.LayerNorm = ffn_of.ffn_norm if ffn_of else nn.LayerNorm(c.width, c.eps)
@@ -127,7 +136,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config, self.embedding = c, Embedding(c)
         first = Block(c)
-        self.blocks = cast("list[Block]", nn.ModuleList([first, *(Block(c, first) for _ in range(c.layers - 1))]))
+        self.blocks = cast("list[Block]", nn.ModuleList([first, *(Block(c, first, number) for number in range(1, c.layers))]))
         self.norm = nn.LayerNorm(c.width, c.eps) if c.norm == "pre" else nn.Identity()
         self.recompute = 0  # every so many-th layer keeps its input alone and is computed again for its gradient; 0: none
         self.compiled = False  # by compiled()

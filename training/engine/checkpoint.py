@@ -25,6 +25,7 @@ from training.engine.rank import Rank
 
 MANIFEST = "manifest.json"
 POINTER = "last-good"  # for people and other programs; this one looks at the manifests
+GONE = ".gone"  # ends the name of one that is being deleted
 POLL_S = 0.02
 
 
@@ -114,9 +115,10 @@ class Checkpoints:
         if self.place.sum([float(self.place.first and (final / MANIFEST).exists())])[0]:
             return  # the same step has the same state, and this one is whole: resume would have removed it otherwise
         if self.place.first:
-            for stale in (part, final):  # what a killed try left
+            for stale in (part, final, *self.root.glob(f"step-*{GONE}")):  # what a killed attempt left
                 shutil.rmtree(stale, ignore_errors=True)
             part.mkdir(parents=True)
+            _sync(self.root.parent)
         self.place.sum([0.0])
         apart = self.background and not now
         write = engine.save(part, apart)
@@ -142,8 +144,16 @@ class Checkpoints:
         self.place.sum([0.0])
 
     def resume(self, engine: Stateful) -> Point:
-        """Load the newest checkpoint that is whole; the start when there is none. All ranks take the same one."""
-        return self._load(engine, max) or Point()
+        """Load the newest checkpoint that is complete; the start when there is none. All ranks take the same one.
+
+        A kill after that one got its name left the pointer and the older ones as they were: both are put right.
+        """
+        point = self._load(engine, max)
+        if point is not None and self.place.first:
+            self._point_to(point.step)
+            self._rotate()
+        self.place.sum([0.0])
+        return point or Point()
 
     def back(self, engine: Stateful, target: int, every: int) -> Point:
         """Load the checkpoint of step `target`, or the nearest of a multiple of `every` below it, else above; forget all later ones.
@@ -162,7 +172,7 @@ class Checkpoints:
         if self.place.first:
             for step in self._steps():
                 if step > point.step:  # of a course that is left now
-                    shutil.rmtree(self._folder(step))
+                    self._remove(step)
             self._point_to(point.step)
         self.place.sum([0.0])
         return point
@@ -199,7 +209,7 @@ class Checkpoints:
                 return verify(self._folder(step))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 event("warning", message=f"checkpoint step-{step} is damaged ({error}); the one before it is used")
-                shutil.rmtree(self._folder(step))
+                self._remove(step)
         return None
 
     def _finish(self, write: Callable[[], Iterable[Path]], part: Path, final: Path, record: dict[str, Any]) -> None:
@@ -235,7 +245,14 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError):
                 losses[step] = None  # damaged: resume tells of it
         for step in set(losses) - self.keep.chosen(losses):
-            shutil.rmtree(self._folder(step), ignore_errors=True)
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Rename, then delete: a kill while it is deleted leaves no half of a checkpoint under its name."""
+        gone = self.root / f"step-{step}{GONE}"
+        shutil.rmtree(gone, ignore_errors=True)
+        self._folder(step).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _steps(self) -> list[int]:
         return sorted(_step(f) for f in self.root.glob("step-*") if f.name.removeprefix("step-").isdigit())

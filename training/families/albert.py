@@ -76,6 +76,7 @@ ALBERT = replace(
             (): "AlbertModel",
         },
         fixed={"inner_group_num": 1, "classifier_dropout_prob": 0.1},
+        output="predictions.decoder",
         groups=True,
     ),
     presets={

@@ -84,6 +84,7 @@ BERT_LAYOUT = Layout(
         ("class",): "BertForSequenceClassification",
         (): "BertModel",
     },
+    output="cls.predictions.decoder",
 )
 
 # appendix A.2; nine tenths of the steps see 128 tokens, for the price of attention

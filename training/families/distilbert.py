@@ -60,6 +60,7 @@ DISTILBERT = replace(
         },
         architectures={("mlm",): "DistilBertForMaskedLM", ("class",): "DistilBertForSequenceClassification", (): "DistilBertModel"},
         fixed={"sinusoidal_pos_embds": False, "seq_classif_dropout": 0.2},
+        output="vocab_projector",
     ),
     presets={  # batch: section 3 (up to 4000); the rest as the released training code has it; the paper tells no number of steps
         "": Preset(

@@ -11,7 +11,7 @@ from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters, shapes_only
 from training.families.bert import BERT, FIELDS, encoder_block, encoder_modules, encoder_qkv
-from training.families.family import OURS, Family, Preset, prepare_folder
+from training.families.family import OURS, Family, Preset, Use, prepare_folder
 from training.feed.masking import Masking
 from training.objectives.rtd import GeneratorDiscriminator
 from training.objectives.tower import Tower
@@ -22,7 +22,8 @@ GENERATOR = "generator"  # the folder of the second model in an export
 def electra_size(layers: int, width: int, heads: int, embedding_width: int = 0, generator: float = 1 / 4) -> BackboneConfig:
     """BERT's configuration in the sizes of table 6; the generator is a quarter as wide, a third for base, as wide for small++."""
     shape = replace(BERT.sizes["base"], layers=layers, width=width, heads=heads, ffn=4 * width)
-    return replace(shape, embedding_width=embedding_width or width, truncated_init=True, generator=generator)
+    shape = replace(shape, embedding_width=embedding_width or width, truncated_init=True, generator=generator)
+    return replace(shape, head_activation="gelu")  # in the generator's head the library has no other
 
 
 def generator_of(c: BackboneConfig) -> BackboneConfig:
@@ -60,15 +61,15 @@ class Electra(Family):
             return {"": tower}
         return {GENERATOR: Tower(tower.generator, [tower.head("mlm")]), "": Tower(tower.backbone, [tower.head("rtd")])}
 
-    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
+    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None, use: Use | None = None) -> None:
         for name, part in self.parts(tower).items():
-            super().export(part, prepare_folder(Path(folder) / name) if name else folder, tokenizer)
+            super().export(part, prepare_folder(Path(folder) / name) if name else folder, tokenizer, use)
 
-    def load(self, folder: Path) -> Tower:
-        tower, second = super().load(folder), Path(folder) / GENERATOR
+    def load(self, folder: Path, vocab: int = 0) -> Tower:
+        tower, second = super().load(folder, vocab), Path(folder) / GENERATOR
         if not second.exists() or [h.name for h in tower.heads] != ["rtd"]:
             return tower
-        guess = super().load(second)
+        guess = super().load(second, vocab)
         tower.backbone.config = replace(tower.config, generator=guess.config.width / tower.config.width)
         whole = GeneratorDiscriminator(Backbone(guess.config), tower.backbone)
         whole.generator.load_state_dict(guess.backbone.state_dict())  # with the embedding that both files hold
@@ -119,6 +120,7 @@ ELECTRA = Electra(
             ("class",): "ElectraForSequenceClassification",
             (): "ElectraModel",
         },
+        output="generator_lm_head",
     ),
     presets={  # appendix A, table 6
         "": BASE,

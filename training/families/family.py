@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
+from data_prep.tokenizer import frame as framing
+from data_prep.tokenizer.frame import Frame
 from infra import log
 from infra.artifact import Artifact
 from infra.errors import ConfigError
@@ -19,14 +22,35 @@ from training.backbone.config import BackboneConfig
 from training.backbone.exchange import Layout
 from training.backbone.transformer import Backbone, count_parameters, shapes_only
 from training.families.remote_code import banded_settings, copy_code
-from training.families.tokenizer_files import copy_tokenizer, special_ids
+from training.families.tokenizer_files import Usage, complete, copy_tokenizer, is_complete, special_ids
 from training.feed.masking import Masking
 from training.objectives.language import LanguageHead
 from training.objectives.rtd import DoubtHead
 from training.objectives.sequence import Pool, SequenceHead
 from training.objectives.tower import Head, Tower
 
-ONLY_FOR_TRAINING = {"init_std", "truncated_init", "residual_init", "dropout", "attention_dropout", "generator"}  # the same model without
+ONLY_FOR_TRAINING = {  # the same model without
+    "init_std",
+    "truncated_init",
+    "residual_init",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "generator",
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What an export says of a model's use. None or empty: the family's own frame, the model's positions, nothing retained.
+
+    retained: fields of config.json that an import passes on; tokenizer: the same of tokenizer_config.json.
+    """
+
+    frame: Frame | None = None
+    length: int = 0
+    retained: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
 
 OURS = "a preset of textmill for CPUs, in no paper"
@@ -79,6 +103,8 @@ class Family:
     pool: Pool = "tanh"  # of the head for one class a sequence
     position: int = 0  # which token that head reads
     class_dropout: float = 0.1
+    separators: int = 1  # between the two texts of a pair
+    segment_ids: bool = True  # whether the second text of a pair has segment 1, where the model has segments
     extra: Mapping[str, Any] = field(default_factory=dict)  # keys of config.json that only this family writes
 
     def backbone(self, size: str, vocab: int | None = None, positions: int | None = None) -> BackboneConfig:
@@ -157,33 +183,47 @@ class Family:
         """The models of an export by sub-folder; "" is the folder itself."""
         return {"": tower}
 
+    def frame(self, config: BackboneConfig, specials: Mapping[str, int]) -> Frame:
+        """The special tokens around one text and a pair; specials: role -> id."""
+        segments = self.segment_ids and config.segments > 1
+        return framing.around(specials, causal=config.causal, separators=self.separators, segments=segments)
+
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None) -> None:
+    def export(self, tower: Tower, folder: Path, tokenizer: Artifact | Path | None = None, use: Use | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files; `transformers` loads the folder.
 
         tokenizer: an artifact, its folder, or the folder with the tokenizer's files.
         """
+        use = use or Use()
         tokenizer = tokenizer.path if isinstance(tokenizer, Artifact) else tokenizer
         specials = special_ids(tokenizer)
         config, weights = self.shift_positions(tower, specials)
-        settings = self.settings(config, tower, specials)
+        settings = self.settings(config, tower, specials, use.retained)
         exchange.write(Path(folder), settings, weights)
         copy_code(settings, Path(folder))
         if tokenizer is not None:
             copy_tokenizer(Path(tokenizer), Path(folder))
+        if tokenizer is not None and is_complete(Path(folder)):
+            frame = use.frame or self.frame(config, specials)
+            length = min(use.length or config.positions, config.positions)
+            complete(Path(folder), Usage(frame, settings.get("pad_token_id"), length, use.tokenizer))
 
-    def settings(self, config: BackboneConfig, tower: Tower, specials: Mapping[str, int]) -> dict[str, Any]:
+    def settings(
+        self, config: BackboneConfig, tower: Tower, specials: Mapping[str, int], retained: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """config.json: sizes, class, token ids. Refuses a config which the library's model cannot have."""
         names = tuple(sorted(h.name for h in tower.heads))
         if names not in self.layout.architectures:
             known = [list(heads) for heads in self.layout.architectures]
             raise ConfigError(f"{self.layout.model_type} has no model with the heads {list(names)}; it has {known}")
-        settings = {**self.extra, **exchange.describe(config, self.layout), **token_ids(specials)}
+        settings = {**self.extra, **retained, **exchange.describe(config, self.layout)}
+        settings |= token_ids(specials, retained.get("pad_token_id"))
         settings |= {"architectures": [self.layout.architectures[names]], "dtype": "float32", "initializer_range": config.init_std}
-        settings |= {"tie_word_embeddings": True, "textmill": {"family": self.name, "share": config.share, "band": config.band}}
+        own = {"family": self.name, "share": config.share, "band": config.band}
+        settings["textmill"] = {**own, **({"vocab": config.vocab} if config.padded_vocab else {})}
         for head in tower.heads:
-            if isinstance(head, SequenceHead) and head.name == "class":
+            if isinstance(head, SequenceHead) and head.name == "class" and len(settings.get("id2label", ())) != head.classes:
                 settings |= labels(head.classes)
         self._check_round_trip(config, settings)
         if config.band:  # no class of the library computes it: the export carries its own
@@ -197,19 +237,28 @@ class Family:
                 kind = self.layout.model_type
                 raise ConfigError(f"a {kind} model always has {name} {again[name]}, not {value}; it cannot be exported so")
 
-    def read_config(self, settings: Mapping[str, Any]) -> BackboneConfig:
-        """What config.json says, and for the rest what this family always has."""
+    def read_config(self, settings: Mapping[str, Any], vocab: int = 0) -> BackboneConfig:
+        """What config.json says, with the library's defaults, and for the rest what this family always has.
+
+        vocab: the tokenizer's, where it is known; rows of the table beyond it are padding. Raises ConfigError that names a field of
+        config.json which is unknown, or has a value that textmill does not compute.
+        """
         usual = replace(next(iter(self.sizes.values())), generator=0.0)  # a second model stands in a folder of its own
-        found = exchange.sizes(settings, self.layout) | {k: v for k, v in settings.get("textmill", {}).items() if k in ("share", "band")}
+        found, own = exchange.sizes(settings, self.layout), settings.get("textmill", {})
+        found |= {k: v for k, v in own.items() if k in ("share", "band")}
         if usual.position_offset:
-            found["position_offset"] = int(settings.get("pad_token_id") or 0) + 1
+            found["position_offset"] = int(settings.get("pad_token_id", usual.position_offset - 1)) + 1
             found["positions"] = found["positions"] - found["position_offset"]
-        if "ffn" not in found:
-            found["ffn"] = 0
         if "embedding_width" not in self.layout.fields:
             found["embedding_width"] = 0
-        known = {f.name for f in fields(BackboneConfig)}
-        return replace(usual, **{k: v for k, v in found.items() if k in known})
+        tokens = vocab or own.get("vocab", 0)
+        if tokens and tokens < found["vocab"]:
+            found |= {"vocab": tokens, "padded_vocab": found["vocab"]}
+        try:
+            return replace(usual, **found)
+        except (ConfigError, TypeError) as error:
+            keys = self.layout.all_fields.get(str(error).partition(" ")[0], ())
+            raise ConfigError(f"config.json{f' ({keys[0]}: {settings.get(keys[0])!r})' if keys else ''}: {error}") from error
 
     def shift_positions(self, tower: Tower, specials: Mapping[str, int]) -> tuple[BackboneConfig, dict[str, torch.Tensor]]:
         """The library counts RoBERTa's positions from the padding id on: rows move where a tokenizer pads with another id than 1."""
@@ -228,17 +277,21 @@ class Family:
             raise ConfigError(f"{self.name} counts positions of real tokens; give it a tokenizer that has a padding token")
         return replace(config, position_offset=specials["pad"] + 1)
 
-    def load(self, folder: Path) -> Tower:
-        """A tower from our own export or from a folder that transformers saved."""
+    def load(self, folder: Path, vocab: int = 0) -> Tower:
+        """A tower from our own export or from a folder that transformers saved. vocab: as read_config has it."""
         settings = exchange.read_settings(Path(folder))
         names = self.heads_in(settings)  # first: a model that cannot be read is refused before memory is taken for it
-        config = self.read_config(settings)
+        config = self.read_config(settings, vocab)
+        if "pair" in names and self.layout.heads["pair"]["scores"].startswith("sop") and class_count(settings) != 2:
+            raise ConfigError(f"config.json says id2label: {settings['id2label']}; the sentence-order head has 2 classes")
         exchange.check_size(config, Path(folder))
         body = Backbone(config)
         tower = Tower(body, [self.head(name, body, class_count(settings)) for name in names])
         unused = exchange.from_theirs(exchange.read_weights(Path(folder)), tower, self.layout)
         if unused:
-            log.event("note", message=f"{folder}: {len(unused)} tensors have no place in this model, such as {unused[0]}")
+            log.event(
+                "note", message=f"{folder}: {len(unused)} tensors of heads that its architecture lacks are not read, such as {unused[0]}"
+            )
         return tower
 
     def heads_in(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -250,9 +303,14 @@ class Family:
         raise ConfigError(f"architecture {named!r} cannot be read as {self.name}; known: {', '.join(self.layout.architectures.values())}")
 
 
-def token_ids(specials: Mapping[str, int]) -> dict[str, int]:
-    """The ids that config.json repeats from the tokenizer."""
-    return {f"{role}_token_id": specials[role] for role in ("pad", "bos", "eos") if role in specials}
+def token_ids(specials: Mapping[str, int], pad: int | None = None) -> dict[str, int]:
+    """The ids that config.json repeats from the tokenizer. Where that has no padding: `pad`, else the end of a text, as GPTs are padded."""
+    found = {f"{role}_token_id": specials[role] for role in ("pad", "bos", "eos") if role in specials}
+    if "pad" not in specials and specials:
+        end = specials.get("eos", specials.get("sep"))
+        padding = end if pad is None else pad
+        found |= {} if padding is None else {"pad_token_id": padding}
+    return found
 
 
 def labels(classes: int) -> dict[str, Any]:

@@ -37,15 +37,22 @@ FIELDS = {
     "width": ("n_embd",),
     "layers": ("n_layer",),
     "heads": ("n_head",),
-    "positions": ("n_positions", "n_ctx"),
+    "positions": ("n_positions",),
     "eps": ("layer_norm_epsilon",),
-    "dropout": ("resid_pdrop", "embd_pdrop"),
+    "dropout": ("resid_pdrop",),
+    "embedding_dropout": ("embd_pdrop",),
     "attention_dropout": ("attn_pdrop",),
 }
 GPT2_LAYOUT = Layout(
     model_type="gpt2",
     prefix="transformer.",
-    fields={**FIELDS, "ffn": ("n_inner",), "activation": ("activation_function",)},
+    fields={
+        **FIELDS,
+        "ffn": ("n_inner",),
+        "activation": ("activation_function",),
+        "scale_attention": ("scale_attn_weights",),
+        "scale_by_layer": ("scale_attn_by_inverse_layer_idx",),
+    },
     modules={"embedding.token": "transformer.wte", "embedding.position": "transformer.wpe", "norm": "transformer.ln_f"},
     block={
         "attention_norm": "transformer.h.{i}.ln_1",
@@ -186,7 +193,7 @@ GPT1 = replace(
         heads=GPT2_LAYOUT.heads,
         architectures={("next",): "OpenAIGPTLMHeadModel", ("class",): "OpenAIGPTForSequenceClassification", (): "OpenAIGPTModel"},
         transposed=True,
-        activations={"gelu": "gelu_tanh", "relu": "relu"},  # there "gelu" means the tanh form
+        activations={"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"},  # there "gelu" means the tanh form
     ),
     presets={
         # section 4.1: 100 epochs of BooksCorpus, here counted as its 985M words (Zhu et al. 2015, table 2), one token each

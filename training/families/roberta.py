@@ -15,7 +15,7 @@ VOCAB = 50_265
 
 def roberta_size(bert: BackboneConfig) -> BackboneConfig:
     """As released: eps 1e-5, one segment row, 512 positions counted from 2 on, plain normal weights."""
-    return replace(bert, vocab=VOCAB, segments=1, eps=1e-5, position_offset=2, truncated_init=False)
+    return replace(bert, vocab=VOCAB, segments=1, eps=1e-5, position_offset=2, truncated_init=False, head_activation="gelu")
 
 
 ROBERTA = replace(
@@ -41,7 +41,10 @@ ROBERTA = replace(
         },
         architectures={("mlm",): "RobertaForMaskedLM", ("class",): "RobertaForSequenceClassification", (): "RobertaModel"},
         fixed={"pad_token_id": 1},
+        output="lm_head.decoder",
     ),
+    separators=2,
+    segment_ids=False,
     presets={  # table 9
         "": Preset(lr=6e-4, steps=500_000, batch=8192, length=512, warmup=24_000, betas=(0.9, 0.98), clip=0.0),
         "large": Preset(lr=4e-4, steps=500_000, batch=8192, length=512, warmup=30_000, betas=(0.9, 0.98), clip=0.0),

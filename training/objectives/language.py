@@ -17,7 +17,7 @@ class Transform(nn.Module):
         super().__init__()
         c = backbone.config
         self.dense, self.norm = nn.Linear(c.width, c.embedding_width), nn.LayerNorm(c.embedding_width, c.eps)
-        self.activation = ACTIVATIONS[c.activation]
+        self.activation = ACTIVATIONS[c.head_activation or c.activation]
         initialise(self, c)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,10 +32,15 @@ class LanguageHead(Head):
         c = backbone.config
         self.name, self.weight = name, weight
         self.transform = nn.Identity() if c.causal else Transform(backbone)
-        self.scores = Vocabulary(c.embedding_width, c.vocab, bias=not c.causal, device="meta")
-        self.scores.weight = backbone.embedding.token.weight  # tied: one parameter under two names
+        embedding = backbone.embedding.token.weight
+        self.scores = Vocabulary(c.embedding_width, c.vocab_rows, bias=not c.causal, device="meta" if c.tied else embedding.device)
+        self.scores.retained = c.vocab
+        if c.tied:
+            self.scores.weight = embedding  # one parameter under two names
+        else:
+            initialise(self.scores, c)
         if self.scores.bias is not None:
-            self.scores.bias = nn.Parameter(backbone.embedding.token.weight.new_zeros(c.vocab))
+            self.scores.bias = nn.Parameter(embedding.new_zeros(c.vocab_rows))
 
     def logits(self, hidden: Hidden, at_BL: Tensor | None = None) -> Tensor:
         states = hidden.last_BLD if at_BL is None else hidden.last_BLD[at_BL]

@@ -22,17 +22,22 @@ TINY = 1e-30  # a chance that float32 still holds with all its digits
 class Vocabulary(nn.Linear):
     """A linear map to the vocabulary that can also say, without ever holding all scores, how wrong they are.
 
-    A module of its own, so that ZeRO-3 gathers its weight around the whole of it.
+    A module of its own, so that ZeRO-3 gathers its weight around the whole of it. Rows from `retained` on are padding of the table:
+    they have no logits and no share in the softmax.
     """
+
+    retained: int | None = None
 
     def forward(self, states_NE: Tensor, labels_N: Tensor | None = None, count_hits: bool = False) -> Any:
         """Scores [..., V]; with labels the summed cross-entropy in float32 and, if asked, the number of right answers."""
-        if labels_N is None:
-            return super().forward(states_NE)
-        device = states_NE.device.type
-        cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states_NE.dtype
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
+        if self.retained is not None and self.retained < self.out_features:
+            weight, bias = weight[: self.retained], None if bias is None else bias[: self.retained]
+        if labels_N is None:
+            return nn.functional.linear(states_NE, weight, bias)
+        device = states_NE.device.type
+        cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states_NE.dtype
         if not torch.is_grad_enabled():  # a Function asks its inputs alone whether they want a gradient
             states_NE, weight, bias = states_NE.detach(), weight.detach(), None if bias is None else bias.detach()
         with torch.autocast(device, enabled=False):

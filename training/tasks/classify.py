@@ -1,43 +1,24 @@
 """One label for one text or for a pair of texts: sentiment, entailment, paraphrase.
 
-How texts are framed follows what the model saw while it was pretrained: BERT, section 4.1, for [CLS] a [SEP] b [SEP];
-a causal model gets the bare text (its end-of-text token between the two of a pair) and answers at the last token.
+How texts are framed follows what the model saw while it was pretrained: BERT, section 4.1, for [CLS] a [SEP] b [SEP]; RoBERTa has
+two separators between a pair; a causal model gets the bare text (its end-of-text token between the two of a pair) and answers at
+the last token. The exported tokenizer frames in the same way (data_prep/tokenizer/frame.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.tokenizer.frame import Encoded, Frame
 from infra.errors import ConfigError
 from training.evaluation import metrics
 from training.tasks.task import Example, Examples, meaning_of, order_of
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The tokens a family puts around its texts: start and stop are None for a causal model, between stands in the middle."""
-
-    start: int | None
-    between: int
-    stop: int | None
-
-    @property
-    def spent(self) -> int:
-        return (self.start is not None) + (self.stop is not None)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example as the model reads it, not yet padded."""
-
-    tokens: list[int]
-    segments: list[int]
 
 
 class Classify:
@@ -94,35 +75,5 @@ def f1_of(labels: Sequence[str]) -> str:
 
 
 def encode(example: Example, ids: Callable[[str], list[int]], frame: Frame, length: int) -> Encoded:
-    """Token ids within `length`, framed. Segments are 0 through the first separator and 1 after it."""
-    first = ids(example.text)
-    if example.pair is None:
-        return _framed(first[: length - frame.spent], None, frame)
-    first, second = shorten(first, ids(example.pair), length - frame.spent - 1)
-    return _framed(first, second, frame)
-
-
-def shorten(first: list[int], second: list[int], budget: int) -> tuple[list[int], list[int]]:
-    """Cut single tokens from the end of the longer of the two until both fit (BERT's run_classifier, _truncate_seq_pair)."""
-    if budget < 2:
-        raise ConfigError(f"length leaves {budget} tokens for a pair of texts; at least 2 are needed")
-    over = len(first) + len(second) - budget
-    if over <= 0:
-        return first, second
-    half = budget // 2  # when both must give way, ties take from the second: it keeps the smaller half
-    if len(second) <= half:
-        return first[: budget - len(second)], second
-    if len(first) <= budget - half:
-        return first, second[: budget - len(first)]
-    return first[: budget - half], second[:half]
-
-
-def _framed(first: list[int], second: list[int] | None, frame: Frame) -> Encoded:
-    head = [frame.start] if frame.start is not None else []
-    tail = [frame.stop] if frame.stop is not None else []
-    if second is None:
-        tokens = head + first + tail
-        return Encoded(tokens, [0] * len(tokens))
-    left = head + first + [frame.between]
-    right = second + tail
-    return Encoded(left + right, [0] * len(left) + [1] * len(right))
+    """Token ids of an example's texts within `length`, framed."""
+    return frame.encode(ids(example.text), None if example.pair is None else ids(example.pair), length)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_prep.tokenizer.frame import Encoded
 from infra.errors import ConfigError
 from training.feed.batch import Batch
 from training.objectives.tower import Tower
-from training.tasks.classify import Encoded
 
 LABEL = "class"  # the name of the labels in Batch.labels, and of the head that reads them
 _ROUND = 8  # lengths are rounded up to this, so that few different shapes occur

@@ -1,13 +1,15 @@
 """A shard's memory: pages in its WARC file, and a line for each URL that is settled, both on the disk before it counts.
 
 Order makes it safe: a page's records are appended and flushed to the disk, then its line. After a kill the WARC file is
-cut to the end that the last whole line names, so it holds whole records only, and nothing that is remembered is fetched again.
+cut to the end that the last complete line names, so it holds complete records only, and nothing that is remembered is fetched again.
+A line ends with a hash of itself and holds one of the WARC file up to its end: from the first that differs on, pages are fetched again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import json
 import os
 import time
@@ -16,6 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import xxhash
+
+from infra import finished
 from infra.errors import ArtifactError
 
 LOCK_TRIES, LOCK_WAIT_S = 60, 1.0
@@ -34,6 +39,7 @@ class Settled:
     digest: str = ""  # of the body
     read_links: bool = False  # whether links are all that the page has
     end: int = 0  # of the WARC file after this page
+    warc: str = ""  # hash of the WARC file up to there
 
 
 class Journal:
@@ -46,12 +52,13 @@ class Journal:
         self.warc_path, self.draft = warc, warc.with_name(f"{warc.name}.part")
         if warc.exists():  # killed between the rename and the pages table
             os.replace(warc, self.draft)
-        entries, keep, end = _recall(journal, self.draft)
+        entries, keep, end, self.hash = _recall(journal, self.draft)
         self.settled = {entry.row["url"]: entry for entry in entries}
         self.lines = _cut(journal, keep)
         self.warc = _cut(self.draft, end)
         if not end:
             self.warc.write(preamble)
+            self.hash.update(preamble)
             self._flush(self.warc)
         self.end = self.warc.tell()
         self.queue: asyncio.Queue[tuple[Settled, bytes, asyncio.Future[None]] | None] = asyncio.Queue(WAITING)
@@ -96,13 +103,17 @@ class Journal:
             if records:
                 entry.row["warc_offset"] = self.end
                 self.warc.write(records)
+                self.hash.update(records)
                 self.end += len(records)
-            entry.end = self.end
-            lines.append(json.dumps(vars(entry), ensure_ascii=True, separators=(",", ":")) + "\n")
-        if any(records for _, records in batch):
-            self._flush(self.warc)
-        self.lines.write("".join(lines).encode())
-        self._flush(self.lines)
+            entry.end, entry.warc = self.end, self.hash.hexdigest()
+            text = json.dumps(vars(entry), ensure_ascii=True, separators=(",", ":"))
+            lines.append(f"{text}\t{_hash_of(text.encode())}\n")
+        with finished.naming(self.draft):
+            if any(records for _, records in batch):
+                self._flush(self.warc)
+        with finished.naming(Path(self.lines.name)):
+            self.lines.write("".join(lines).encode())
+            self._flush(self.lines)
 
     @staticmethod
     def _flush(file: IO[bytes]) -> None:
@@ -126,17 +137,23 @@ def _locked(path: Path) -> IO[bytes]:
     return file
 
 
-def _recall(journal: Path, draft: Path) -> tuple[list[Settled], int, int]:
-    """The entries that hold, the journal's length with them alone, and the WARC file's."""
+def _recall(journal: Path, draft: Path) -> tuple[list[Settled], int, int, xxhash.xxh3_128]:
+    """The entries that hold, the journal's length with them alone, and the WARC file's with its hash."""
     size = draft.stat().st_size if draft.exists() else 0
     entries: list[Settled] = []
     keep = end = 0
-    for entry, length in _whole_lines(journal):
-        if entry.end > size:  # the disk lost what it had promised: fetch again from here on
-            break
-        entries.append(entry)
-        keep, end = keep + length, entry.end
-    return entries, keep, end
+    good = xxhash.xxh3_128()
+    with draft.open("rb") if size else io.BytesIO() as warc:
+        for entry, length in _whole_lines(journal):
+            if not end <= entry.end <= size:  # the disk lost what it had promised: fetch again from here on
+                break
+            state = good.copy()
+            state.update(warc.read(entry.end - end))
+            if state.hexdigest() != entry.warc:
+                break
+            entries.append(entry)
+            keep, end, good = keep + length, entry.end, state
+    return entries, keep, end, good
 
 
 def _whole_lines(journal: Path) -> Iterator[tuple[Settled, int]]:
@@ -146,10 +163,17 @@ def _whole_lines(journal: Path) -> Iterator[tuple[Settled, int]]:
         for line in file:
             if not line.endswith(b"\n"):  # the kill came while this line was written
                 return
+            text, _, said = line.removesuffix(b"\n").rpartition(b"\t")
+            if said.decode("ascii", "replace") != _hash_of(text):
+                return
             try:
-                yield Settled(**json.loads(line)), len(line)
+                yield Settled(**json.loads(text)), len(line)
             except (ValueError, TypeError):  # the disk lost a part of it
                 return
+
+
+def _hash_of(text: bytes) -> str:
+    return str(xxhash.xxh3_64_hexdigest(text))
 
 
 def _cut(path: Path, size: int) -> IO[bytes]:

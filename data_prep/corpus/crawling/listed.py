@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from data_prep import shards
+from infra import finished
 
 
 def build(links: Iterable[Path], path: Path) -> None:
@@ -25,6 +26,7 @@ def build(links: Iterable[Path], path: Path) -> None:
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     np.sort(np.concatenate(parts)).tofile(draft)
     os.replace(draft, path)
+    finished.record(path)
 
 
 def hashed(url: str) -> int:

@@ -18,6 +18,7 @@ from data_prep.corpus import clusters, minhash, words
 from data_prep.corpus.deduping import life, outside
 from data_prep.corpus.deduping.corpus import BLOCK, Corpus, column, texts
 from data_prep.corpus.words import Hashes, Ints
+from infra import finished
 from infra.compute import Compute
 from infra.reuse import link
 
@@ -58,7 +59,7 @@ def similarities(corpus: Corpus, pairs: Ints) -> NDArray[np.float64]:
 
 def connected(corpus: Corpus, edges: Path | None) -> None:
     """Write the forest of contents that belong together, and the marks: of every place that is the content of a possible cluster."""
-    if (corpus.scratch / "marks").exists():
+    if finished.is_recorded(corpus.scratch / "marks"):
         return
     life.mapped(corpus.scratch / "forest", 0, "w+")
     forest = clusters.Forest(corpus.scratch / "forest", corpus.documents, "w+")
@@ -76,6 +77,7 @@ def connected(corpus: Corpus, edges: Path | None) -> None:
     if isinstance(marks, np.memmap):
         marks.flush()
     (corpus.scratch / "marks.part").rename(corpus.scratch / "marks")
+    finished.record(corpus.scratch / "marks", [corpus.scratch / "forest"])
 
 
 def told(folder: Path, larger: Ints, smaller: Ints) -> NDArray[np.float64]:

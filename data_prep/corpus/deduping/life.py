@@ -20,6 +20,7 @@ from data_prep import shards
 from data_prep.corpus.deduping import outside
 from data_prep.corpus.deduping.corpus import DEAD, LIVE, REPEAT, Corpus, column
 from data_prep.corpus.words import Flags, Hashes, Ints
+from infra import finished
 from infra.compute import Compute
 
 Bytes = NDArray[np.uint8]
@@ -37,7 +38,7 @@ def settle(corpus: Corpus, compute: Compute) -> None:
         outside.deal_once(folder / "dealt", partial(_entries, corpus), files)
         compute.map("dedup ids", partial(_meet, corpus, folder), range(files))
     compute.map("dedup life", partial(_write, corpus, [folder / shards.name(part) for part in range(files)]), range(len(corpus.names)))
-    if not (corpus.scratch / "flags").exists():
+    if not finished.is_recorded(corpus.scratch / "flags"):
         _write_flags(corpus)
 
 
@@ -144,6 +145,7 @@ def _write_flags(corpus: Corpus) -> None:
     if isinstance(made, np.memmap):
         made.flush()
     draft.rename(corpus.scratch / "flags")
+    finished.record(corpus.scratch / "flags")
 
 
 def _died(corpus: Corpus) -> Ints:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.corpus.words import Flags, Hashes, Ints
+from infra import finished
 
 MOST_FILES = 1 << 9  # open at once; a process may have 1,024 by default
 SIEVE_BITS = (10, 28)
@@ -50,11 +51,10 @@ def deal(folder: Path, parts: Iterable[Hashes], files: int) -> list[Path]:
 
 
 def deal_once(folder: Path, parts: Callable[[], Iterable[Hashes]], files: int) -> None:
-    """As deal, unless an earlier try has finished it."""
-    done = folder.with_name(f"{folder.name}.done")
-    if not done.exists():
+    """As deal, unless an earlier attempt has finished it."""
+    if not finished.is_recorded(folder):
         deal(folder, parts(), files)
-        done.touch()
+        finished.record(folder)
 
 
 def load(path: Path, width: int) -> Hashes:

@@ -20,6 +20,7 @@ from data_prep.corpus.deduping import life, outside
 from data_prep.corpus.deduping.corpus import Corpus
 from data_prep.corpus.deduping.life import Bytes
 from data_prep.corpus.words import Hashes, Ints
+from infra import finished
 from infra.compute import Compute
 
 NOBODY = np.zeros((0, 3), np.uint64)
@@ -41,8 +42,8 @@ def folder_of(corpus: Corpus) -> Path:
 def pair_up(corpus: Corpus, bands: range) -> None:
     """All of some bands; what is dealt to files goes again when they are done."""
     folder = folder_of(corpus) / f"{bands.start:05d}"
-    done, dealt = folder / "done", folder.with_name(f"{folder.name}.dealt")
-    if done.exists():
+    dealt = folder.with_name(f"{folder.name}.dealt")
+    if finished.is_recorded(folder):
         return
     flags, number = life.flags(corpus), outside.files_for(corpus.documents, corpus.config.partition)
     if number == 1:
@@ -53,7 +54,7 @@ def pair_up(corpus: Corpus, bands: range) -> None:
         for part, file in enumerate(outside.deal(dealt, _members(corpus, flags, band), number)):
             shards.write(differences(outside.load(file, 3), flags), folder / shards.name((band - bands.start) * number + part))
         shutil.rmtree(dealt)
-    done.touch()
+    finished.record(folder)
 
 
 def differences(rows: Hashes, flags: Bytes) -> pa.Table:

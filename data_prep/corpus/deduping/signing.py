@@ -24,9 +24,10 @@ def sign(corpus: Corpus, shard: int) -> None:
     if (corpus.out / "signatures" / name).exists():
         return
     documents = shards.read(source)
-    if corpus.config.paragraphs:
-        shards.write(paragraphs(corpus.config, documents["text"]), corpus.out / "paragraph_keys" / name)
-    shards.write(signed(corpus.config, documents), corpus.out / "signatures" / name, {"read": documents.num_rows})
+    keys = [corpus.out / "paragraph_keys" / name] if corpus.config.paragraphs else []
+    for path in keys:
+        shards.write(paragraphs(corpus.config, documents["text"]), path)
+    shards.write(signed(corpus.config, documents), corpus.out / "signatures" / name, {"read": documents.num_rows}, needs=keys)
 
 
 def signed(config: DedupConfig, documents: pa.Table) -> pa.Table:

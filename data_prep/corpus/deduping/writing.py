@@ -59,10 +59,11 @@ def _write(corpus: Corpus, shard: int) -> None:
     if earlier and _same(earlier, name, fates, cuts):
         before = shards.read(earlier / "fates" / name)
         fates = fates.set_column(0, "status", before["status"]).set_column(fates.num_columns - 1, "cut", before["cut"])
-        taken = [side for side in ("duplicates", "clusters", "paragraphs", "uncut", "") if (earlier / side / name).exists()]
+        taken = [side for side in ("duplicates", "clusters", "paragraphs", "uncut") if (earlier / side / name).exists()]
         shards.write(fates, corpus.out / "fates" / name)
         for side in taken:
             link(earlier / side / name, corpus.out / side / name)
+        link(earlier / name, corpus.out / name, needs=[corpus.out / side / name for side in ("fates", *taken)])
         return
     _write_anew(corpus, shard, fates, cuts, earlier)
 
@@ -102,10 +103,11 @@ def _write_anew(corpus: Corpus, shard: int, fates: pa.Table, cuts: pa.Table, ear
         shards.write(table, corpus.out / side / name)
     path, main = corpus.out / name, _rows(kept, status == KEPT, schemas.DOCUMENTS)
     counts = _counts(status, cut, cuts.num_rows)
+    needs = [corpus.out / side / name for side in sides]
     if earlier and counts == shards.counts(earlier / name) and main.equals(shards.read(earlier / name).replace_schema_metadata(None)):
-        link(earlier / name, path)
+        link(earlier / name, path, needs=needs)
     else:
-        shards.write(main, path, shards.balance("dedup", counts))
+        shards.write(main, path, shards.balance("dedup", counts), needs=needs)
 
 
 def _with_cuts(corpus: Corpus, documents: pa.Table, cuts: pa.Table, status: NDArray[np.int8]) -> pa.Table:

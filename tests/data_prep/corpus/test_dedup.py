@@ -216,12 +216,12 @@ from infra.stage import run
 from infra.store import Store
 documents, root, left = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 write = shards.write
-def counted(*args):
+def counted(*args, **more):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
-    write(*args)
+    write(*args, **more)
 shards.write = counted
 run(DEDUP, DedupConfig(), {"documents": documents}, Store(root), LocalCompute())
 """

@@ -127,13 +127,13 @@ KOREAN, GERMAN, JAPANESE, RUSSIAN = (
         (KOREAN.encode("cp949"), "ks_c_5601-1987", KOREAN, "header"),
         (JAPANESE.encode("shift_jis"), "x-sjis", JAPANESE, "header"),
         (b'<meta charset="gb2312">' + "中文网页".encode("gb18030"), "", '<meta charset="gb2312">中文网页', "meta"),
-        (b"<meta http-equiv='x' content='text/html; charset=koi8-r'>" + RUSSIAN.encode("koi8-r"), "", None, "meta"),
+        (b"<meta http-equiv='Content-Type' content='text/html; charset=koi8-r'>" + RUSSIAN.encode("koi8-r"), "", None, "meta"),
         (GERMAN.encode("cp1252"), "latin-1", GERMAN, "header"),  # a label that everyone, and the standard, reads as windows-1252
         (GERMAN.encode("cp1252"), "iso-8859-1", GERMAN, "header"),
         (GERMAN.encode(), "iso-8859-1", GERMAN, "header, contradicted"),  # mojibake, were the header believed
         (RUSSIAN.encode("cp1251") * 5, "", RUSSIAN * 5, "detected"),
         (KOREAN.encode(), "no-such-charset", KOREAN, "detected"),
-        (KOREAN.encode(), "euc-kr", KOREAN, "detected"),  # the header lies, the bytes decide
+        (KOREAN.encode(), "euc-kr", KOREAN, "header, contradicted"),  # the header lies, the bytes decide
         (b"<?xml version='1.0' encoding='windows-1251'?>" + RUSSIAN.encode("cp1251"), "", None, "meta"),
         (b'<meta charset="utf-16">' + GERMAN.encode(), "", None, "meta"),
     ],
@@ -275,7 +275,7 @@ def test_no_hash_seed_and_no_other_process_changes_a_text(data: Path) -> None:
 
 HANGING = """
 import data_prep.corpus.html as html, time, ctypes
-def hang(markup, engine="best", least=1, meanwhile=None):
+def hang(markup, engine="best", least=1, meanwhile=None, **more):
     if "spin" in markup:
         while True: pass
     if "crash" in markup: ctypes.string_at(0)

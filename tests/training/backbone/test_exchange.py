@@ -122,8 +122,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     [
         ({"model_type": "llama"}, "models of type 'llama' cannot be read"),
         ({"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}, "architecture 'BertForQuestionAnswering'"),
-        ({"model_type": "bert", "architectures": ["BertModel"], "hidden_act": "silu"}, "activation 'silu'"),
-        ({"model_type": "albert", "architectures": ["AlbertModel"], "num_hidden_groups": 3}, "3 groups"),
+        ({"model_type": "bert", "architectures": ["BertModel"], "hidden_act": "mish"}, "hidden_act: 'mish', an activation"),
+        ({"model_type": "albert", "architectures": ["AlbertModel"], "num_hidden_groups": 3}, "num_hidden_groups: 3 for 12 layers"),
     ],
 )
 def test_models_we_cannot_compute_are_refused(settings: dict, message: str, tmp_path: Path) -> None:

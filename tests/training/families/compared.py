@@ -18,12 +18,13 @@ from training.objectives.tower import Tower
 CASES = {
     "gpt1": ("gpt1", {}),
     "gpt2": ("gpt2", {}),
+    "gpt2-unusual": ("gpt2", {"tied": False, "scale_by_layer": True, "scale_attention": False, "activation": "silu"}),
     "gpt3": ("gpt3", {}),
     "distilgpt2": ("distilgpt2", {}),
     "bert": ("bert", {}),
     "bert-relu-ffn": ("bert", {"activation": "relu", "ffn": 48}),
     "roberta": ("roberta", {}),
-    "distilroberta": ("distilroberta", {}),
+    "distilroberta": ("distilroberta", {"activation": "relu"}),  # but for the masked-token head
     "distilbert": ("distilbert", {}),
     "tinybert": ("tinybert", {"ffn": 48}),
     "albert": ("albert", {"embedding_width": 16}),
@@ -31,7 +32,7 @@ CASES = {
     "albert-attention": ("albert", {"embedding_width": 16, "share": "attention"}),
     "albert-ffn": ("albert", {"embedding_width": 16, "share": "ffn"}),
 }
-ELECTRAS = {"electra": ("electra", {"embedding_width": 16}), "electra-wide": ("electra", {"embedding_width": 32})}
+ELECTRAS = {"electra": ("electra", {"embedding_width": 16}), "electra-wide": ("electra", {"embedding_width": 32, "activation": "relu"})}
 TOLERANCE = 2e-5
 PAIRED = {"bert": "next_sentence_label", "tinybert": "next_sentence_label", "albert": "sentence_order_label"}
 WORST: dict[str, dict[str, float]] = {}  # by case: the largest differences that these tests saw

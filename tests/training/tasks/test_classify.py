@@ -8,29 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from data_prep.tokenizer.frame import Frame
 from infra.errors import ConfigError
 from training.tasks.catalog import TASKS, task
-from training.tasks.classify import Classify, Frame, encode, shorten
+from training.tasks.classify import Classify, encode
 from training.tasks.task import Example, Examples
 
-BERT, GPT = Frame(start=1, between=2, stop=2), Frame(start=None, between=3, stop=None)
+BERT, GPT = Frame((1,), (2,), (2,), segments=True), Frame(between=(3,))
 
 
 def ids(text: str) -> list[int]:
     return [10 + int(word) for word in text.split()]
-
-
-def popped(first: list[int], second: list[int], budget: int) -> tuple[list[int], list[int]]:
-    """The reference's loop, one token at a time."""
-    first, second = list(first), list(second)
-    while len(first) + len(second) > budget:
-        (first if len(first) > len(second) else second).pop()
-    return first, second
-
-
-@given(st.lists(st.integers(), max_size=30), st.lists(st.integers(), max_size=30), st.integers(2, 40))
-def test_shortening_is_popping_from_the_longer_side(first: list[int], second: list[int], budget: int) -> None:
-    assert shorten(first, second, budget) == popped(first, second, budget)
 
 
 def test_single_and_pair_carry_their_separators_and_segments() -> None:
@@ -50,7 +38,7 @@ def test_no_length_is_overrun_and_none_is_wasted(left: int, right: int, length: 
     for frame, extra in ((BERT, 3), (GPT, 1)):
         both = encode(Example(text, "x", pair), ids, frame, length)
         assert len(both.tokens) == min(length, left + right + extra) == len(both.segments)
-        assert both.tokens.count(frame.between) == (2 if frame is BERT else 1)
+        assert both.tokens.count(frame.between[0]) == (2 if frame is BERT else 1)
     assert len(encode(Example(text, "x"), ids, BERT, length).tokens) == min(length, left + 2)
 
 

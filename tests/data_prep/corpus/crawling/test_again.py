@@ -197,7 +197,7 @@ def test_laid_over_each_other_the_tables_are_what_a_dictionary_holds(tmp_path_fa
                 shards.write(of_shard([row_of(number, version) for number in numbers], {}, {}), out / "parts" / shards.name(n))
                 expected |= {f"http://a.test/{number}": f'"{version}"' for number in numbers}
             gather([out / "parts" / shards.name(n) for n in range(len(parts))], earlier, f"crawl{version - 1}", out, LocalCompute())
-            earlier = [str(path) for path in sorted((out / "validators").iterdir())]
+            earlier = [str(path) for path in sorted((out / "validators").glob("*.arrow"))]
     memory = Memory(earlier)
     for url in (f"http://a.test/{number}" for number in range(40)):
         known = memory.recall(url)

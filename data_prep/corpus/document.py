@@ -1,0 +1,88 @@
+"""A page's markup as an element tree, repaired as the HTML standard says: by lexbor, whose tree lxml then reads.
+
+libxml2's own recovery ends at </body> or </html>, loses text that is misnested in tables, and follows HTML 4; a browser does not.
+Pages served as XHTML are read as XML first, where <script/> and <div/> are complete elements.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from html.entities import html5
+from typing import Any
+
+from lxml.etree import HTMLParser, LxmlError, XMLParser, fromstring, strip_elements, tostring
+from resiliparse.parse.html import HTMLTree
+
+from data_prep.corpus import formulas
+
+_CONTROLS = bytes((*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
+_TO_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
+_UNSEEN = (
+    *("script", "style", "noscript", "template", "svg", "math", "iframe", "select", "textarea", "datalist"),
+    *("object", "embed", "canvas", "video", "audio", "map", "title"),
+)
+_ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{1,31});")
+_XML_ENTITIES = frozenset((b"amp", b"lt", b"gt", b"quot", b"apos"))
+_DOCTYPE = re.compile(rb"<!DOCTYPE\s[^\[>]*(?:\[[^\]]*\]\s*)?>", re.IGNORECASE)
+_DECLARATION = re.compile(rb"\A\s*<\?xml[^>]*\?>")
+
+
+@dataclass(frozen=True)
+class Document:
+    """markup: UTF-8 after repair; tree: lexbor's."""
+
+    markup: bytes
+    tree: HTMLTree
+    title: str
+
+    def root(self) -> Any:
+        """lxml's body (or frameset) without scripts and the like, None when there is none. Raises LxmlError beyond libxml2's limits."""
+        return element_tree(self.markup)
+
+
+def parse(markup: str, is_xhtml: bool = False) -> Document:
+    """The page after repair; never fails."""
+    body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # lxml ends at a NUL, Arrow refuses a lone surrogate
+    if is_xhtml:
+        body = _from_xml(body) or body
+    tree = HTMLTree.parse_from_bytes(body, "utf-8")
+    document = tree.document
+    repaired = document.html.encode("utf-8", "replace") if document is not None else b""
+    return Document(repaired, tree, tree.title or "")
+
+
+def element_tree(markup: bytes) -> Any:
+    """The body of UTF-8 markup without control characters, scripts and the like removed; None when there is none."""
+    tree = fromstring(markup, _parser()) if markup.strip() else None
+    if tree is None:
+        return None
+    formulas.replace(tree)
+    strip_elements(tree, *_UNSEEN, with_tail=False)
+    body = tree.find("body")
+    return tree if body is None else body
+
+
+def _from_xml(body: bytes) -> bytes:
+    """XHTML as HTML; b"" when it is not well-formed, which a browser refuses to show and HTML's recovery can still read."""
+
+    def character(found: re.Match[bytes]) -> bytes:
+        name = found[1]
+        known = None if name in _XML_ENTITIES else html5.get(name.decode() + ";")
+        return found[0] if known is None else "".join(f"&#{ord(each)};" for each in known).encode()
+
+    plain = _ENTITY.sub(character, _DOCTYPE.sub(b"", _DECLARATION.sub(b"", body), count=1))
+    try:
+        root = fromstring(plain, XMLParser(resolve_entities=False, no_network=True, load_dtd=False, encoding="utf-8"))
+    except LxmlError:
+        return b""
+    for element in root.iter():
+        if isinstance(element.tag, str) and element.tag.startswith("{"):
+            element.tag = element.tag.rpartition("}")[2]
+    return b"<!DOCTYPE html>" + tostring(root, method="html", encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _parser() -> HTMLParser:
+    return HTMLParser(collect_ids=False, default_doctype=False, encoding="utf-8", remove_comments=True, remove_pis=True)
