@@ -91,11 +91,12 @@ def miniature(recipe: Recipe) -> list[str]:
     """Overrides that leave a recipe's own objective, schedule and structure, and make everything small."""
     said = ["resources.ranks=1", *(f"tokenizers.{name}.vocab=320" for name in recipe.tokenizers)]
     small = {"tokens": 1024, "batch_tokens": 512, "length": 64, "precision": "fp32"}
-    shape = "{layers: 2, width: 32, heads: 2, ffn: 64}"
+    shape = {"layers": 2, "width": 32, "heads": 2, "ffn": 128}
     for name, model in recipe.models.items():
         said += [f"models.{name}.size=tiny", *(f"models.{name}.pretrain.{key}={value}" for key, value in small.items())]
         config = model.training(recipe.seed)
-        said.append(f"models.{name}.pretrain.overrides={shape}")
+        narrow = {"embedding_width": 16} if model.family == "albert" else {}  # which always projects its embedding
+        said += [f"models.{name}.pretrain.overrides.{key}={value}" for key, value in {**shape, **narrow}.items()]
         said += [] if config.zero == 3 else [f"models.{name}.pretrain.zero=0"]
         said += [f"models.{name}.pretrain.batch_ramp={{start: 128, tokens: 512}}"] if config.batch_ramp else []
     for name in recipe.students:
