@@ -144,5 +144,5 @@ def test_hash_seeds_and_unicode_forms_change_no_byte(place: mini.Place, tmp_path
 
 
 def test_a_list_that_is_not_there_is_told_before_any_work(place: mini.Place) -> None:
-    told = place.call("plan", "clean.yaml", "--set", "corpus.filter.block_hosts=gone.txt")
+    told = place.call("plan", "clean.yaml", "--until", "decontaminate", "--set", "corpus.filter.block_hosts=gone.txt")
     assert told.returncode != 0 and "gone.txt" in told.stderr + told.stdout

@@ -129,7 +129,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("model-export", put(models__bert__family="albert"), "set embedding_width below the width 32"),
     ("model-export", put(models__bert__pretrain__overrides={**SHAPE, "norm": "pre"}), "cannot be exported so"),
     ("model-import", importing({"model_type": "gpt2"}), "holds a gpt2 model, not bert"),
-    ("model-import", importing({"hidden_act": "mish"}), "activation 'mish' cannot be read"),
+    ("model-import", importing({"hidden_act": "mish"}), "hidden_act: 'mish', an activation that textmill does not have"),
     ("model-import", importing(size="tiny"), "the imported model has width 32"),
     ("model-import", importing(tokenizer="pieces"), "give it kind: import and files: with the vocabulary files"),
     ("model-import", importing(vocab=30), "has 30 pieces, tokenizers.theirs 40"),

@@ -106,13 +106,19 @@ def test_a_second_making_is_the_same_file_for_file(small, tmp_path):
     assert again.files == small.files
 
 
-def test_a_killed_try_renders_only_what_is_missing(small, tmp_path):
+class Interrupted(LocalCompute):
+    """Ends the first piece of work after one item."""
+
+    def map(self, name, fn, items):
+        super().map(name, fn, list(items)[:1])
+        raise KeyboardInterrupt
+
+
+def test_a_killed_attempt_renders_only_what_is_missing(small, tmp_path):
     config = SiteConfig.of(SMALL, own_page=200)
-    scratch = tmp_path / "site" / f".{small.fingerprint}"
-    (scratch / "sentences").mkdir(parents=True)
-    for name in ("00000.arrow", "sentences/00000.arrow"):
-        (scratch / name).write_bytes(small.file(name).read_bytes())
-    before = (scratch / "00000.arrow").stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        run(SITE, config, {}, Store(tmp_path), Interrupted())
+    before = (tmp_path / "site" / f".{small.fingerprint}" / "00000.arrow").stat().st_mtime_ns
     again = run(SITE, config, {}, Store(tmp_path), LocalCompute())
     assert again.shards[0].stat().st_mtime_ns == before
     assert again.files == small.files
