@@ -15,13 +15,14 @@ from pipelines.cli_generate import fill, generate
 from pipelines.cli_options import HERE, AsJson, RecipeArgument, Settings, Workspace, console, print_json
 from pipelines.cli_plan import plan
 from pipelines.cli_predict import predict
+from pipelines.cli_recipes import recipes
 from pipelines.cli_schedule import deploy, schedule
 from pipelines.cli_show import show, trace
 from pipelines.cli_slurm import slurm
 from pipelines.cli_worker import doctor, ui, worker
 from pipelines.ending import FAILED, INTERRUPTED, TERMINATED, describe, end_children, exit_state, leave, listen
 
-LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "doctor"}  # these change nothing on a Prefect server
+LOOKS_ONLY = {"--help", "-h", "--plain", "plan", "recipes", "doctor"}  # these change nothing on a Prefect server
 
 if TYPE_CHECKING:
     from pipelines.runner import Order, Outcome, Prepared
@@ -84,6 +85,7 @@ def _under_prefect(prepared: Prepared) -> Outcome:
     return outcome
 
 
+app.command()(recipes)
 app.command()(plan)
 app.command()(slurm)
 app.command()(generate)

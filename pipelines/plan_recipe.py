@@ -34,6 +34,38 @@ def costs(recipe: Recipe, on: str = "", mfu: float | None = None, measure: bool 
     }
 
 
+def student_costs(recipe: Recipe, on: str, mfu: float | None = None) -> dict[str, dict[str, Any]]:
+    """Every student, by name: parameters, tokens, and seconds on so many GPUs, its teacher's forward passes among them.
+
+    A control, which has no teacher to ask, is counted with its student. Raises ConfigError for a GPU nobody knows.
+    """
+    from distill.recipes import method
+    from pipelines.chain import student_config
+    from training import cost
+    from training.families import catalog
+    from training.pace import on_gpu
+
+    ranks, found = recipe.resources.ranks, dict[str, dict[str, Any]]()
+    for name, student in recipe.students.items():
+        config, shape, above = student_config(recipe, student), shape_of(recipe, name), shape_of(recipe, student.teacher)
+        if shape is None or above is None:
+            continue
+        device, family = _device(on, config.precision, ranks), catalog.family(method(config.method).family)
+        teacher = catalog.family(recipe.models[student.teacher].family)
+        micro = min(config.micro_batch, -(-config.batch_size // ranks))
+        at, rate = cost.Setting(config.length, ranks, device["precision"], micro, gpu=True), device["flops"] / ranks
+        learning = on_gpu(family, cost.shape_of(family, shape), at, rate, mfu).micro
+        asking = on_gpu(teacher, cost.shape_of(teacher, above), at, rate, mfu).micro / 3  # forward is a third of a training
+        passes = config.steps * -(-config.batch_size // (ranks * micro))
+        found[name] = {
+            "family": family.name,
+            "parameters": family.parameters(shape),
+            "tokens": config.tokens,
+            "seconds": passes * (learning * (2 if student.control else 1) + asking),
+        }
+    return found
+
+
 def _imported(recipe: Recipe, name: str) -> dict[str, Any]:
     """What is known of weights that stay as they are."""
     from training.families import catalog

@@ -312,7 +312,7 @@ def load(name: str, settings: tuple[str, ...] = (), profile: str = "") -> Loaded
         document.put(key, value, f"--set {redacted(text)}")
     if profile:
         _profile(document, profile)
-    _absolute_paths(document.value, path.parent)
+    _absolute_paths(document.value, Path.cwd() if builtin else path.parent)
     recipe = recipe_checks.validated(Recipe, document)
     return Loaded(recipe, source, resolved(recipe), builtin, document.place)
 
@@ -328,11 +328,27 @@ def find(name: str) -> tuple[Path, bool]:
     """A file, or a recipe that comes with textmill."""
     if Path(name).is_file():
         return Path(name).absolute(), False
-    shipped = Path(str(files("pipelines") / "recipes"))
-    if (shipped / f"{name}.yaml").is_file():
-        return shipped / f"{name}.yaml", True
-    known = sorted(path.stem for path in shipped.glob("*.yaml"))
+    shipped = builtin_recipes()
+    if name in shipped:
+        return shipped[name], True
+    known = sorted(shipped)
     raise ConfigError(f"no recipe {name!r}: it is neither a file nor one of {', '.join(known)}{recipe_checks.meant(name, known)}")
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with textmill, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("pipelines") / "recipes")).glob("*.yaml"))}
+
+
+def without_files(path: Path) -> tuple[Recipe, list[str]]:
+    """A recipe whose files need not exist yet, and the keys that name those that do not.
+
+    Raises ConfigError with one line for each other thing that is wrong.
+    """
+    document = recipe_yaml.read(path.read_text(encoding="utf-8"), path.name)
+    _absolute_paths(document.value, Path.cwd())
+    missing = [".".join(str(step) for step in place) for place in recipe_checks.missing_files(document.value)]
+    return recipe_checks.validated(Recipe, document, files=False), missing
 
 
 def resolved(recipe: Recipe) -> str:

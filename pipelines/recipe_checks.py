@@ -19,8 +19,11 @@ M = TypeVar("M", bound=BaseModel)
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def validated(model: type[M], document: Document) -> M:
-    """The document as this model. Raises ConfigError with every problem of the file, in the order of its lines."""
+def validated(model: type[M], document: Document, files: bool = True) -> M:
+    """The document as this model; files: those it names must exist.
+
+    Raises ConfigError with every problem of the recipe, in the order of its lines.
+    """
     problems = [(document.place(()), text) for text in document.problems]
     found: M | None = None
     try:
@@ -29,7 +32,7 @@ def validated(model: type[M], document: Document) -> M:
         for one in error.errors():
             path = _real_path(one["loc"], document.value)
             problems.append((document.place(path), f"{document.place(path)}: {_say(one, path, model)}"))
-    for path, text in references(document.value):
+    for path, text in references(document.value, files):
         problems.append((document.place(path), f"{document.place(path)}: {text}"))
     if problems or found is None:
         ordered = sorted(dict.fromkeys(problems), key=lambda p: _line(p[1]))
@@ -43,7 +46,7 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
-def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+def references(value: dict[str, Any], files: bool = True) -> Iterator[tuple[Path, str]]:
     """What only shows when sections are held against each other. Shapes that are wrong are told by the types."""
     tokenizers, models, students = (_mapping(value, name) for name in ("tokenizers", "models", "students"))
     yield from _models(tokenizers, models)
@@ -54,8 +57,13 @@ def references(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
             if model not in there:
                 yield ("tasks", name, "models", index), f"tasks.{name} names no model of this recipe with `{model}`{_known(model, there)}"
     yield from _crawl(value)
-    yield from _files(value)
+    yield from _files(value) if files else ()
     yield from _ranks(value)
+
+
+def missing_files(value: dict[str, Any]) -> list[Path]:
+    """The keys of a recipe that name files which do not exist."""
+    return [place for place, _ in _files(value)]
 
 
 def _ranks(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -123,7 +131,7 @@ def _files(value: dict[str, Any]) -> Iterator[tuple[Path, str]]:
             elif text.removeprefix(SITE) not in SITE_FILES:
                 yield place, f"{name}: the site makes no {text.removeprefix(SITE)}; it makes {', '.join(SITE_FILES)}"
         elif not expand(text):
-            yield place, f"{name}: there is no file {text}"
+            yield place, f"{name}: there is no file {text}; set {name} to a file that exists (--set {name}=FILE)"
 
 
 def _say(one: Any, path: Path, model: type[BaseModel]) -> str:
