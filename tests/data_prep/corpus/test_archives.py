@@ -192,7 +192,9 @@ def test_the_same_file_gives_the_same_shard(tmp_path: Path) -> None:
     made = []
     for name in "ab":
         index_file(WarcConfig((SourceFile.of(path),)), tmp_path / name, 0)
-        made.append([(f.relative_to(tmp_path / name), f.read_bytes()) for f in sorted((tmp_path / name).rglob("*")) if f.is_file()])
+        files = [f for f in sorted((tmp_path / name).rglob("*")) if f.is_file()]
+        inside = [(f.relative_to(tmp_path / name), f.read_bytes()) for f in files]
+        made.append([(f, data) for f, data in inside if not any(part.startswith(".") for part in f.parts)])  # scratch is not committed
     assert made[0] == made[1] and shards.counts(tmp_path / "a/00000.arrow")["kept"]
 
 

@@ -53,7 +53,7 @@ def settled(scratch: Path) -> set[str]:
     found = set()
     for journal in scratch.glob("*/.*/.journal/*.jsonl"):
         for line in journal.read_bytes().split(b"\n")[:-1]:
-            found.add(json.loads(line)["row"]["url"])
+            found.add(json.loads(line.rpartition(b"\t")[0])["row"]["url"])  # a tab and the line's hash follow
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import tempfile
 from collections import defaultdict
@@ -25,7 +26,7 @@ from data_prep.corpus import clusters
 from data_prep.corpus.dedup import DEDUP, DedupConfig
 from data_prep.corpus.deduping import corpus as places
 from data_prep.corpus.deduping import edges, fates, signing
-from infra.artifact import Artifact, fingerprint
+from infra.artifact import SEAL, Artifact, fingerprint, seal
 from infra.compute import LocalCompute
 from infra.errors import ConfigError
 from infra.stage import Stage, run
@@ -301,8 +302,8 @@ def test_an_artifact_of_another_version_is_refused() -> None:
     with days() as corpus:
         made = corpus.add([document("a", "x y z")])
         manifest = made.path / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
-        seal(manifest)
+        older = json.loads(manifest.read_text()) | {"version": 1}
+        manifest.write_text(json.dumps(older | {SEAL: seal(older)}))
         with pytest.raises(ConfigError, match="another version of textmill"):
             corpus.made = [Artifact(made.stage, made.fingerprint, made.path)]
             corpus.add([])

@@ -27,7 +27,7 @@ from data_prep.corpus.deduping import corpus as places
 from data_prep.corpus.deduping import edges, fates, life, outside, pairs, paragraphs, signing
 from infra.artifact import Artifact
 from infra.compute import LocalCompute
-from infra.errors import StageFailed
+from infra.errors import ArtifactError, StageFailed
 from infra.stage import run
 from infra.store import Store
 from tests.benchmarks import bench_dedup
