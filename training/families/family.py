@@ -231,8 +231,8 @@ class Family:
         return settings
 
     def _check_round_trip(self, config: BackboneConfig, settings: Mapping[str, Any]) -> None:
-        again = asdict(self.read_config(settings))
-        for name, value in asdict(config).items():
+        again, wanted = (asdict(c) | {"head_activation": c.head_activation or c.activation} for c in (self.read_config(settings), config))
+        for name, value in wanted.items():
             if name not in ONLY_FOR_TRAINING and again[name] != value:
                 kind = self.layout.model_type
                 raise ConfigError(f"a {kind} model always has {name} {again[name]}, not {value}; it cannot be exported so")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import transformers
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from infra.artifact import Artifact, SourceFile
+from infra.artifact import SEAL, Artifact, SourceFile, seal
 from infra.stage import run
 from tests.training.families.test_pretrain_each import AUTO, PAPER, Data, config_of
 from tests.training.small import LENGTH, Here
@@ -191,7 +191,7 @@ def test_a_discriminator_without_its_generator_is_reported_and_not_scored(data: 
     shutil.rmtree(alone / "model" / "generator")
     manifest = json.loads((alone / "manifest.json").read_text())
     manifest["shards"] = [entry for entry in manifest["shards"] if "generator" not in entry["name"]]
-    (alone / "manifest.json").write_text(json.dumps(manifest))
+    (alone / "manifest.json").write_text(json.dumps(manifest | {SEAL: seal(manifest)}))
     made = run(EVALUATE, SCORING, {"model": Artifact("pretrain", "alone", alone), **inputs}, data.store, Here())
     assert scores(made) == {} and made.counts["predicted"] == 0
     assert "no head that predicts tokens" in json.loads(made.file("scores.json").read_text())["skipped"]
