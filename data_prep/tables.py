@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus.readers import opened
+from data_prep.packed import opened
 from infra.errors import ConfigError
 
 MAX_CHARACTERS = 10_000_000  # of one cell; a longer one is quarantined ("long")

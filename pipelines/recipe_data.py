@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path as FilePath
 
-from data_prep.corpus.readers import JSON, MEDIAWIKI, PARQUET, format_of, opened
+from data_prep.corpus.readers import JSON, MEDIAWIKI, PARQUET, format_of
+from data_prep.packed import opened
 from data_prep.tables import DAMAGED
 from pipelines.recipe import Documents, Recipe
 from pipelines.recipe_paths import expand

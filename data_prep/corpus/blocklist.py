@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from data_prep.corpus.charset import normal
 from data_prep.corpus.hosts import domains_of, read_list
-from data_prep.corpus.readers import opened
+from data_prep.packed import opened
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError
 

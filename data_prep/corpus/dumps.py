@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -13,10 +11,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import zstandard
 
+from data_prep.packed import PACKINGS, opened
 from infra.errors import ConfigError
 
 LONGEST_LINE = 16 << 20  # bytes; a submission has at most 40,000 characters
@@ -24,8 +23,6 @@ LONGEST_RECORD = 2_000  # lines of one CSV record; self posts hold line breaks
 MOST_KARMA = 1 << 31  # beyond it, either way, a score is no score; Reddit's highest have six digits
 BOM = b"\xef\xbb\xbf"
 SHOWN = 500  # characters of a bad line that are kept
-WIDEST_WINDOW = 1 << 31  # Pushshift packs with `zstd --long=31`
-PACKINGS = (".gz", ".xz", ".bz2", ".zst", ".zstd")
 FORMATS = {".csv": "csv", ".tsv": "tsv"}
 TRUE = frozenset(("true", "1", "t", "yes"))
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)  # gzip and bz2 also raise an OSError that has no number
@@ -57,21 +54,6 @@ class Post(NamedTuple):
 
 
 Parsed = tuple[Line, Any]  # the line a record begins on, and the record; None where the line is set aside
-
-
-def open_packed(path: Path) -> IO[bytes]:
-    """The file's bytes unpacked; its name says how it is packed."""
-    packing = path.suffix.lower()
-    if packing == ".gz":
-        return cast(IO[bytes], gzip.open(path))
-    if packing == ".xz":
-        return cast(IO[bytes], lzma.open(path))
-    if packing == ".bz2":
-        return cast(IO[bytes], bz2.open(path))
-    if packing in (".zst", ".zstd"):
-        unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST_WINDOW)
-        return io.BufferedReader(cast(io.RawIOBase, unpacker.stream_reader(path.open("rb"), read_across_frames=True)))
-    return path.open("rb")
 
 
 def is_cut(path: Path) -> bool:
@@ -115,7 +97,7 @@ def form(path: Path) -> str:
 def lines(path: Path) -> Iterator[Line]:
     """The lines that hold something. Damage in the packing ends the file with one Line that says so."""
     number = 0
-    with open_packed(path) as file:
+    with opened(path) as file:
         try:
             while text := file.readline(LONGEST_LINE):
                 number += 1

@@ -18,6 +18,7 @@ from lxml import etree
 
 from data_prep.corpus import charset, dumps, urls
 from data_prep.corpus.dumps import Line
+from data_prep.packed import opened
 
 LARGEST = 64 << 20  # bytes, unpacked; the sitemaps.org protocol allows 50 MiB (52,428,800 bytes)
 LONGEST_RECORD = 1 << 20  # characters of one record of a broken file; feeds carry whole articles
@@ -61,7 +62,7 @@ def entries(path: Path, kind: str) -> Iterator[Found]:
 def _content(path: Path) -> tuple[bytes, str]:
     """The file's bytes as far as they can be had and allowed, and what stopped the reading."""
     parts, size = [], 0
-    with dumps.open_packed(path) as file:
+    with opened(path) as file:
         try:
             while part := file.read1(1 << 16):  # type: ignore[attr-defined]
                 parts.append(part)

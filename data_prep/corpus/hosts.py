@@ -17,6 +17,7 @@ from pathlib import Path
 import publicsuffixlist
 
 from data_prep.corpus import dumps, urls
+from data_prep.packed import opened
 from infra.artifact import SourceFile
 from infra.errors import ConfigError
 
@@ -65,7 +66,7 @@ def read_list(file: SourceFile) -> tuple[frozenset[str], int]:
 
 def _text(path: Path) -> str:
     try:
-        with dumps.open_packed(path) as packed:
+        with opened(path) as packed:
             content = packed.read(LARGEST_LIST + 1)
     except (OSError, *dumps.DAMAGE) as error:
         raise ConfigError(f"{path}: this list of hosts cannot be read: {error}") from error

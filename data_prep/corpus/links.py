@@ -24,6 +24,7 @@ from data_prep.corpus import dumps, hosts, piles, urls
 from data_prep.corpus.link_config import FOUND, SET_ASIDE, SITES, Item, LinksConfig, LinkSource
 from data_prep.corpus.link_files import part, pile_of, read_file, table
 from data_prep.corpus.link_merge import LISTED, Part, Past, merge_pile, write_tallies
+from data_prep.packed import PACKINGS
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ConfigError
@@ -58,7 +59,7 @@ def work(config: LinksConfig, inputs: Inputs, out: Path, compute: Compute) -> Co
 
 def pile_count(files: Sequence[Path]) -> int:
     """How many piles keep the merging of these files in memory. It changes nothing of what comes out."""
-    size = sum(path.stat().st_size * (PACKED if path.suffix in dumps.PACKINGS else 1) for path in files)
+    size = sum(path.stat().st_size * (PACKED if path.suffix in PACKINGS else 1) for path in files)
     return min(MOST_PILES, 1 + size // PILE_BYTES)
 
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.corpus import charset, dumps, json_values, mediawiki
+from data_prep.packed import PACKINGS, opened
 from infra.errors import ArtifactError, ConfigError
 
 JSON, PARQUET, TEXT, MEDIAWIKI = "json", "parquet", "text", "mediawiki"
@@ -41,7 +42,7 @@ TEXT_TYPES = (
     pa.types.is_binary_view,
     pa.types.is_null,
 )
-COMPRESSED = frozenset(dumps.PACKINGS)
+COMPRESSED = frozenset(PACKINGS)
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
 
 
@@ -58,7 +59,7 @@ class Row:
 def format_of(name: str) -> str:
     """json, parquet, text or mediawiki, by the file's name. Raises ConfigError for a name that does not say."""
     suffixes = [s.lower() for s in PurePath(name).suffixes]
-    last = next((s for s in reversed(suffixes) if s not in dumps.PACKINGS), "")
+    last = next((s for s in reversed(suffixes) if s not in PACKINGS), "")
     if last in SUFFIXES:
         return SUFFIXES[last]
     raise ConfigError(
@@ -87,11 +88,6 @@ def rows(path: str, form: str, columns: list[str], separator: str = "") -> Itera
             yield Row(number + 1, reason="truncated", line="the file ends within a zstd frame")
     except _BROKEN as error:
         yield Row(number + 1, reason="truncated", line=str(error)[:SHOWN])
-
-
-def opened(path: str) -> BinaryIO:
-    """The file's bytes, decompressed by the last part of its name."""
-    return cast(BinaryIO, dumps.open_packed(Path(path)))
 
 
 def _read(stream: BinaryIO, form: str, text: str, separator: str) -> Iterator[Row]:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from data_prep import shards
 from data_prep.corpus import urls
 from data_prep.corpus.hosts import domains_of
-from data_prep.corpus.readers import opened
+from data_prep.packed import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError

@@ -24,9 +24,9 @@ import pyarrow as pa
 from data_prep import schemas, shards
 from data_prep.corpus import arc, opt_outs, salvage, urls, warc_http, warc_records
 from data_prep.corpus.crawling import heads, validators
-from data_prep.corpus.readers import opened
 from data_prep.corpus.stubs import header_refresh
 from data_prep.corpus.warc_records import GZIP, Record, Span
+from data_prep.packed import opened
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
 from infra.errors import ArtifactError, ConfigError
