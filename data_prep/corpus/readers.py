@@ -42,7 +42,6 @@ TEXT_TYPES = (
     pa.types.is_binary_view,
     pa.types.is_null,
 )
-COMPRESSED = frozenset(PACKINGS)
 _BROKEN = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep import tables
 from data_prep.corpus.charset import normal
-from data_prep.corpus.readers import COMPRESSED
+from data_prep.packed import PACKINGS
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError, ConfigError
 
@@ -31,9 +31,9 @@ class Item:
 
 def kind_of(name: str) -> str:
     """The suffix that says how the file is read. Raises ConfigError on a name that says none of KINDS."""
-    suffixes = [s.lower() for s in PurePath(name).suffixes if s.lower() not in COMPRESSED]
+    suffixes = [s.lower() for s in PurePath(name).suffixes if s.lower() not in PACKINGS]
     if not suffixes or suffixes[-1] not in KINDS:
-        raise ConfigError(f"{name}: a task file must end in {', '.join(KINDS)} ({', '.join(sorted(COMPRESSED))} may follow)")
+        raise ConfigError(f"{name}: a task file must end in {', '.join(KINDS)} ({', '.join(sorted(PACKINGS))} may follow)")
     return suffixes[-1]
 
 

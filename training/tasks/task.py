@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep import tables
-from data_prep.corpus.readers import COMPRESSED
+from data_prep.packed import PACKINGS
 from infra.artifact import SourceFile, digest
 from infra.errors import ArtifactError, ConfigError
 
@@ -197,8 +197,8 @@ def _rows(path: Path, columns: Columns, most: int) -> Iterator[tables.Row]:
 
 
 def _kind(path: Path) -> str:
-    suffixes = [suffix for suffix in PurePath(path.name.lower()).suffixes if suffix not in COMPRESSED]
+    suffixes = [suffix for suffix in PurePath(path.name.lower()).suffixes if suffix not in PACKINGS]
     if not suffixes or suffixes[-1] not in KINDS:
-        packed = ", ".join(sorted(COMPRESSED))
+        packed = ", ".join(sorted(PACKINGS))
         raise ConfigError(f"{path}: a task file must end in {', '.join(KINDS)} ({packed} may follow), not in {path.suffix or 'nothing'}")
     return suffixes[-1]
