@@ -14,6 +14,10 @@ from infra.store import Store
 os.environ.setdefault("RAY_AUTH_TOKEN", "7" * 64)  # Ray reads it once a process: all clusters of the tests share one
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the CPUs; torch and OpenMP read this when they are imported
+    threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+
 settings.register_profile("house", deadline=None, derandomize=True)  # a busy machine is not a slow function
 settings.load_profile("house")
 
@@ -27,6 +31,13 @@ def data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail("TEXTMILL_TEST_DATA names no folder; under CI the tests on real data must run")
     return pytest.skip("TEXTMILL_TEST_DATA is not set")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary directory that all pytest-xdist workers of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture

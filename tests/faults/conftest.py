@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.end_to_end import mini
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> mini.Place:
+def finished(shared_directory: Path) -> mini.Place:
     """A place where the recipe ran undisturbed. Only to be looked at; `there` may be changed."""
-    return mini.finished(tmp_path_factory.getbasetemp())
+    with FileLock(shared_directory / "mini.lock"):
+        return mini.finished(shared_directory)
 
 
 @pytest.fixture
