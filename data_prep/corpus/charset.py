@@ -35,7 +35,7 @@ _WIDER = {"euc_kr": "cp949", "euc-kr": "cp949", "gbk": "gb18030", "shift_jis": "
 _ALIASES = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr", "x-user-defined": "windows-1252", "cp932": "shift_jis"}
 _ALIASES |= {"big5hkscs": "big5", "shift_jis_2004": "shift_jis", "euc_jis_2004": "euc-jp"}  # names that chardet alone has
 _MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "euc-jp", "iso2022_jp", "iso-2022-jp"))
-_ASCII = re.compile("[\x00-\x7f]+")
+_ASCII_BYTES = bytes(range(0x80))
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
 _QUOTES = frozenset("\"'")
 _CJK = ("euc-kr", "cp949", "shift_jis", "cp932", "euc-jp", "iso-2022-jp", "gb18030", "big5")
@@ -122,7 +122,7 @@ def _guarded(body: bytes, codec: str, source: str) -> Decoded:
         return _forgiving(body, "utf-8", f"{source}, contradicted")
     if codec not in _MULTI_BYTE and not codec.startswith("utf") and _consists_of_pairs(body):
         found, stated = detect(body), declared(body) if source == "header" else ""
-        is_sure = found != "utf-8" and sum(map(len, _FOREIGN.findall(body))) >= SURE  # no UTF-8: nothing fits
+        is_sure = found != "utf-8" and len(body.translate(None, _ASCII_BYTES)) >= SURE  # no UTF-8: nothing fits
         other = stated if stated in _MULTI_BYTE and not is_sure else found
         if other in _MULTI_BYTE and not _is_damaged(answer := _forgiving(body, other, f"{source}, contradicted")):
             return answer
@@ -131,19 +131,20 @@ def _guarded(body: bytes, codec: str, source: str) -> Decoded:
 
 def _consists_of_pairs(body: bytes) -> bool:
     """Whether the non-ASCII bytes mostly stand together, as the bytes of multi-byte characters do."""
-    total = sum(len(run) for run in _FOREIGN.findall(body))
-    return len(_ALONE.findall(body)) <= ALONE * total
+    return len(_ALONE.findall(body)) <= ALONE * len(body.translate(None, _ASCII_BYTES))
 
 
 def _is_damaged(answer: Decoded) -> bool:
     """Whether so many characters are lost that the bytes are probably in another encoding. One of a few may be an accident."""
+    if not answer.lost:
+        return False
     total = answer.lost + _foreign(answer.text)
     return answer.lost > (DAMAGED if answer.charset == "utf-8" or answer.lost == 1 else DAMAGED_PAIRS) * total
 
 
 def _foreign(text: str) -> int:
     """Non-ASCII characters that were read."""
-    return len(text) - sum(map(len, _ASCII.findall(text))) - text.count("\ufffd")
+    return len(text) - len(text.encode("ascii", "ignore")) - text.count("\ufffd")
 
 
 def _forgiving(body: bytes, codec: str, source: str) -> Decoded:

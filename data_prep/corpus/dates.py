@@ -22,12 +22,14 @@ _META = """article:published_time og:published_time og:article:published_time da
     dc.date.created dc.created parsely-pub-date sailthru.date cxenseparse:recs:publishtime article.published publishdate publish-date
     publish_date pubdate published_time publication_date publicationdate originalpublicationdate article_date_original article:post_date
     date.issued datecreated created date"""  # property, name or itemprop in lower case, the most telling first
+_NAMED = re.compile("date|publ|creat|issued|&", re.IGNORECASE)  # one of these is in each name, unless it is escaped
 _RANK = {name: rank for rank, name in enumerate(_META.split())}
 _TAG = re.compile(r"<meta\s([^>]{0,1000})>", re.IGNORECASE)
 _TIME = re.compile(rf"<time\s[^>]{{0,{TAG_CHARACTERS}}}>", re.IGNORECASE)
 _ARTICLE = re.compile(r"<(?:article|main)\b", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"(?<![a-z])([a-z]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
-_LINKED_DATA = re.compile(r'"(?:datePublished|dateCreated|uploadDate)"\s*:\s*"([^"]{8,40})"')
+_LINKED_NAMES = ('"datePublished"', '"dateCreated"', '"uploadDate"')
+_LINKED_DATA = re.compile(rf'(?:{"|".join(_LINKED_NAMES)})\s*:\s*"([^"]{{8,40}})"')
 _DAY = re.compile(r"\s*(\d{4})(?:([-/.])(\d{1,2})\2(\d{1,2})|(\d{2})(\d{2}))(?!\d)")
 
 
@@ -53,7 +55,8 @@ def valid(said: str) -> str:
 def _said(markup: str) -> Iterator[str]:
     metas = sorted(_metas(markup[:HEAD_CHARACTERS]))
     yield from (said for rank, _, said in metas if rank == 0)
-    yield from _LINKED_DATA.findall(markup)
+    if any(name in markup for name in _LINKED_NAMES):
+        yield from _LINKED_DATA.findall(markup)
     yield from _microdata(markup)
     yield from (said for rank, _, said in metas if rank)
     if article := _ARTICLE.search(markup):
@@ -66,6 +69,8 @@ def _said(markup: str) -> Iterator[str]:
 def _metas(head: str) -> Iterator[tuple[int, int, str]]:
     """Rank, place and content of the <meta> elements that have a rank."""
     for place, tag in enumerate(_TAG.finditer(head)):
+        if not _NAMED.search(tag[1]):
+            continue
         said = _attributes(tag[1])
         name = (said.get("property") or said.get("name") or said.get("itemprop") or "").strip().lower()
         if name in _RANK:
