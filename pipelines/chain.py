@@ -341,8 +341,8 @@ def control(student: str) -> str:
 
 
 def student_config(recipe: Recipe, student: Student) -> Any:
-    """A student reads what its teacher read, unless the recipe gives another length."""
-    more = {} if "length" in student.model_fields_set else {"length": recipe.models[student.teacher].pretrain.length}
+    """A student reads what its teacher read, unless the recipe gives another length. Raises ConfigError."""
+    more = {} if "length" in student.model_fields_set else {"length": recipe.models[student.teacher].training(recipe.seed).length}
     return student.build(seed=seed_of(student, recipe.seed), control=False, **more)
 
 

@@ -12,6 +12,9 @@ from pipelines.cli_options import HERE, AsJson, Settings, Workspace, console, pr
 
 if TYPE_CHECKING:
     from pipelines.plan import Step
+    from pipelines.recipe import Recipe
+
+COSTED = ("pretrain", "import", "distill")  # stages whose cost is computed
 
 
 def plan(
@@ -32,7 +35,7 @@ def plan(
     offload: Annotated[str, typer.Option(help="With --model: optimizer or parameters in the host's memory.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """What a run would do, stage by stage, and why, and what its pretraining costs; or what a model would cost. Starts nothing of it."""
+    """What a run would do, stage by stage, and why, and what its training costs; or what a model would cost. Starts nothing of it."""
     if model:
         if measure:
             raise ConfigError("--measure takes steps of a recipe's models, whose vocabulary and batches it knows: name a recipe")
@@ -58,8 +61,8 @@ def _plan_recipe(recipe: str, workspace: Path, settings: tuple[str, ...], until:
     for warning in plan_checks.warnings(loaded):
         typer.echo(f"textmill: warning: {warning}", err=True)
     steps = planning.plan(loaded.recipe, workspace.absolute(), until)
-    labels = {step.label for step in steps if step.stage in ("pretrain", "import")}
-    costs = {name: one for name, one in plan_recipe.costs(loaded.recipe, **cluster).items() if name in labels} if labels else {}
+    labels = {step.label for step in steps if step.stage in COSTED}
+    costs = {name: one for name, one in _costs(loaded.recipe, **cluster).items() if name in labels} if labels else {}
     files = recipe_tasks.summary(loaded.recipe) if any(step.stage == "finetune" for step in steps) else []
     if as_json:
         return print_json([asdict(step) | _more(step, costs, files) for step in steps])
@@ -75,9 +78,16 @@ def _plan_recipe(recipe: str, workspace: Path, settings: tuple[str, ...], until:
     return typer.echo(f"{todo} of {len(steps)} stages to run")
 
 
+def _costs(recipe: Recipe, on: str, mfu: float | None, measure: bool) -> dict[str, dict[str, Any]]:
+    """Of models and students, by name."""
+    from pipelines import plan_recipe
+
+    return plan_recipe.costs(recipe, on, mfu, measure) | plan_recipe.student_costs(recipe, on, mfu)
+
+
 def _more(step: Step, costs: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
     """What a stage's JSON has in addition: a model's cost, a fine-tuning's files."""
-    if step.stage in ("pretrain", "import") and step.label in costs:
+    if step.stage in COSTED and step.label in costs:
         return {"cost": costs[step.label]}
     mine = [one for one in files if step.stage == "finetune" and step.label.startswith(f"{one['task']} ")]
     return {"files": mine} if mine else {}

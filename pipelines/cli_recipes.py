@@ -40,15 +40,18 @@ def listed(name: str, path: Path, on: str) -> dict[str, Any]:
     """
     from pipelines.plan_recipe import costs, student_costs
     from pipelines.recipe import without_files
+    from pipelines.recipe_shapes import CONTROL
 
     recipe, missing = without_files(path)
     gpus, models = recipe.resources.ranks, []
     for model, cost in costs(recipe, on).items():
         said = recipe.models[model]
         models.append({"name": model, "family": said.family, "size": said.size, **_figures(cost, gpus), "fits": cost["fits"]})
-    for student, cost in student_costs(recipe, on).items():
-        teacher = recipe.students[student].teacher
-        models.append({"name": student, "family": cost["family"], "teacher": teacher, **_figures(cost, gpus)})
+    taught = student_costs(recipe, on)
+    for student, said in recipe.students.items():
+        both = [taught[name] for name in (student, f"{student}{CONTROL}") if name in taught]  # a control is counted with its student
+        cost = both[0] | {"seconds": sum(one["seconds"] for one in both)}
+        models.append({"name": student, "family": cost["family"], "teacher": said.teacher, **_figures(cost, gpus)})
     hours = sum(model["gpu_hours"] for model in models)
     return {"name": name, "about": about(path), "gpu": on, "gpus": gpus, "gpu_hours": hours, "models": models, "missing": missing}
 

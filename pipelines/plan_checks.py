@@ -30,8 +30,6 @@ ERRORS: MappingProxyType[str, Check] = MappingProxyType(
         "model-import": recipe_shapes.imports,
         "sequence-budget": recipe_shapes.budgets,
         "student": recipe_shapes.students,
-        "warm-up": recipe_shapes.warmups,
-        "task-warm-up": recipe_tasks.warmups,
         "corpus-size": recipe_data.corpus,
         "validation-split": recipe_data.validation,
     }
@@ -39,6 +37,8 @@ ERRORS: MappingProxyType[str, Check] = MappingProxyType(
 WARNINGS: MappingProxyType[str, Check] = MappingProxyType(
     {
         "learning-rate": recipe_shapes.rates,
+        "warm-up": recipe_shapes.warmups,
+        "task-warm-up": recipe_tasks.warmups,
         "task-rows": recipe_tasks.rows,
         "epochs": recipe_data.epochs,
     }

@@ -1,4 +1,4 @@
-"""What the pretraining of a recipe's models costs: parameters, memory of a rank, time here or on a cluster of known GPUs."""
+"""What the training of a recipe's models and students costs: parameters, memory of a rank, time here or on a cluster of known GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from infra.compute import LocalCompute, cores
 from infra.errors import ConfigError
 from pipelines.plan_model import ROOM, gib, share_of, span
 from pipelines.recipe import Model, Recipe, Resources
-from pipelines.recipe_shapes import shape_of, vocab_of
+from pipelines.recipe_shapes import CONTROL, shape_of, vocab_of
 
 if TYPE_CHECKING:
-    from training.cost import Setting
+    from distill.distill import DistillConfig
+    from training.cost import Memory, Setting
     from training.families.family import Family
     from training.objectives.tower import Tower
     from training.pretrain_config import PretrainConfig
@@ -34,36 +35,73 @@ def costs(recipe: Recipe, on: str = "", mfu: float | None = None, measure: bool 
     }
 
 
-def student_costs(recipe: Recipe, on: str, mfu: float | None = None) -> dict[str, dict[str, Any]]:
-    """Every student, by name: parameters, tokens, and seconds on so many GPUs, its teacher's forward passes among them.
+def student_costs(recipe: Recipe, on: str = "", mfu: float | None = None) -> dict[str, dict[str, Any]]:
+    """Every student and every control, by name, as `costs` has models; the teacher's forward passes and memory are the student's.
 
-    A control, which has no teacher to ask, is counted with its student. Raises ConfigError for a GPU nobody knows.
+    Raises ConfigError for a GPU nobody knows.
     """
+    found = dict[str, dict[str, Any]]()
+    for name, student in recipe.students.items():
+        if shape_of(recipe, name) and shape_of(recipe, student.teacher):
+            found[name] = _student_cost(recipe, name, on, mfu)
+            if student.control:
+                found[f"{name}{CONTROL}"] = _student_cost(recipe, name, on, mfu, control=True)
+    return found
+
+
+def _student_cost(recipe: Recipe, name: str, on: str, mfu: float | None, control: bool = False) -> dict[str, Any]:
     from distill.recipes import method
     from pipelines.chain import student_config
     from training import cost
     from training.families import catalog
-    from training.pace import on_gpu
+    from training.pace import on_cpu, on_gpu
 
-    ranks, found = recipe.resources.ranks, dict[str, dict[str, Any]]()
-    for name, student in recipe.students.items():
-        config, shape, above = student_config(recipe, student), shape_of(recipe, name), shape_of(recipe, student.teacher)
-        if shape is None or above is None:
-            continue
-        device, family = _device(on, config.precision, ranks), catalog.family(method(config.method).family)
-        teacher = catalog.family(recipe.models[student.teacher].family)
-        micro = min(config.micro_batch, -(-config.batch_size // ranks))
-        at, rate = cost.Setting(config.length, ranks, device["precision"], micro, gpu=True), device["flops"] / ranks
-        learning = on_gpu(family, cost.shape_of(family, shape), at, rate, mfu).micro
-        asking = on_gpu(teacher, cost.shape_of(teacher, above), at, rate, mfu).micro / 3  # forward is a third of a training
-        passes = config.steps * -(-config.batch_size // (ranks * micro))
-        found[name] = {
-            "family": family.name,
-            "parameters": family.parameters(shape),
-            "tokens": config.tokens,
-            "seconds": passes * (learning * (2 if student.control else 1) + asking),
-        }
-    return found
+    student, ranks = recipe.students[name], recipe.resources.ranks
+    config, teacher = student_config(recipe, student), catalog.family(recipe.models[student.teacher].family)
+    family, device = catalog.family(method(config.method).family), _device(on, config.precision, ranks)
+    shape, above = (cost.shape_of(kind, shape_of(recipe, one)) for kind, one in ((family, name), (teacher, student.teacher)))  # type: ignore[arg-type]
+    rows = -(-config.batch_size // ranks)
+    micro = min(config.micro_batch, rows)
+    at = cost.Setting(config.length, ranks, device["precision"], micro, device["gpu"], accumulated=rows > micro)
+    rate = device["flops"] / ranks
+    learning, asking = (
+        on_gpu(kind, tower, at, rate, mfu) if device["gpu"] else on_cpu(kind, tower, at, rate, cores() / ranks)
+        for kind, tower in ((family, shape), (teacher, above))
+    )
+    memory = cost.memory(family, shape, at, config.zero)
+    if not control:
+        memory = _taught(memory, cost.count_parameters(above) * cost.BYTES[at.precision], _judged(config, family, shape.config.vocab, at))
+    micro_seconds = learning.micro + (0 if control else asking.micro / 3)  # a forward pass is a third of a training
+    seconds = config.steps * (-(-rows // micro) * micro_seconds + learning.update)
+    asked = 0 if control else cost.forward_flops(teacher, above, config.length)
+    flops = config.tokens * (cost.training_flops(family, shape, config.length) + asked)
+    return {
+        "family": family.name,
+        "teacher": student.teacher,
+        "parameters": cost.count_parameters(shape),
+        "setting": asdict(at) | {"zero": config.zero},
+        "memory": {**asdict(memory), "total": memory.total},
+        "steps": config.steps,
+        "tokens": config.tokens,
+        "training_flops": flops,
+        "device": device,
+        "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
+        "seconds": seconds,
+        "mfu": flops / (seconds * device["flops"]),
+    }
+
+
+def _judged(config: DistillConfig, family: Family, vocab: int, at: Setting) -> int:
+    """Bytes of student's and teacher's logits and of the loss's slope in float32, at every token or at the masked ones alone."""
+    from training.cost import BYTES, share_predicted
+
+    tokens = at.length * at.micro_batch * (share_predicted(family) if config.only_predicted else 1.0)
+    return round(tokens * vocab * (2 * BYTES[at.precision] + 4))
+
+
+def _taught(memory: Memory, weights: int, judged: int) -> Memory:
+    """The student's memory with its teacher's weights and the logits of both."""
+    return replace(memory, weights=memory.weights + weights, buffers=max(memory.buffers, judged))
 
 
 def _imported(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -214,4 +252,4 @@ def line(told: dict[str, dict[str, Any]]) -> str:
     if device is None:
         return ""
     libraries = "" if device["gpu"] else "; a rank's libraries take about 0.4 GiB more"
-    return f"pretraining on {device['name']}, whose peak is {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}){libraries}:"
+    return f"training on {device['name']}, whose peak is {device['flops'] / 1e12:,.4g} Tflop/s ({device['source']}){libraries}:"

@@ -237,9 +237,11 @@ class Model(Section):
     def training(self, seed: int) -> PretrainConfig:
         """How it is trained; without a size the imported model's own shape. seed: the recipe's. Raises ConfigError."""
         size, more = self.size, dict[str, Any]()
-        if self.init and self.trained and not size:
-            from training.import_shape import closest  # imports torch
-
+        if self.init and not (self.trained and size):
+            from training.import_shape import closest, readable  # import torch
+        if not self.trained:
+            more |= readable(self.family, Path(self.init), self.pretrain.length)
+        elif self.init and not size:
             size, differing = closest(self.family, Path(self.init))
             more["overrides"] = {**differing, **self.pretrain.overrides}
         config: PretrainConfig = self.pretrain.build(family=self.family, size=size, seed=seed_of(self.pretrain, seed), **more)

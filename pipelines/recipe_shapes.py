@@ -138,21 +138,32 @@ def students(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def warmups(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Fewer steps of warm-up than of training."""
+    """Warnings: a warm-up as long as the training, which the optimizer caps."""
     from pipelines.chain import student_config
 
     said: list[tuple[Path, str, Any]] = []
     for name, model in _trained(recipe):
         said.append((("models", name), f"models.{name}.pretrain", configured(recipe, model)))
     for name, student in recipe.students.items():
-        said.append((("students", name), f"students.{name}", student_config(recipe, student)))
+        try:
+            said.append((("students", name), f"students.{name}", student_config(recipe, student)))
+        except PipelineError:
+            continue  # the teacher's fault is reported by its own check
     for path, section, config in said:
-        if config and config.warmup is not None and config.warmup >= max(1, config.steps):
+        if config and config.warmup is not None and round(config.warmup) >= max(1, config.steps):
             yield (
                 path,
-                f"{section}.warmup {config.warmup:g} steps are not fewer than the {config.steps} steps of the training: the rate would "
-                f"never reach lr; set a share such as 0.1, or tokens of at least {10 * round(config.warmup) * config.batch_tokens:,}",
+                f"{capped(f'{section}.warmup', config.warmup, config.steps)}, or tokens of at least "
+                + (f"{10 * round(config.warmup) * config.batch_tokens:,}"),
             )
+
+
+def capped(key: str, warmup: float, steps: int) -> str:
+    """What training does with a warm-up that is as long as it is, and what to set instead."""
+    return (
+        f"{key} {warmup:g} steps are not fewer than the {steps:,} steps of the training: they are capped at {steps - 1:,}, so that only "
+        "the last step has the full lr; set a share such as 0.1"
+    )
 
 
 def rates(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -295,12 +306,13 @@ def _check_student(recipe: Recipe, student: Student) -> None:
     shape = shape_of(recipe, student.teacher)
     if shape:
         layer_map(shape.layers, config.layers)
-        if "length" in student.model_fields_set and config.length > shape.positions:
+        if config.length > shape.positions:
             raise ConfigError(f"length {config.length} is more than the {shape.positions} positions of the teacher {student.teacher}")
     if config.batch_size < ranks:
         raise ConfigError(
             f"batch_tokens {config.batch_tokens} make {config.batch_size} sequences a step, too few for {ranks} ranks; "
             f"set at least {ranks * config.length}"
         )
-    if _family(teacher).examples == "blocks" and config.length != teacher.pretrain.length:
-        raise ConfigError(f"length {config.length} is not that of the teacher's blocks, {teacher.pretrain.length}; leave it out")
+    read = teacher.training(recipe.seed).length
+    if _family(teacher).examples == "blocks" and config.length != read:
+        raise ConfigError(f"length {config.length} is not that of the teacher's blocks, {read}; leave it out")

@@ -83,15 +83,14 @@ def batches(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def warmups(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Fewer steps of warm-up than of training."""
+    """Warnings: a warm-up as long as the fine-tuning, which the optimizer caps."""
+    from pipelines.recipe_shapes import capped
+
     for name, task, train, _ in _read(recipe):
         steps = built(task).steps(len(train.examples.rows))
-        if train.complete and task.warmup >= 1 and task.warmup >= steps:
-            yield (
-                ("tasks", name),
-                f"tasks.{name}.warmup {task.warmup:g} steps do not fit into the {steps} steps of {task.epochs:g} epochs of "
-                f"{len(train.examples.rows)} rows in batches of {task.batch}: the rate would never reach lr; set a share such as 0.1",
-            )
+        if train.complete and round(task.warmup) >= max(1, steps):
+            epochs = f"{task.epochs:g} epochs of {len(train.examples.rows)} rows in batches of {task.batch}"
+            yield ("tasks", name), f"{capped(f'tasks.{name}.warmup', task.warmup, steps)} ({epochs} are {steps:,} steps)"
 
 
 def rows(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -44,6 +44,12 @@ def closest(family: str, folder: Path) -> tuple[str, dict[str, Any]]:
     return size, differing
 
 
+def readable(family: str, folder: Path, usual: int) -> dict[str, int]:
+    """Settings of the sequences that a model reads which stays as it is: of the usual length, or as long as its positions reach."""
+    positions = shape_in(folder, family)[1].positions
+    return {} if positions >= usual else {"length": positions, "batch_tokens": positions}
+
+
 def _body(c: BackboneConfig) -> int:
     """Numbers of the layers' matrices, about."""
     return (1 if c.share == "all" else c.layers) * (4 * c.width**2 + 2 * c.width * c.ffn)

@@ -99,6 +99,14 @@ def importing(settings: Said | None = None, **more: Any) -> Change:
     return lambda said, folder: imported(said, folder, settings, **more)
 
 
+def of_an_imported_teacher(settings: Said | None = None, **student: Any) -> Change:
+    def change(said: Said, folder: Path) -> None:
+        imported(said, folder, settings)
+        said["students"]["half"] = {"teacher": "more", "layers": 1, "tokens": 2048, "batch_tokens": 512, **student}
+
+    return change
+
+
 ONE_LABEL = "text\tlabel\n" + "words\tyes\n" * 30
 LONG = [{"share": 0.5, "length": 16}, {"share": 0.5, "length": 32}]
 FAULTS: list[tuple[str, Change, str]] = [
@@ -137,10 +145,9 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("sequence-budget", put(resources__ranks=32), "batch_tokens 512 makes 16 sequences a step, too few for 32 ranks; set at least 1024"),
     ("student", put(students__half__layers=5), "layers cannot be taken evenly"),
     ("student", put(students__half__length=128), "length 128 is more than the 64 positions of the teacher bert"),
+    ("student", of_an_imported_teacher(length=128), "length 128 is more than the 64 positions of the teacher more"),
+    ("student", of_an_imported_teacher({"max_position_embeddings": 40}, length=64), "length 64 is more than the 40 positions"),
     ("student", put(students__half__method="distilgpt2"), "is for gpt2 teachers"),
-    ("warm-up", put(models__gpt__pretrain__warmup=2000), "warmup 2000 steps are not fewer than the 4 steps .* at least 10,240,000"),
-    ("warm-up", put(students__half__warmup=4), "students.half.warmup 4 steps are not fewer than the 4 steps"),
-    ("task-warm-up", put(tasks__t__warmup=15), "tasks.t.warmup 15 steps do not fit into the 15 steps of 3 epochs of 40 rows"),
     ("corpus-size", file("docs.jsonl", '{"text": "a"}\n', encode__valid_share=0.0), "length 32 is more than the whole corpus holds"),
     ("validation-split", file("docs.jsonl", '{"text": "some words"}\n' * 30), "at most 30 documents leaves none .* at least 50 documents"),
 ]
@@ -150,6 +157,13 @@ QUESTIONABLE: list[tuple[str, Change, str]] = [
         put(models__bert__pretrain={key: value for key, value in TRAIN.items() if key != "lr"}),
         r"preset of bert/tiny has lr 0.001 for steps of 8,192 tokens \(64 x 128\); these have 512: .*square-root rule 2.5e-04, or batch",
     ),
+    (
+        "warm-up",
+        put(models__gpt__pretrain__warmup=2000),
+        "models.gpt.pretrain.warmup 2000 steps are not fewer than the 4 steps .* capped at 3.* at least 10,240,000",
+    ),
+    ("warm-up", put(students__half__warmup=4), "students.half.warmup 4 steps are not fewer than the 4 steps .* capped at 3"),
+    ("task-warm-up", put(tasks__t__warmup=15), r"tasks.t.warmup 15 steps are not .* capped at 14.* \(3 epochs of 40 rows"),
     ("task-rows", file("train.tsv", "text\tlabel\n" + "a\tyes\nb\tno\n" * 20 + "torn\n"), r"1 rows are skipped: 1 columns \(line 42\)"),
     ("task-rows", file("dev.tsv", "text\tlabel\na\tyes\nb\tperhaps\n"), r"count as wrong: perhaps \(1\)"),
     (
@@ -188,6 +202,14 @@ def test_an_imported_model_needs_no_size(tmp_path: Path) -> None:
     assert table["more"] == embeddings + layer + heads
 
 
+def test_an_imported_model_that_stays_reads_no_more_than_its_positions(tmp_path: Path) -> None:
+    found = loaded(tmp_path, of_an_imported_teacher({"max_position_embeddings": 40})).recipe
+    from pipelines.chain import student_config
+
+    assert found.models["more"].training(1).length == student_config(found, found.students["half"]).length == 40
+    assert found.models["bert"].training(1).length == 32
+
+
 @pytest.mark.parametrize(("name", "change", "message"), FAULTS, ids=[f"{name}-{n}" for n, (name, _, _) in enumerate(FAULTS)])
 def test_a_planted_fault_is_found(name: str, change: Change, message: str, tmp_path: Path) -> None:
     begun = time.process_time()
@@ -215,7 +237,7 @@ def test_the_list_of_contributing_is_that_of_the_checks_and_of_their_tests() -> 
 def test_the_command_says_all_of_it_at_once_with_exit_code_two_and_run_does_the_same(tmp_path: Path) -> None:
     said = write(tmp_path)
     (tmp_path / "train.tsv").write_text(ONE_LABEL)
-    put(models__bert__family="albert", models__gpt__pretrain__warmup=2000)(said, tmp_path)
+    put(models__bert__family="albert", models__gpt__pretrain__length=128, models__gpt__pretrain__batch_tokens=1024)(said, tmp_path)
     (tmp_path / "checked.yaml").write_text(yaml.safe_dump(said))
     told = []
     for words in (("plan", "checked.yaml"), ("run", "checked.yaml", "--plain")):
@@ -225,5 +247,5 @@ def test_the_command_says_all_of_it_at_once_with_exit_code_two_and_run_does_the_
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6, "CPU seconds; two on a quiet machine"
         told.append(done.stderr)
-    assert told[0] == told[1] and all(text in told[0] for text in ("one label only", "embedding_width below", "warmup 2000"))
+    assert told[0] == told[1] and all(text in told[0] for text in ("one label only", "embedding_width below", "128 is more than"))
     assert not (tmp_path / "workspace").exists()

@@ -166,13 +166,18 @@ def test_what_a_student_costs_is_its_own_training_and_its_teachers_answers() -> 
     assert cost["seconds"] == pytest.approx(expected, rel=0.03)  # whole micro-batches: 512 sequences of a rank for 500
 
 
-def test_a_control_is_counted_with_its_student() -> None:
-    both, _ = without_files(builtin_recipes()["demo"])
-    student = both.students["bert-half"]
-    alone = both.model_copy(update={"students": {"bert-half": student.model_copy(update={"control": False})}})
-    costly, cheap = (plan_recipe.student_costs(one, "H100", mfu=0.4)["bert-half"]["seconds"] for one in (both, alone))
-    assert student.control
-    assert 1.2 * cheap < costly < 2 * cheap
+def test_a_control_costs_what_its_student_does_without_the_teacher() -> None:
+    recipe, _ = without_files(builtin_recipes()["demo"])
+    costs = plan_recipe.student_costs(recipe, "H100", mfu=0.4)
+    student, control = costs["bert-half"], costs["bert-half-control"]
+    assert 0.2 * student["seconds"] < control["seconds"] < student["seconds"]
+    assert student["memory"]["weights"] > control["memory"]["weights"] == 2 * control["parameters"], "the teacher's weights, in bf16"
+    models = listed("demo", builtin_recipes()["demo"], "H100")["models"]
+    seconds = {name: one["seconds"] for name, one in plan_recipe.student_costs(recipe, "H100").items()}
+    hours = next(one["gpu_hours"] for one in models if one["name"] == "bert-half")
+    assert hours == pytest.approx((seconds["bert-half"] + seconds["bert-half-control"]) * recipe.resources.ranks / 3600), (
+        "counted with its student"
+    )
 
 
 def test_recipes_are_listed_without_their_files(textmill: Textmill) -> None:

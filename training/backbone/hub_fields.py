@@ -205,7 +205,7 @@ def checked(settings: Mapping[str, Any], model_type: str) -> dict[str, Any]:
         elif name in required:
             if not any(value == known and type(value) is type(known) for known in required[name]):
                 known = " or ".join(repr(one) for one in required[name])
-                raise ConfigError(f"config.json says {name}: {_short(value)}; a {model_type} model can be read only with {known}")
+                raise ConfigError(f"config.json says {name}: {_short(value)}; {model_type} models can be read only with {known}")
         elif name not in irrelevant and not (own and name in OWN):
             raise ConfigError(
                 f"config.json says {name}: {_short(value)}, a field that textmill does not know for {model_type} models and that may "

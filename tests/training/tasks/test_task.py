@@ -151,3 +151,24 @@ def test_real_glue_files_read_without_loss(data: Path) -> None:
     rte = read_examples(SourceFile.of(data / "finetune/glue/RTE/dev.tsv"), Columns("sentence1", "label", "sentence2"))
     assert (len(sst.rows), sst.corrupt) == (872, {})
     assert (len(rte.rows), rte.corrupt) == (277, {})
+
+
+TWENTY = "".join(f"row {n},{('no', 'yes')[n % 2]}\n" for n in range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows", "corrupt"),
+    [
+        ("t.csv", f'text,label\n"a,yes\n{TWENTY}b",no\n{TWENTY}', 41, {"quotes": 1}),
+        ("t.csv", f'text,label\n{TWENTY}"open,yes\n', 20, {"quotes": 1}),
+        ("t.csv", f'text,label\n"two\nlines",yes\n{TWENTY}', 21, {}),
+        ("t.csv", f"text,label\na\0b,yes\n{TWENTY}", 20, {"nul": 1}),
+        ("t.csv", "text,label,\n" + TWENTY.replace("\n", ",\n"), 20, {}),
+        ("t.csv", f"text,label\n{TWENTY}".replace("\n", "\r"), 20, {}),
+        ("t.jsonl", '{"text":"a","label":null}\n{"text":5,"label":1}\n{"text":"b","lab\n{"text":"c","label":0}\n', 1,
+         {"label": 1, "text": 1, "json": 1}),
+    ],
+)  # fmt: skip
+def test_a_bad_row_costs_itself_alone(tmp_path: Path, name: str, content: str, rows: int, corrupt: dict[str, int]) -> None:
+    found = read_examples(write(tmp_path / name, content.encode()), Columns())
+    assert (len(found.rows), dict(found.corrupt)) == (rows, corrupt)
