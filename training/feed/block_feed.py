@@ -68,7 +68,7 @@ class BlockSource:
                 found[int(self.shards.starts[number + 1]) - 1] = padded
         return found
 
-    def plan(self, index: I64, key: U64) -> Plan:
+    def plan(self, index: I64, key: U64, epoch: U64) -> Plan:
         """Where the blocks stand, and how many places at their end hold no text."""
         if self._lists is not None:
             start, stop = self._lists.places(index), self._lists.places(index + 1)

@@ -15,7 +15,7 @@ from training.feed.masking import Masking
 from training.feed.mixture import Mixing, Mixture
 from training.feed.packing import move, pack
 from training.feed.permutation import permute
-from training.feed.random import U64, fold
+from training.feed.random import U64, also, fold
 from training.feed.views import I64
 
 OBJECTIVES = ("next", "mlm", "mlm+nsp", "mlm+sop")
@@ -85,8 +85,8 @@ class Source(Protocol):
     examples: int
     pad: int
 
-    def plan(self, index: I64, key: U64) -> Plan:
-        """Where the examples stand and what is drawn for them; key: one for each."""
+    def plan(self, index: I64, key: U64, epoch: U64) -> Plan:
+        """Where the examples are stored and what is drawn for them; key: one for each; epoch: the key that all of an epoch share."""
         ...
 
     def lengths(self, plan: Plan) -> I64:
@@ -195,6 +195,7 @@ class StepFeed:
                 places = places[places < self.examples]
             epoch, index = self.order(places)
             copy = epoch % self.copies if self.copies else epoch
-            plan = self.source.plan(index, fold(self.seed, DRAW if self.shuffled else DRAW_VALID, copy, index))
+            keys = fold(self.seed, DRAW if self.shuffled else DRAW_VALID, np.broadcast_to(copy, index.shape))
+            plan = self.source.plan(index, also(keys, index), keys)
             self._planned = {n: p for n, p in self._planned.items() if n == number - 1} | {number: plan}
         return plan

@@ -1,10 +1,11 @@
 """Pairs of segments as batches: masked tokens, and whether B follows A (NSP) or stands in the right order (SOP).
 
 [CLS] A [SEP] B [SEP]. NSP: Devlin et al. 2019, section 3.1 and appendix A.2; SOP: Lan et al. 2020, section 3.1.
-Here every random B is of another document that is like the pair's own (partners.py), starts at the position of the B it
-replaces and takes as many whole sentences as come nearest to its length: neither lengths nor counts nor positions tell the
-two classes apart (the reference code takes sentences until the target length, tries ten times for another document, and
-makes lone sentences random always). What is too long loses words of the longer side; the part that stays is a window at a
+NSP: each epoch matches pairs of different documents and nearly equal shape (partners.py). A random B is the partner's. Whatever its label,
+a pair keeps the sentences and then the tokens next to the border between A and B that its partner has too. So lengths do not depend on
+the label, and two partners give the same shapes as written and with their Bs exchanged (the reference code takes sentences until the
+target length, tries ten times for another document, and makes lone sentences random always).
+What is too long loses words of the longer side; the part that stays is a window at a
 uniformly random place (the reference flips a coin for each word).
 Letters: B sequences, L positions.
 """
@@ -12,7 +13,6 @@ Letters: B sequences, L positions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,29 +21,14 @@ from infra.errors import ArtifactError, ConfigError
 from training.feed.batch import Batch
 from training.feed.masking import Masker
 from training.feed.order import Plan
-from training.feed.partners import Floats, Partners
+from training.feed.partners import Partners
 from training.feed.random import U64, below, draws, fold
-from training.feed.views import BOOL, I64, Rows, Shards
+from training.feed.views import I64, Rows, Shards
 
 SPECIALS = 3
 COIN, CUT_A, CUT_B, DRAWS = 0, 1, 2, 3  # numbers of an example's draws, and how many
 AT_ONCE = 1 << 20  # pairs whose documents are looked up together
-OFF = 0.05  # how far tokens, sentences and the document's sentences of a random B may lie from those it stands for, where there are such
-PAIRING, MASKING, REPLACING = 1, 2, 3  # streams under an example's key
-
-
-class Seat(NamedTuple):
-    """Where Bs stand that are to be replaced; [pairs] each."""
-
-    depth: I64  # sentences of the document before B
-    before: I64  # and before A
-    sentences: I64
-    ends: BOOL  # whether B ends the document
-    size: I64  # sentences of the document
-    tokens: I64
-
-    def at(self, positions: I64) -> Seat:
-        return Seat._make(column[positions] for column in self)
+PAIRING, MASKING = 1, 2  # streams under an example's key
 
 
 class PairSource:
@@ -64,24 +49,26 @@ class PairSource:
             raise ArtifactError("the pairs and the sentences have different shards; they were not made from each other")
         self._start, self._split, self._end = (self._pairs.numbers(name) for name in ("start", "split", "end"))
         self._tokens, self._owner = sentences.lists("tokens"), sentences.numbers("document")
-        self._first, self._count = documents.numbers("first"), documents.numbers("sentences")
         self._length, self._specials, self._masker, self._task = length, specials, masker, task
         self.examples, self.pad = len(self._pairs), specials["pad"]
         self._partners = self._match() if task == "nsp" and self.examples else None
 
-    def plan(self, index: I64, key: U64) -> Plan:
+    def plan(self, index: I64, key: U64, epoch: U64) -> Plan:
         """Token places of A and B after truncation, the label, and the sentence rows they come from."""
         draw = draws(fold(key, PAIRING), DRAWS)
         start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
-        a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
-        b0, b_row = a1, split
         coin = draw[:, COIN] >> np.uint64(63) == 1
+        b_row = split
         if self._partners is not None:
-            chosen = np.flatnonzero(coin)
-            b_row, b0, b1 = b_row.copy(), b0.copy(), b1.copy()
-            spans = (a1 - a0)[chosen], (b1 - a1)[chosen], (end - split)[chosen]
-            b_row[chosen], b0[chosen], b1[chosen] = self._replaced(start[chosen], split[chosen], *spans, key[chosen])
-        elif self._task == "sop":
+            other = self._partners.of(index, epoch)
+            (a0, b0, random), a, b = self._matched((start, split, end), other)
+            a1, b_row = a0 + a, np.where(coin, self._rows(self._split, other), split)
+            b0 = np.where(coin, random, b0)
+            b1 = b0 + b
+        else:
+            a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
+            b0 = a1
+        if self._task == "sop":
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
         a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
@@ -100,63 +87,31 @@ class PairSource:
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
 
-    def _replaced(self, first_A: I64, split: I64, a: I64, b: I64, sentences: I64, key: U64) -> tuple[I64, I64, I64]:
-        """A random B for each pair: its first row and token places. a, b: tokens of A and of the B it replaces; sentences: of that B."""
-        assert self._partners is not None
-        own, room = self._document(split), self._length - SPECIALS
-        size, begin = self._count.at(own), self._begin(own)
-        seat = Seat(split - begin, first_A - begin, sentences, split - begin + sentences == size, size, b)
-
-        def cost(positions: I64, candidates: I64, word: U64) -> Floats:
-            """A B that fills the sequence, or ends its document, or does not, is replaced by one of its kind; then comes the rest."""
-            its = seat.at(positions)
-            row, taken, first, last = self._like(candidates, its, word)
-            count, of_a, depth = self._count.at(candidates), a[positions], row - self._begin(candidates)
-            full = (of_a + its.tokens >= room) != (of_a + last - first >= room)
-            ends = (depth + taken == count) != its.ends
-            moved = np.where(its.before == 0, (depth != its.depth) * 10.0, np.abs(np.log((depth + 1.0) / (its.depth + 1.0))))
-            off = np.abs(last - first - its.tokens) / its.tokens
-            more = np.abs(taken - its.sentences) / its.sentences
-            terms = ((off, 4.0), (more, 3.0), (moved, 1.5), (np.abs(np.log(count / its.size)), 2.0))
-            unlike = sum(np.maximum(term - OFF, 0) * weight for term, weight in terms)
-            cost: Floats = full * 100.0 + ends * 30.0 + unlike
-            return cost
-
-        document, word = self._partners.draw(own, draws(fold(key, REPLACING), self._partners.words), cost)
-        row, _, first, last = self._like(document, seat, word)
-        return row, first, last
-
-    def _like(self, document: I64, seat: Seat, word: U64) -> tuple[I64, ...]:
-        """Sentences of a document as near to the tokens of a B as whole ones come, from about its position on: row, how many, places.
-
-        Exactly from its position where the pair begins its document (A's sentences come before B, no fewer); so that they end the
-        document where B ends its own; in a document that ends too soon from the same share of its sentences on.
-        """
-        begin, count = self._begin(document), self._count.at(document)
-        reach = np.minimum(seat.before, seat.depth // 10)
-        depth = seat.depth - reach + below(word << np.uint64(32), 2 * reach + 1)
-        depth = np.where(seat.ends & (seat.before > 0), np.maximum(count - seat.sentences, 0), depth)
-        row = begin + np.where(depth < count, depth, seat.depth * count // seat.size)
-        last, taken = self._tokens.nearest(row, seat.tokens, begin + count)
-        return row, taken, self._tokens.places(row), last
-
-    def _begin(self, document: I64) -> I64:
-        """The row of a document's first sentence."""
-        return self._first.at(document) + self._sentences.starts[self._documents.shard_of(document)]
+    def _matched(self, rows: tuple[I64, I64, I64], other: I64) -> tuple[tuple[I64, I64, I64], I64, I64]:
+        """Where A, the true B and the partner's B begin, and the tokens of A and of either B: what a pair and its partner both have."""
+        start, split, end = rows
+        start_2, split_2, end_2 = (self._rows(column, other) for column in (self._start, self._split, self._end))
+        before, after = np.minimum(split - start, split_2 - start_2), np.minimum(end - split, end_2 - split_2)
+        asked = np.concatenate([split - before, split, split + after, split_2 - before, split_2, split_2 + after])
+        begin, middle, stop, begin_2, middle_2, stop_2 = self._tokens.places(asked).reshape(6, -1)
+        a, b = np.minimum(middle - begin, middle_2 - begin_2), np.minimum(stop - middle, stop_2 - middle_2)
+        return (middle - a, middle, middle_2), a, b
 
     def _match(self) -> Partners:
-        """The documents that pairs of this split are of, by sentences and tokens per sentence.
+        """Partners by the sentences and tokens of A and B.
 
         Raises ConfigError when all pairs are of one document.
         """
-        every = range(0, self.examples, AT_ONCE)
-        found = [np.unique(self._document(self._rows(self._start, np.arange(i, min(i + AT_ONCE, self.examples))))) for i in every]
-        documents = np.unique(np.concatenate(found))
-        if len(documents) < 2:
+        columns = []
+        for first in range(0, self.examples, AT_ONCE):
+            index = np.arange(first, min(first + AT_ONCE, self.examples))
+            start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
+            a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
+            columns.append(np.stack([split - start, end - split, a1 - a0, b1 - a1, self._document(start)]))
+        *shape, document = np.concatenate(columns, axis=1)
+        if document[0] == document[-1]:
             raise ConfigError("mlm+nsp needs two documents with pairs, here is one: take mlm+sop, or more text")
-        count, begin = self._count.at(documents), self._begin(documents)
-        tokens = self._tokens.places(begin + count) - self._tokens.places(begin)
-        return Partners(documents, (count.astype(np.float64), tokens / count))
+        return Partners(tuple(shape), document)
 
     def _truncate(self, a0: I64, a1: I64, b0: I64, b1: I64, draw: U64) -> tuple[I64, I64, I64, I64]:
         """The lengths that taking one word at a time from the longer side would leave."""

@@ -1,79 +1,90 @@
-"""Which other document a pair gets its random B from (NSP): one of about as many sentences of about the same length.
+"""Partner of each pair in an epoch: the pair of another document whose B it gets where its label is "random" (NSP).
 
-A random B that is drawn without regard to the B it replaces gives the label away: its length, its number of sentences and its position
-in a document follow another law given the shape of A. So the feed starts it at the position of the B it replaces, in a document that is
-like the pair's own. Documents are sorted by sentences and tokens per sentence along a Z-order curve (Morton 1966) and cut into groups of
-neighbors; with more text a group gets narrower. Memory: 16 bytes per document.
+Pairs are tiled by the sentences and tokens of A and B as Sort-Tile-Recursive packing tiles rectangles (Leutenegger et al. 1997), so that
+the pairs of a tile are of nearly equal shape. Each epoch matches one half of a tile with the other half, rotated at random: if j is the
+partner of i, i is the partner of j. Both halves are in the order of documents, so few matches are within one document; those pairs take the
+next rotation, and where a tile is of one document, any pair of another one. Memory: 8 bytes per pair and 8 per document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from training.feed.random import U64, below
-from training.feed.views import I64
+from training.feed.random import U64, below, fold
+from training.feed.views import BOOL, I64
 
-Floats = NDArray[np.float64]
-GROUPS = 16  # so many at least, where groups of SMALLEST documents give as many
-SMALLEST, LARGEST = 128, 256  # documents of a group: alike on the one hand, on the other new random Bs in every epoch
-FEWEST, MOST, BUDGET = 24, 256, 1 << 17  # draws from a group, of which the best is taken: BUDGET over the documents, within bounds
-BITS = 16  # of an axis: so many bits of quantiles
-
-Cost = Callable[[I64, I64, U64], Floats]  # (positions in the call, candidate documents, words) -> how unlike; 0 is good enough
+SMALLEST, LARGEST = 16, 256  # pairs of a tile: similar shapes on the one hand, different partners in every epoch on the other
+TILES = 4096  # more pairs give larger tiles only when there are so many
+ROTATIONS = 4  # that are tried until the partner is of another document
+ROTATE, ANY = 1, 2  # streams of an epoch's key
 
 
 class Partners:
-    """documents: ascending row numbers; axes [documents] each: what those of a group have alike, the most important first."""
+    """shape: [pairs] each, the most important number last; document: [pairs], ascending."""
 
-    def __init__(self, documents: I64, axes: tuple[Floats, ...]) -> None:
-        self._documents = documents
-        self._order = np.argsort(_curve(axes), kind="stable").astype(np.uint32)
-        self._rank = np.empty(len(documents), np.uint32)
-        self._rank[self._order] = np.arange(len(documents), dtype=np.uint32)
-        self._group = min(max(SMALLEST, len(documents) // GROUPS), LARGEST)
-        self._draws = min(max(FEWEST, BUDGET // len(documents)), MOST)
-        self.words = self._draws + 1  # of 64 random bits that a draw takes
+    def __init__(self, shape: tuple[I64, ...], document: I64) -> None:
+        self._pairs = len(document)
+        self._firsts = np.flatnonzero(np.diff(document, prepend=-1, append=document[-1] + 1))  # the first pair of each document
+        size = min(max(SMALLEST, self._pairs // TILES // 2 * 2), LARGEST)
+        self._tiles, self._size = max(1, self._pairs // size), size
+        order = _tiled(shape, self._tiles)
+        tile = np.minimum(np.arange(self._pairs) // size, self._tiles - 1)
+        by_document = np.sort(tile * self._pairs + order) % self._pairs  # pairs are in the order of documents
+        self._order = by_document.astype(np.uint32)
+        self._rank = np.empty(self._pairs, np.uint32)
+        self._rank[self._order] = np.arange(self._pairs, dtype=np.uint32)
 
-    def draw(self, own: I64, words: U64, cost: Cost) -> tuple[I64, U64]:
-        """For each document `own` another one of its group: the first that costs nothing, else the cheapest drawn; and the word drawn.
+    def of(self, index: I64, epoch: U64) -> I64:
+        """The partner of each pair, under its epoch's key."""
+        rank = self._rank[index].astype(np.int64)
+        tile = np.minimum(rank // self._size, self._tiles - 1)
+        first = tile * self._size
+        members = np.where(tile == self._tiles - 1, self._pairs - first, self._size)
+        half, place = np.maximum(members // 2, 1), rank - first
+        turn, later = below(fold(epoch, ROTATE, tile), half), place >= half
+        partner = self._rotated(first, members, half, place, later, turn)
+        wrong = np.flatnonzero(self._same(index, partner))
+        for number in range(1, ROTATIONS):
+            if not len(wrong):
+                return partner
+            some = first[wrong], members[wrong], half[wrong], place[wrong], later[wrong]
+            partner[wrong] = self._rotated(*some, turn[wrong] + number)
+            wrong = wrong[self._same(index[wrong], partner[wrong])]
+        if len(wrong):
+            partner[wrong] = self._any(index[wrong], epoch[wrong])
+        return partner
 
-        words: [len(own), self.words]. Where every draw gave the document itself, one of all others is drawn.
-        """
-        size, mine = len(self._documents), np.searchsorted(self._documents, own)
-        groups = max(1, size // self._group)
-        group = np.minimum(self._rank[mine].astype(np.int64) // self._group, groups - 1)
-        start, members = group * self._group, np.where(group == groups - 1, size - group * self._group, self._group)
-        found, lowest, left = np.full(len(own), -1), np.full(len(own), np.inf), np.arange(len(own))
-        word = words[:, -1].copy()
-        for attempt in range(self._draws):
-            drawn = self._order[start[left] + below(words[left, attempt], members[left])].astype(np.int64)
-            costs = np.where(drawn != mine[left], cost(left, self._documents[drawn], words[left, attempt]), np.inf)
-            better = costs < lowest[left]
-            taken = left[better]
-            found[taken], lowest[taken], word[taken] = drawn[better], costs[better], words[taken, attempt]
-            left = left[lowest[left] > 0]
-            if not len(left):
-                break
-        alone = np.flatnonzero(found < 0)
-        others = below(words[alone, -1], size - 1)
-        found[alone] = others + (others >= mine[alone])
-        return self._documents[found], word
+    def _rotated(self, first: I64, members: I64, half: I64, place: I64, later: BOOL, turn: I64) -> I64:
+        """Place p of the first half and half + (p + turn) mod half belong together; the last of an odd tile takes from the first half."""
+        there = np.where(later, (place - half - turn) % half, half + (place + turn) % half)
+        partner: I64 = self._order[first + np.minimum(there, members - 1)].astype(np.int64)
+        return partner
+
+    def _document(self, index: I64) -> I64:
+        return np.searchsorted(self._firsts, index, side="right") - 1
+
+    def _same(self, one: I64, other: I64) -> BOOL:
+        """Whether two pairs are of one document."""
+        document = self._document(one)
+        same: BOOL = (self._firsts[document] <= other) & (other < self._firsts[document + 1])
+        return same
+
+    def _any(self, index: I64, epoch: U64) -> I64:
+        """Any pair of any other document."""
+        document = self._document(index)
+        begin, end = self._firsts[document], self._firsts[document + 1]
+        drawn = below(fold(epoch, ANY, index), self._pairs - (end - begin))
+        return drawn + np.where(drawn >= begin, end - begin, 0)
 
 
-def _curve(axes: tuple[Floats, ...]) -> U64:
-    """Position on the Z-order curve of the axes' ranks: bits are taken from the highest on, one axis after another."""
-    key = np.zeros(len(axes[0]), np.uint64)
-    levels = [_quantile(axis) for axis in axes]
-    for bit in range(BITS - 1, -1, -1):
-        for level in levels:
-            key = (key << np.uint64(1)) | (level >> np.uint64(bit)) & np.uint64(1)
-    return key
-
-
-def _quantile(axis: Floats) -> U64:
-    """The rank of each value as a share of all, in BITS bits; equal values have one rank."""
-    ordered = np.sort(axis)
-    return (np.searchsorted(ordered, axis) * (1 << BITS) // len(axis)).astype(np.uint64)
+def _tiled(shape: tuple[NDArray[np.int64], ...], tiles: int) -> I64:
+    """Pairs in the order of tiles: sorted by the first number and cut into slabs, each slab sorted by the next one, and so on."""
+    order = np.argsort(shape[0], kind="stable")
+    pairs, slabs, left = len(order), 1, len(shape)
+    for column in shape[1:]:
+        slabs *= max(1, round((tiles / slabs) ** (1 / left)))
+        left -= 1
+        slab = np.arange(pairs) * slabs // pairs
+        order = order[np.lexsort((column[order], slab))]
+    return order

@@ -39,8 +39,13 @@ def fold(*parts: Any) -> U64:
     """One key for each combination of parts: integers or arrays of them, broadcast together. Order counts."""
     key = np.zeros(1, np.uint64)
     for part in parts:
-        key = mix((key ^ words(part)) + GOLDEN)
+        key = also(key, part)
     return key
+
+
+def also(key: U64, part: Any) -> U64:
+    """fold with one part more: also(fold(a, b), c) is fold(a, b, c)."""
+    return mix((key ^ words(part)) + GOLDEN)
 
 
 def draws(key: U64, count: int) -> U64:

@@ -65,21 +65,6 @@ class Lists:
                 found[chosen] = self.offsets[chunk][local] + self.bases[chunk]
         return found
 
-    def nearest(self, rows: I64, wanted: I64, last: I64) -> tuple[I64, I64]:
-        """The place where that list ends which brings the number of ids from the beginning of list rows[i] nearest to wanted[i], and how
-        many lists that takes: one or more, none from last[i] on. Looks no further than the chunk the row is in.
-        """
-        found, taken = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-        for chunk, chosen, local in grouped(self.starts, rows):
-            offsets = self.offsets[chunk]
-            goal = offsets[local] + wanted[chosen]
-            most = np.minimum(last[chosen] - self.starts[chunk], len(offsets) - 1)
-            ends = np.minimum(np.maximum(np.searchsorted(offsets, goal, side="left"), local + 1), most)
-            before = np.maximum(ends - 1, local + 1)
-            ends = np.where(goal - offsets[before] < offsets[ends] - goal, before, ends)
-            found[chosen], taken[chosen] = offsets[ends] + self.bases[chunk], ends - local
-        return found, taken
-
     def scatter(self, starts: I64, lengths: I64, into: NDArray[Any], at: I64) -> None:
         """into[at[i] : at[i] + lengths[i]] = the ids from place starts[i] on, for every i; into is flat.
 

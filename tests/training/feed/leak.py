@@ -1,7 +1,7 @@
 """How well boosted trees tell a pair's label from its shape: lengths, sentence counts, positions and document length, no word of it.
 
 Documents are split between fitting and scoring, so that nothing about one document can be memorized. A sampler without a leak gives an
-AUC of 0.5 within two standard errors (DeLong et al. 1988, computed here for independent pairs).
+AUC of 0.5 within two standard errors, which are those of pairs clustered by document (Obuchowski 1997).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def shapes(source: PairSource, seed: int, epochs: int = 1) -> Seen:
     columns: dict[str, list[Any]] = {}
     index = np.arange(source.examples)
     for epoch in range(epochs):
-        plan = source.plan(index, fold(seed, 77, epoch, index))
+        plan = source.plan(index, fold(seed, 77, epoch, index), fold(seed, 77, np.full(len(index), epoch)))
         for name, values in _shape(source, plan).items():
             columns.setdefault(name, []).append(values)
         columns.setdefault("label", []).append(plan["pair"])
@@ -60,13 +60,14 @@ def shapes(source: PairSource, seed: int, epochs: int = 1) -> Seen:
 def _shape(source: PairSource, plan: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
     """A and B as they are seen: A is what stands first."""
     shape: dict[str, NDArray[Any]] = {}
+    first_row, sentences = (source._documents.numbers(name) for name in ("first", "sentences"))
     starts = source._tokens.places(np.arange(source._sentences.starts[-1]))
     for side in "ab":
         first, last = plan[f"{side}0"], plan[f"{side}1"] - 1
         row = np.searchsorted(starts, first, side="right") - 1
         document = source._document(row)
-        begin = source._first.at(document) + source._sentences.starts[source._sentences.shard_of(row)]
-        count = source._count.at(document)
+        begin = first_row.at(document) + source._sentences.starts[source._sentences.shard_of(row)]
+        count = sentences.at(document)
         shape[f"{side}_tokens"] = last - first + 1
         shape[f"{side}_sentences"] = np.searchsorted(starts, last, side="right") - 1 - row + 1
         shape[f"{side}_position"], shape[f"{side}_depth"], shape[f"{side}_document"] = row - begin, (row - begin) / count, count
@@ -94,23 +95,30 @@ def leak(fitted: Seen, scored: Seen, names: tuple[str, ...], seed: int = 0) -> L
 
 
 def _one_way(fitted: Seen, scored: Seen, names: tuple[str, ...], halves: NDArray[np.int64], half: int) -> Leak:
-    def part(seen: Seen, half: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def part(seen: Seen, half: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
         shape, label = seen
         inside = halves[shape["a_owner"].astype(int)] == half
         if "b_document" in names:
             inside &= halves[shape["b_owner"].astype(int)] == half
-        return np.stack([shape[name][inside] for name in names], axis=1), label[inside]
+        return np.stack([shape[name][inside] for name in names], axis=1), label[inside], shape["a_owner"][inside]
 
     model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=15, random_state=0)
-    model.fit(*part(fitted, 1 - half))
-    features, label = part(scored, half)
-    return Leak(*_delong(label, model.predict_proba(features)[:, 1]), len(label))
+    model.fit(*part(fitted, 1 - half)[:2])
+    features, label, owner = part(scored, half)
+    return Leak(*_clustered(label, model.predict_proba(features)[:, 1], owner), len(label))
 
 
-def _delong(label: NDArray[np.int64], score: NDArray[np.float64]) -> tuple[float, float]:
-    """AUC and its standard error from the placement of each pair among those of the other class."""
+def _clustered(label: NDArray[np.int64], score: NDArray[np.float64], owner: NDArray[np.float64]) -> tuple[float, float]:
+    """AUC and its standard error from the placement of each pair among those of the other class, summed per document (Obuchowski 1997).
+
+    Pairs of one document are not independent: one direction of chunking and one style of sentences are of all of them.
+    """
     above, below = score[label == 1], score[label == 0]
     order = stats.rankdata(np.concatenate([above, below]))
     of_above = (order[: len(above)] - stats.rankdata(above)) / len(below)
     of_below = 1.0 - (order[len(above) :] - stats.rankdata(below)) / len(above)
-    return float(of_above.mean()), float(np.sqrt(of_above.var(ddof=1) / len(above) + of_below.var(ddof=1) / len(below)))
+    auc = float(of_above.mean())
+    owners = np.concatenate([owner[label == 1], owner[label == 0]]).astype(np.int64)
+    share = np.bincount(owners, np.concatenate([(of_above - auc) / len(above), (of_below - auc) / len(below)]))
+    clusters = len(np.unique(owners))
+    return auc, float(np.sqrt(clusters / (clusters - 1) * (share**2).sum()))

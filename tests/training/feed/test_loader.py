@@ -47,7 +47,7 @@ GOLDEN = {
     "next blocks": "9b523f219a17b921",
     "mlm blocks": "576d52aebcb6d861",
     "mlm pairs": "199abd34ddbe2b65",
-    "mlm+nsp pairs": "947e88e72edd7f90",
+    "mlm+nsp pairs": "ce7158b3b5154c10",
     "mlm+sop pairs": "f4083bf3bdfe3559",
 }
 

@@ -20,7 +20,7 @@ class Numbers:
     def __init__(self, examples: int) -> None:
         self.examples = examples
 
-    def plan(self, index: np.ndarray, key: np.ndarray) -> Plan:
+    def plan(self, index: np.ndarray, key: np.ndarray, epoch: np.ndarray) -> Plan:
         return {"index": index, "draw": draws(key, 1)[:, 0] >> np.uint64(2)}
 
     def assemble(self, plan: Plan) -> Batch:

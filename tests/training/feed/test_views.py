@@ -50,20 +50,6 @@ def test_many_runs_are_laid_where_they_belong(sizes: list[list[int]], data: st.D
         assert into.tolist() == [x for s, n in zip(starts.tolist(), lengths.tolist(), strict=True) for x in [*flat[s : s + n], -1]]
 
 
-@given(SIZES, st.integers(1, 12), st.data())
-def test_nearest_takes_complete_lists_as_close_to_the_wanted_length_as_they_come(
-    sizes: list[list[int]], wanted: int, data: st.DataObject
-) -> None:
-    column, plain = lists(sizes)
-    row = data.draw(st.integers(0, len(plain) - 1))
-    last = data.draw(st.integers(row + 1, len(plain)))
-    edge = next(int(e) for e in np.cumsum([len(c) for c in sizes]) if e > row)  # the chunk's end
-    place, taken = (int(x[0]) for x in column.nearest(np.array([row]), np.array([wanted]), np.array([last])))
-    reached = {n: sum(map(len, plain[row : row + n])) for n in range(1, min(last, edge) - row + 1)}
-    assert place - int(column.places(np.array([row]))[0]) == reached[taken]
-    assert abs(reached[taken] - wanted) == min(abs(length - wanted) for length in reached.values())
-
-
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any), st.data())
 def test_rows_are_gathered_in_any_order_from_any_chunk(sizes: list[int], data: st.DataObject) -> None:
     whole = np.arange(sum(sizes) * 2).reshape(-1, 2)
