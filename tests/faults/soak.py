@@ -58,7 +58,7 @@ class Soak:
 
     def soak(self) -> Record:
         undisturbed = self.reference()
-        lengths = soak_moments.lengths(undisturbed.newest())
+        lengths = soak_moments.lengths((undisturbed.workspace / "runs").iterdir())
         while not self.record.of("round") or self.left() > 0:
             number = len(self.record.of("round"))
             self.rng = Random(f"{self.seed}/{number}/{len(self.record.rows)}")

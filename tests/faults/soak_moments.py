@@ -126,15 +126,20 @@ class Plan:
         return lost
 
 
-def lengths(run: Path) -> dict[str, Length]:
-    """Of the stages of an undisturbed run, in their order."""
+def lengths(runs: Iterable[Path]) -> dict[str, Length]:
+    """Of the stages of the reference, in their order; it may have been stopped and resumed, so each stage counts where it was longest."""
     found: dict[str, Length] = {}
-    label = ""
-    for line in (run / "events.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event["kind"] == "stage":
-            label = event["label"]
-            found.setdefault(label, Length(SHORTEST_S, 0)).seconds = max(SHORTEST_S, event["seconds"])
-        elif event["kind"] in ("progress", "train") and label:
-            found[label].events += 1
+    for run in sorted(runs):
+        seen: dict[str, Length] = {}
+        label = ""
+        for line in (run / "events.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            if event["kind"] == "stage":
+                label = event["label"]
+                seen.setdefault(label, Length(SHORTEST_S, 0)).seconds = max(SHORTEST_S, event["seconds"])
+            elif event["kind"] in ("progress", "train") and label:
+                seen[label].events += 1
+        for name, length in seen.items():
+            known = found.setdefault(name, length)
+            found[name] = max(known, length, key=lambda one: (one.seconds, one.events))
     return found
