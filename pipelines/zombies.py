@@ -51,7 +51,7 @@ def register(api: Api, flow_run: str) -> None:
         api.send("PATCH", f"/flow_runs/{flow_run}/labels", labels)
 
 
-def heartbeat() -> dict[str, str]:
+def heartbeat() -> dict[str, Any]:
     """The label of a run that lives now."""
     return {HEARTBEAT: datetime.now(UTC).isoformat(timespec="seconds")}
 
