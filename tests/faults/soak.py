@@ -20,7 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -55,6 +57,7 @@ class Soak:
         self.rng, self.plan = Random(seed), Plan(Random(seed), {})
         self.ended: list[tuple[float, list[psutil.Process], str]] = []  # when, whose processes, the run's name
         self.helpers: list[subprocess.Popen[str]] = []
+        self.driver: subprocess.Popen[str] | None = None
 
     def soak(self) -> Record:
         undisturbed = self.reference()
@@ -96,7 +99,7 @@ class Soak:
     def attempt(self, place: Place) -> bool:
         """One run, and the kills in it; whether it ended well."""
         before = {path.name for path in place.workspace.glob("runs/*")}
-        popen = place.start(*COMMAND)
+        self.driver = popen = place.start(*COMMAND)
         process, family, last, looked, run = psutil.Process(popen.pid), set[psutil.Process](), "none", 0.0, None
         follower = Follower(self.plan.lengths)
         while popen.poll() is None:
@@ -114,6 +117,7 @@ class Soak:
             if time.monotonic() - follower.changed > SILENT_S:
                 self.record.add("hang", stage=follower.label, last=last, run=run.name if run else "")
                 popen.kill()
+                popen.wait()
             time.sleep(POLL_S)
         return self.end(place, popen, family, last, run or _new(place, before))
 
@@ -186,6 +190,9 @@ class Soak:
             return None
 
     def close(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:  # the soak itself was stopped
+            self.driver.terminate()
+            self.driver.communicate()
         for helper in self.helpers:
             helper.wait()
         Place.make(self.root / "killed").call("ui", "--stop")
@@ -203,6 +210,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=14)
     parser.add_argument("--folder", type=Path, help="where runs and results go, and are found again; without it they are removed")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command with the same --folder goes on"))
     with tempfile.TemporaryDirectory(prefix="soak") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
