@@ -99,6 +99,7 @@ def doctor(
     workspace: Workspace = HERE,
     as_json: AsJson = False,
     fix: Annotated[bool, typer.Option("--fix", help="Close zombie runs, skip missed runs, start a worker that schedules need.")] = False,
+    host: Annotated[str, typer.Option(help="With --fix: a machine that will not come back; close its silent runs as Crashed.")] = "",
 ) -> None:
     """What is missing or clashes on this machine, each with its fix."""
     from dataclasses import asdict
@@ -108,10 +109,12 @@ def doctor(
     from pipelines.console import table
     from pipelines.doctor import examine
 
+    if host and not fix:
+        raise ConfigError(f"--host {host} closes the runs of that machine and needs --fix")
     if fix:
         from pipelines import doctor_server
 
-        for line in doctor_server.repair() or ["nothing to fix about the server, its worker and its runs"]:
+        for line in doctor_server.repair(host) or ["nothing to fix about the server, its worker and its runs"]:
             typer.echo(f"fix: {line}", err=True)
     found = examine(workspace)
     if as_json:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
+from infra.errors import ConfigError
 from pipelines import late, prefect_server, zombies
 from pipelines.prefect_api import Api, ServerError
 
@@ -62,6 +64,9 @@ def _runs(api: Api) -> Iterator[Seen]:
     dead = zombies.find(api)
     names = f": {', '.join(run['name'] for run in dead[:3])}" if dead else ""
     yield Seen("zombie runs", "bad" if dead else "ok", f"{len(dead)}{names}", f"{FIX} (closes them as Crashed)" if dead else "")
+    for host, lost in groupby(sorted(zombies.silent(api), key=lambda one: one.host), key=lambda one: one.host):
+        runs = list(lost)
+        yield Seen("silent runs", "warn", "; ".join(map(str, runs[:3])), f"if {host} will not come back: {FIX} --host {host}")
 
 
 def workers(api: Api) -> list[str]:
@@ -78,20 +83,27 @@ def workers(api: Api) -> list[str]:
     return own + [str(one["name"]) for one in found if one["status"] == "ONLINE" and one["name"] != here]
 
 
-def repair() -> list[str]:
-    """Close zombies, skip missed runs, start server and worker where schedules need them; one line for each thing done."""
+def repair(host: str = "") -> list[str]:
+    """Close zombies, skip missed runs, start server and worker where schedules need them; one line for each thing done.
+
+    host: a machine that will not come back, whose runs are closed too. Raises ConfigError when one of them still reports.
+    """
     done = []
     named = os.environ.get("PREFECT_API_URL", "")
     url = named if named and prefect_server.healthy(named) else prefect_server.running()
     if not url and prefect_server.started_before():
         url = prefect_server.local()
         done.append(f"started the Prefect server on {prefect_server.ui(url)}")
+    if not url and host:
+        raise ConfigError(f"--host {host}: no Prefect server answers; name it in PREFECT_API_URL, or start it with `textmill ui`")
     if not url:
         return done
     api = Api(url)
     swept = zombies.sweep(api)
     if swept.runs or swept.tasks:
         done.append(f"closed as Crashed: {swept}")
+    if host:
+        done.append(f"closed as Crashed, of {host}: {zombies.close_host(api, host)}")
     if skipped := late.skip_missed(api):
         done.append(f"skipped {skipped} missed runs; the newest of each schedule is run")
     if not workers(api) and (pid := prefect_server.ensure_worker(url)):

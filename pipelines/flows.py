@@ -123,8 +123,8 @@ class _Attempt:
 def start(prepared: Prepared) -> Outcome:
     """Run the flow in this process. Without a server the work is done all the same, and ends as it would with one."""
     attempt, order = _Attempt(prepared), prepared.order
-    given, raising = _ATTEMPT.set(attempt), logging.raiseExceptions
-    logging.raiseExceptions = False  # Prefect's log thread would print to the terminal that it lost the server
+    given = _ATTEMPT.set(attempt)
+    logging.raiseExceptions = False  # and stays so: Prefect's log thread, which outlives the run, would print that it lost the server
     try:
         with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: CLIENT_RETRIES}):
             run = textmill.with_options(flow_run_name=prepared.run.id)
@@ -138,7 +138,6 @@ def start(prepared: Prepared) -> Outcome:
             attempt.outcome = runner.carry_out(prepared, runner.plainly)
     finally:
         _ATTEMPT.reset(given)
-        logging.raiseExceptions = raising
         if attempt.lost:
             exit_at_once()
     if attempt.error is not None:

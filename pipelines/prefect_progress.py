@@ -10,6 +10,7 @@ import json
 import math
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RET
 from prefect.states import State
 
 from infra.log import Event, attach, event
+from pipelines import zombies
 from pipelines.runner import Outcome
 
 EVERY_S = 2.0  # between two updates of one progress artifact, and between two questions to a server that is gone
@@ -55,6 +57,7 @@ class Progress:
     def __init__(self, client: SyncPrefectClient, flow_run: UUID, logger: Any, cancel: Callable[[], None] | None = None) -> None:
         self.client, self.flow_run, self.logger, self.cancel = client, flow_run, logger, cancel
         self.lost = False
+        self._beat = time.monotonic()  # `zombies.register` has just reported
         self._bars: list[_Bar] = []
         self._tasks: dict[UUID, tuple[Task[..., Any], TaskRun]] = {}
         self._artifacts: list[ArtifactCreate] = []
@@ -132,6 +135,9 @@ class Progress:
             if self.lost:
                 self._reconcile()
             self._send()
+            if time.monotonic() - self._beat > zombies.HEARTBEAT_S:
+                self.client.update_flow_run_labels(self.flow_run, zombies.heartbeat())
+                self._beat = time.monotonic()
             if self.cancel is not None and self.cancelled():
                 cancel, self.cancel = self.cancel, None
                 cancel()

@@ -1,150 +1,161 @@
 """The whole chain under Prefect and Ray is killed again and again, and must end with the bytes of an undisturbed run.
 
-    python -m tests.faults.soak --kills 100        # `make soak`: about 40 minutes on 2 quiet cores
+    python -m tests.faults.soak --kills 100        # `make soak`
+    python -m tests.faults.soak --folder D         # goes on where a soak in D was stopped; D/soak.jsonl has what it saw
 
 The recipe is tests/end_to_end/mini.py's: site, links, crawl, extract, filter, dedup, tokenizers, two pretrained models, a distilled one, a
-fine-tuned and evaluated one. A run is started as a user starts it; at random moments one of its processes gets a SIGKILL, the kind that
-had the fewest kills so far first. What ended is started again with the same command; a run that ended well is compared, and another
-begins in an empty workspace.
+fine-tuned and evaluated one. A run is started as a user starts it. In every stage comes a moment (soak_moments.py) when one of the
+processes gets a SIGKILL: of the kinds that live at that time the one that had the fewest kills so far. What ended is started again with
+the same command; a run that ended well is compared (soak_compare.py), and another begins in an empty workspace.
 
-driver    the command itself            raylet   Ray's node manager         rank    a rank of a training
-ray       the Ray driver                gcs      Ray's head                 server  the Prefect server
-worker    a worker of Ray               agent    the Prefect worker that runs scheduled runs
+driver    the command itself     raylet    Ray's node manager          rank      a rank of a training
+ray       the Ray driver         gcs       Ray's head                  server    the Prefect server
+worker    a worker of Ray        mailbox   Ray's actor for reports     agent     the worker that runs scheduled runs
 
-Compared: every file of every artifact. Exceptions, each because it records time: manifests (when it was made), a crawl's fetch times and
-its position in the WARC files, and the speed in metrics.jsonl (its losses and steps are compared). Then: no process of a run that
-ended is alive 60 s later, and no flow run whose process is gone is Running 120 s later.
+Then: no process of a run that ended is alive 60 s later, and no flow run whose process is gone is Running 120 s later.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import httpx
 import psutil
 
-from tests.end_to_end import mini
-from tests.end_to_end.mini import Place, content, pages
+from tests.end_to_end.mini import Place
+from tests.faults import soak_moments, soak_victims
+from tests.faults.soak_compare import differences
+from tests.faults.soak_moments import Follower, Moment, Plan
+from tests.faults.soak_record import Record
 
-KINDS = ("driver", "ray", "worker", "raylet", "gcs", "rank", "server", "agent")
-RUN = ("run", "mini.yaml", "--set", "resources.cpus=2")
-STRAY_S, ZOMBIE_S, PATIENCE_S = 60.0, 120.0, 900.0
-AHEAD = 2  # kills of one kind more than of another
-LONGEST_S = 8.0  # from one kill to the next, or from the start of a run
-
-
-@dataclass
-class Seen:
-    """What the soak saw."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    codes: Counter[str] = field(default_factory=Counter)  # by the last kill and the exit code
-    rounds: int = 0
-    different: list[str] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
-    zombies: list[str] = field(default_factory=list)
-    unclear: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def good(self) -> bool:
-        return not (self.different or self.strays or self.zombies or self.unclear)
+SMALLER = (  # than the recipe of the tests: kills count here, not steps
+    "students.half.control=false", "models.gpt.pretrain.tokens=8192", "models.bert.pretrain.tokens=8192", "students.half.tokens=8192",
+    "tasks.package.epochs=2",
+)  # fmt: skip
+COMMAND = ("run", "mini.yaml", *(word for setting in ("resources.cpus=2", *SMALLER) for word in ("--set", setting)))
+STRAY_S, ZOMBIE_S = 60.0, 120.0
+SILENT_S = 400.0  # a run without an event for so long hangs
+POLL_S, LOOK_S = 0.05, 0.5
 
 
 class Soak:
     """One directory: the undisturbed run, the rounds, and the server that all of them share."""
 
-    def __init__(self, root: Path, reference: Path, kills: int, seed: int) -> None:
-        self.root, self.reference, self.kills, self.rng = root, reference, kills, random.Random(seed)
-        self.seen = Seen()
+    def __init__(self, root: Path, kills: int, seed: int) -> None:
+        self.root, self.kills, self.seed = root, kills, seed
+        self.record = Record(root / "soak.jsonl")
+        self.rng, self.plan = Random(seed), Plan(Random(seed), {})
         self.ended: list[tuple[float, list[psutil.Process], str]] = []  # when, whose processes, the run's name
-        self.agent: subprocess.Popen[str] | None = None
+        self.helpers: list[subprocess.Popen[str]] = []
+        self.driver: subprocess.Popen[str] | None = None
 
-    def soak(self) -> Seen:
-        undisturbed = mini.finished(self.reference)
-        while not self.seen.rounds or sum(self.seen.kills.values()) < self.kills:
+    def soak(self) -> Record:
+        undisturbed = self.reference()
+        lengths = soak_moments.lengths((undisturbed.workspace / "runs").iterdir())
+        while not self.record.of("round") or self.left() > 0:
+            number = len(self.record.of("round"))
+            self.rng = Random(f"{self.seed}/{number}/{len(self.record.rows)}")
+            self.plan = Plan.draw(self.rng, lengths, self.plan.owed)
             self.round(undisturbed)
         self.look_back(wait=True)
-        return self.seen
+        return self.record
+
+    def reference(self) -> Place:
+        """The run without kills, in one process."""
+        place = Place.make(self.root / "reference")
+        if not (place.folder / "complete").exists():
+            done = place.call(*COMMAND, "--plain", timeout=1800)
+            assert done.returncode == 0, done.stderr
+            (place.folder / "complete").touch()
+        return place
+
+    def left(self) -> int:
+        return self.kills - len(self.record.of("kill"))
 
     def round(self, undisturbed: Place) -> None:
         """Runs in one workspace until one ends well."""
-        place = Place.make(self.root / "struck")
-        ends = time.monotonic() + PATIENCE_S
+        place = Place.make(self.root / "killed")
         while not self.attempt(place):
-            assert time.monotonic() < ends, f"no run ended well in {PATIENCE_S} s"
-        self.seen.rounds += 1
-        self.seen.different += differences(place, undisturbed)
-        say(f"round {self.seen.rounds} ended: {len(self.seen.different)} differences so far, {sum(self.seen.kills.values())} kills")
-        shutil.rmtree(place.workspace)
+            pass
+        found = differences(place, undisturbed)
+        for one in found:
+            self.record.add("different", round=len(self.record.of("round")), artifact=one)
+        self.record.add("round", differences=len(found), kills=len(self.record.of("kill")))
+        if found:
+            place.workspace.rename(self.root / f"different-{len(self.record.of('round'))}")
+        else:
+            shutil.rmtree(place.workspace)
 
     def attempt(self, place: Place) -> bool:
-        """One run, and what is done to it; whether it ended well."""
-        before = set(place.workspace.glob("runs/*"))
-        process, family, last = psutil.Process((popen := place.start(*RUN)).pid), set[psutil.Process](), "none"
-        due = time.monotonic() + self.rng.random() * LONGEST_S
+        """One run, and the kills in it; whether it ended well."""
+        before = {path.name for path in place.workspace.glob("runs/*")}
+        self.driver = popen = place.start(*COMMAND)
+        process, family, last, looked, run = psutil.Process(popen.pid), set[psutil.Process](), "none", 0.0, None
+        follower = Follower(self.plan.lengths)
         while popen.poll() is None:
-            with suppress(psutil.Error):
-                family |= set(process.children(recursive=True))
-            begun = set(place.workspace.glob("runs/*/status.json")) - {run / "status.json" for run in before}
-            if begun and time.monotonic() > due and sum(self.seen.kills.values()) < self.kills:
-                last = self.strike(place, process, family) or last
-                due = time.monotonic() + self.rng.random() * LONGEST_S
-            self.look_back()
-            time.sleep(0.1)
-        code, said = popen.returncode, popen.communicate()[1]
-        name = max((set(place.workspace.glob("runs/*")) - before), key=lambda path: path.stat().st_ctime_ns, default=Path("none")).name
-        self.ended.append((time.monotonic(), [one for one in family if not is_service(one)], name))
-        self.seen.codes[f"{last}: {code}"] += 1
-        if code not in (0, -9) and "textmill: " not in said:
-            self.seen.unclear.append(f"{last}, code {code}: {said[-300:]}")
-        say(f"  run {name} ended with code {code} after {last}: {' / '.join(said.strip().splitlines())[:300]}")
-        return code == 0
+            if time.monotonic() - looked > LOOK_S:
+                with suppress(psutil.Error):
+                    family |= set(process.children(recursive=True))
+                run = run or _new(place, before)
+                self.serve(place)
+                self.look_back()
+                looked = time.monotonic()
+            follower.read(run)
+            self.skip(follower)
+            if self.left() > 0 and (moment := self.plan.due(follower)):
+                last = self.kill(place, process, family, moment) or last
+            if time.monotonic() - follower.changed > SILENT_S:
+                self.record.add("hang", stage=follower.label, last=last, run=run.name if run else "")
+                popen.kill()
+                popen.wait()
+            time.sleep(POLL_S)
+        return self.end(place, popen, family, last, run or _new(place, before))
 
-    def strike(self, place: Place, process: psutil.Process, family: set[psutil.Process]) -> str:
-        """One kill of the kind that had the fewest; the kind, or nothing when there was nobody to kill."""
-        there = {"driver": [process], "agent": self.agents(place), "server": services(place, "server")}
-        for one in family:
-            if (kind := kind_of(one)) and alive(one):
-                there.setdefault(kind, []).append(one)
-        kinds = sorted((kind for kind in KINDS if there.get(kind)), key=lambda kind: (self.seen.kills[kind], self.rng.random()))
-        if not kinds or self.seen.kills[kinds[0]] > min(self.seen.kills[kind] for kind in KINDS) + AHEAD:
-            return ""  # the driver is always there: the others have their turn first
-        kind = kinds[0]
-        victims = there[kind] if kind == "server" else [self.rng.choice(sorted(there[kind], key=lambda one: one.pid))]
+    def end(self, place: Place, popen: subprocess.Popen[str], family: set[psutil.Process], last: str, run: Path | None) -> bool:
+        """Record how a run ended, and remember to look for what it leaves."""
+        message, name = popen.communicate()[1].strip(), run.name if run else ""
+        self.ended.append((time.monotonic(), [one for one in family if not soak_victims.is_service(one)], name))
+        self.record.add("exit", last=last, code=popen.returncode, run=name, message=" / ".join(message.splitlines())[-300:])
+        if popen.returncode not in (0, -9) and "textmill: " not in message:
+            self.record.add("unclear", last=last, code=popen.returncode, message=message[-1000:])
+        return popen.returncode == 0
+
+    def skip(self, follower: Follower) -> None:
+        """Give the moments of stages that ended without them to later stages."""
+        order = (soak_moments.START, *self.plan.lengths, soak_moments.END)
+        if lost := self.plan.missed(order, follower.label):
+            self.record.add("missed", count=len(lost), stages=" ".join(moment.label for moment in lost))
+
+    def kill(self, place: Place, process: psutil.Process, family: set[psutil.Process], moment: Moment) -> str:
+        """One kill; its kind."""
+        with suppress(psutil.Error):
+            family |= set(process.children(recursive=True))
+        kind, victims = soak_victims.choose(soak_victims.by_kind(place, process, family), self.record.kills(), self.rng)
         for victim in victims:
             with suppress(psutil.Error):
                 victim.kill()
-        self.seen.kills[kind] += 1
-        say(f"  kill {sum(self.seen.kills.values())}: {kind} {[one.pid for one in victims]}")
+        self.plan.used(moment)
+        number = len(self.record.of("kill")) + 1
+        self.record.add("kill", number=number, stage=moment.label, kind=kind, moment=str(moment), pids=[one.pid for one in victims])
         if kind == "server" and self.rng.random() < 0.5:
-            place.start("ui")  # somebody starts it again while the run goes on
+            self.helpers.append(place.start("ui"))  # somebody starts it again while the run goes on
         return kind
 
-    def agents(self, place: Place) -> list[psutil.Process]:
-        """The Prefect worker, started when there is none."""
-        home = place.folder / "home"
-        if self.agent is None or self.agent.poll() is not None:
-            with suppress(OSError, ValueError):
-                api = json.loads((home / "server.json").read_text())["api"]
-                command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "textmill", "--type", "process"]
-                environment = {**place.environment(), "PREFECT_API_URL": api, "PREFECT_HOME": str(home / "prefect")}
-                quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                self.agent = subprocess.Popen(command, cwd=home, env=environment, text=True, **quiet)
-            return []
-        return [psutil.Process(self.agent.pid)]
+    def serve(self, place: Place) -> None:
+        """Keep the worker alive, as a service manager does. One that starts is waited for."""
+        self.helpers = [helper for helper in self.helpers if helper.poll() is None]
+        if not self.helpers and soak_victims.service(place, "server") and not soak_victims.service(place, "worker"):
+            self.helpers.append(place.start("worker", "start"))
 
     def look_back(self, *, wait: bool = False) -> None:
         """Whether what should be gone by now is gone."""
@@ -154,113 +165,62 @@ class Soak:
                 time.sleep(max(0.0, when + ZOMBIE_S - time.monotonic()))
             passed = time.monotonic() - when
             if passed > STRAY_S and family:
-                self.seen.strays += [f"{name}: {one}" for one in family if alive(one)]
+                for one in family:
+                    if soak_victims.alive(one):
+                        self.record.add("stray", run=name, process=str(one))
                 family.clear()
-            if passed > ZOMBIE_S:
+            if passed > ZOMBIE_S and (running := self.is_running(name, wait)) is not None:
                 self.ended.remove(entry)
-                self.seen.zombies += [name] if self.is_running(name) else []
+                if running:
+                    self.record.add("zombie", run=name)
 
-    def is_running(self, name: str) -> bool:
-        """What the server says of a flow run; a server that was just killed is asked again after the next run started it."""
-        filtered = {"flow_runs": {"name": {"any_": [name]}}}
-        try:
-            api = json.loads((self.root / "struck/home/server.json").read_text())["api"]
-            found = httpx.post(f"{api}/flow_runs/filter", json=filtered, timeout=30).json()
-        except (OSError, ValueError, httpx.HTTPError):
+    def is_running(self, name: str, wait: bool) -> bool | None:
+        """What the server says of a flow run; None when none answers: it is asked again later."""
+        if not name:
             return False
-        return any(run["state_type"] == "RUNNING" for run in found)
+        filtered = {"flow_runs": {"name": {"any_": [name]}}}
+        place = Place(self.root / "killed")
+        if wait:
+            place.call("ui")
+        try:
+            api = json.loads((place.folder / "home/server.json").read_text())["api"]
+            found = httpx.post(f"{api}/flow_runs/filter", json=filtered, timeout=5).json()
+            return any(run["state_type"] == "RUNNING" for run in found)
+        except (OSError, ValueError, TypeError, KeyError, httpx.HTTPError):
+            return None
 
     def close(self) -> None:
-        if self.agent is not None:
-            self.agent.kill()
-            self.agent.wait()
-        Place.make(self.root / "struck").call("ui", "--stop")
+        if self.driver is not None and self.driver.poll() is None:  # the soak itself was stopped
+            self.driver.terminate()
+            self.driver.communicate()
+        for helper in self.helpers:
+            helper.wait()
+        Place.make(self.root / "killed").call("ui", "--stop")
 
 
-def kind_of(process: psutil.Process) -> str:
-    """Which kind of a run's processes this one is; empty for others."""
-    with suppress(psutil.Error):
-        name, words = process.name(), " ".join(process.cmdline())
-        if name in ("raylet", "gcs_server"):
-            return name.removesuffix("_server")
-        if words.startswith("ray::") and not words.startswith(("ray::IDLE", "ray::Dashboard", "ray::RuntimeEnv")):
-            return "worker"
-        if "spawn_main" in words:
-            return "rank" if "OMP_WAIT_POLICY" in process.environ() else "ray"
-    return ""
-
-
-def services(place: Place, name: str) -> list[psutil.Process]:
-    """The Prefect server of this place and what it started."""
-    with suppress(OSError, ValueError, psutil.Error):
-        found = psutil.Process(json.loads((place.folder / "home" / f"{name}.json").read_text())["pid"])
-        return [found, *found.children(recursive=True)]
-    return []
-
-
-def is_service(process: psutil.Process) -> bool:
-    """Prefect's server outlives a run on purpose."""
-    with suppress(psutil.Error):
-        return "prefect" in " ".join(process.cmdline())
-    return False
-
-
-def alive(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def differences(place: Place, undisturbed: Place) -> list[str]:
-    """Labels of stages whose output is not that of the undisturbed run."""
-    found = []
-    rows = {row["label"]: row for row in place.rows()}
-    for expected in undisturbed.rows():
-        label = expected["label"]
-        here, there = place.made(rows[label]), undisturbed.made(expected)
-        if rows[label]["fingerprint"] != expected["fingerprint"]:
-            found.append(f"{label}: fingerprint")
-        elif expected["stage"] == "crawl":
-            found += [] if pages(here) == pages(there) else [label]
-        elif comparable(here) != comparable(there):
-            found.append(label)
-    return found
-
-
-def comparable(artifact: Path) -> dict[str, Any]:
-    """Every file's hash; of the metrics what they say, without the speed."""
-    found: dict[str, Any] = dict(content(artifact))
-    for path in [path for path in found if path.endswith("metrics.jsonl")]:
-        lines = (artifact / path).read_text().splitlines()
-        found[path] = [{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_s", "speed")} for line in lines]
-    return found
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stdout.flush()
+def _new(place: Place, before: set[str]) -> Path | None:
+    """The directory of a run that started since."""
+    runs = [path for path in place.workspace.glob("runs/*") if path.name not in before and (path / "status.json").exists()]
+    return max(runs, key=lambda path: path.stat().st_ctime_ns, default=None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=14)
-    parser.add_argument("--reference", type=Path, help="a directory for the undisturbed run, which is used again when it is there")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak") as folder:
-        soak = Soak(Path(folder), asked.reference or Path(folder), asked.kills, asked.seed)
+    parser.add_argument("--folder", type=Path, help="where runs and results go, and are found again; without it they are removed")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command with the same --folder goes on"))
+    with tempfile.TemporaryDirectory(prefix="soak") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        soak = Soak(folder.resolve(), options.kills, options.seed)
         try:
-            seen = soak.soak()
+            record = soak.soak()
         finally:
             soak.close()
-    minutes = (time.monotonic() - seen.began) / 60
-    say(f"{sum(seen.kills.values())} kills ({', '.join(f'{count} {kind}' for kind, count in seen.kills.items())}) in {minutes:.0f} minutes")
-    say(f"exit codes by last kill: {dict(seen.codes)}")
-    say(f"{seen.rounds} runs ended well; {len(seen.different)} different artifacts {seen.different}")
-    say(f"{len(seen.strays)} stray processes after {STRAY_S:.0f} s {seen.strays}")
-    say(f"{len(seen.zombies)} zombie flow runs after {ZOMBIE_S:.0f} s {seen.zombies}")
-    say(f"{len(seen.unclear)} ends without a message {seen.unclear}")
-    raise SystemExit(not seen.good)
+            print(soak.record.figures(), flush=True)
+    raise SystemExit(not record.good)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,40 @@ def test_a_process_id_given_away_or_of_another_container_is_not_taken_for_the_ru
     assert not judged(**{**me, "machine": "elsewhere/4026531836", "pid": 2**22 + 1})
 
 
+def test_a_run_of_a_lost_host_is_shown_and_closed_on_request_only(api: Api, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import task
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from pipelines import flows
+    from pipelines.prefect_progress import Progress
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(flows.textmill, name="far-away", state=Running())
+        left = client.create_task_run(task(lambda: None, name="crawl"), flow_run_id=run.id, dynamic_key="0", state=Running())
+        monkeypatch.setattr(zombies, "machine", lambda: "node7/4026531836")
+        zombies.register(api, str(run.id))
+        before = flow_run(api, "far-away")["labels"][zombies.HEARTBEAT]
+        monkeypatch.setattr(zombies, "HEARTBEAT_S", 0.0)
+        time.sleep(1.1)
+        Progress(client, run.id, None).close()  # its thread reports
+    assert flow_run(api, "far-away")["labels"][zombies.HEARTBEAT] > before
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="far-away reported .* s ago"):
+        doctor_server.repair("node7")
+    with pytest.raises(ConfigError, match="open runs on node7"):
+        doctor_server.repair("node8")
+    assert not [seen for seen in doctor_server.examine() if seen.what == "silent runs"]
+    long_ago = (datetime.now(UTC) - timedelta(seconds=zombies.SILENT_S + 60)).isoformat()
+    api.send("PATCH", f"/flow_runs/{run.id}/labels", {zombies.HEARTBEAT: long_ago})
+    [row] = [seen for seen in doctor_server.examine() if seen.what == "silent runs"]
+    assert row.state == "warn" and "far-away on node7, silent for 11 minutes" in row.found and "doctor --fix --host node7" in row.fix
+    doctor_server.repair()  # nobody said that node7 is lost
+    assert state(api, str(run.id)) == "Running"
+    assert "far-away and 1 task runs" in " ".join(doctor_server.repair("node7"))
+    assert state(api, str(run.id)) == "Crashed" and api.send("GET", f"/task_runs/{left.id}")["state_name"] == "Crashed"
+
+
 def test_a_task_that_its_crashed_flow_left_running_is_closed(api: Api, server: str) -> None:
     from prefect import task
     from prefect.client.orchestration import get_client
