@@ -31,6 +31,7 @@ from data_prep.examples.blocks import BLOCKS, BlocksConfig
 from data_prep.examples.encode import ENCODE, EncodeConfig
 from data_prep.examples.pairs import PAIRS, PairsConfig
 from data_prep.tokenizer.train import TOKENIZER, TokenizerConfig
+from infra import lease
 from infra.artifact import Artifact, SourceFile
 from infra.compute import LocalCompute
 from infra.stage import Stage, run
@@ -250,8 +251,9 @@ def _build(tiny: Tiny) -> None:
 def _load() -> None:
     """What a stage loads when it starts, loaded before the forks instead of in each: half of the time of a crash point.
 
-    Nothing here starts a thread, which a fork would not have.
+    Nothing here starts a thread, which a fork would not have. Leases beat once an hour, so that each run does the same operations.
     """
+    lease.BEAT_S = 3600.0
     importlib.import_module("data_prep.corpus.crawling.shard")
     detect("The model that names languages is read from a compressed file.")
 
