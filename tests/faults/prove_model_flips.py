@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections import Counter
@@ -91,11 +92,7 @@ def copied(place: Place, workspace: Path, inputs: dict[str, Artifact], damaged: 
     sites = (place.workspace / "artifacts/site").glob("[!.]*")
     for path in {one.path for one in inputs.values()} | set(sites):
         target = workspace / "artifacts" / path.parent.name / path.name
-        if path == damaged.path:
-            shutil.copytree(path, target)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
+        shutil.copytree(path, target, copy_function=shutil.copy2 if path == damaged.path else os.link)
     return workspace / "artifacts" / damaged.stage / damaged.fingerprint
 
 
