@@ -87,17 +87,18 @@ def sweep(folder: Path, own: Iterable[str] = ()) -> list[str]:
     own: patterns of names directly below folder that the stage itself checks when it resumes (a log, checkpoints): files there
     need no record, but one that has a record must agree with it.
     """
-    patterns, good, damaged = tuple(own), set[Path](), []
+    patterns, good, wrong = tuple(own), set[Path](), set[Path]()
     files = list(_files(folder))
     for path in [one for one in files if one.name.endswith(SUFFIX)]:
         entries = _entries(path)
-        wrong = [file for file, said in entries.items() if not _agrees(file, said)]
-        if entries and not wrong:
+        differing = {file for file, said in entries.items() if not _agrees(file, said)}
+        if entries and not differing:
             good |= {path, *entries}
-        damaged += [str(file.relative_to(folder)) for file in wrong if file.is_file() and file.is_relative_to(folder)]
-        for file in wrong:
-            if file.is_relative_to(folder):
-                _remove(file)
+        wrong |= {file for file in differing if file.is_relative_to(folder)}
+    wrong -= good  # a record that is damaged itself says nothing about a file that another one vouches for
+    damaged = [str(file.relative_to(folder)) for file in wrong if file.is_file()]
+    for file in wrong:
+        _remove(file)
     for path in files:
         mine = any(fnmatch(path.relative_to(folder).parts[0], pattern) for pattern in patterns)
         if path not in good and (not mine or path.name.endswith(SUFFIX)):
@@ -105,7 +106,7 @@ def sweep(folder: Path, own: Iterable[str] = ()) -> list[str]:
     for parent, _, _ in os.walk(folder, topdown=False):
         if Path(parent) != folder and not os.listdir(parent):
             os.rmdir(parent)
-    return sorted(set(damaged))
+    return sorted(damaged)
 
 
 def _remove(path: Path) -> None:

@@ -56,7 +56,7 @@ class Do(Protocol):
 
 # how the demo's own web is served while it is crawled: given the site's artifact and the crawl's fingerprint
 Serve = Callable[[Artifact, str], AbstractContextManager[None]]
-Digest = Callable[[Path], SourceFile]
+Digest = Callable[[Path], SourceFile | None]  # None: the file is left out of those that a pattern names
 Note = Callable[[Mapping[str, Artifact]], None]  # told of the corpus so far, by stage, as soon as it is made
 
 
@@ -97,12 +97,12 @@ class _Chain:
             found = expand(path)
             if not found:
                 raise ConfigError(f"there is no file {path}")
-            return tuple(self.digest(p) for p in found)
+            return tuple(file for p in found if (file := self.digest(p)))
         assert self.site is not None
         name = path.removeprefix(SITE)
         if not self.site.path.exists():
             return (SourceFile(str(self.site.path / name), UNMADE, Path(name).name),)
-        return (self.digest(self.site.file(name)),)
+        return (SourceFile.of(self.site.file(name)),)
 
     def one_file(self, path: str) -> SourceFile:
         found = self.files(path)
@@ -329,7 +329,7 @@ def _imported(chain: _Chain, name: str, tokenizer: Artifact) -> Artifact:
     """Weights from a folder: the model itself, or what its pretraining begins from."""
     model = chain.recipe.models[name]
     folder = Path(model.init)
-    named = {path.relative_to(folder).as_posix(): chain.digest(path) for path in files_of(folder)}
+    named = {path.relative_to(folder).as_posix(): file for path in files_of(folder) if (file := chain.digest(path))}
     files = tuple(dataclasses.replace(file, name=where) for where, file in named.items())
     config = ImportConfig(files, model.family, "" if model.trained else model.size)
     return chain.make(IMPORT, config, f"import {name}" if model.trained else name, tokenizer=tokenizer)

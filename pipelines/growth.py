@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,51 @@ from pipelines.recipe import Recipe
 STAGES = ("links", "crawl", "dedup")  # what has an `earlier` of its own kind
 
 
+class LostPart(ArtifactError):
+    """What an earlier date built is missing or was quarantined. date: that date's."""
+
+    def __init__(self, message: str, date: str) -> None:
+        super().__init__(message)
+        self.date = date
+
+    def __reduce__(self) -> tuple[type[LostPart], tuple[str, str]]:
+        return type(self), (str(self), self.date)
+
+
 class Growth:
     """What a run of this recipe and date builds on, and where it is noted. A corpus that does not grow builds on nothing."""
 
     def __init__(self, workspace: Path, store: Store, recipe: Recipe) -> None:
-        """Raises ConfigError without a date, ArtifactError when what it builds on is gone."""
+        """Raises ConfigError without a date, ArtifactError when the list of dates is damaged.
+
+        An earlier date whose artifacts are missing is reported by `earlier` and `again`: a run can rebuild them (rebuild.py).
+        """
         self.path, self.store, self.recipe = workspace / "corpora" / f"{recipe.name}.json", store, recipe
         if recipe.corpus.grow and not recipe.date:
             raise ConfigError(
                 "corpus.grow adds one dated part at a time: give the date, `--set date=2026-11-25` (a schedule gives its own)"
             )
-        self.earlier: dict[str, Artifact] = self._before() if recipe.corpus.grow else {}
+        self._earlier: dict[str, Artifact] = {}
+        self._lost: LostPart | None = None
+        with suppress(LostPart):
+            self.again()
+
+    @property
+    def earlier(self) -> dict[str, Artifact]:
+        """What the run builds on, by stage. Raises LostPart when it is missing."""
+        if self._lost:
+            raise self._lost
+        return self._earlier
 
     def again(self) -> dict[str, Artifact]:
-        """What the run builds on, looked for once more. Raises ArtifactError when it is gone by now."""
-        self.earlier = self._before() if self.recipe.corpus.grow else {}
-        return self.earlier
+        """What the run builds on, looked for again. Raises LostPart when it is missing."""
+        self._lost = None
+        try:
+            self._earlier = self._before() if self.recipe.corpus.grow else {}
+        except LostPart as error:
+            self._lost = error
+            raise
+        return self._earlier
 
     def note(self, made: Mapping[str, Artifact]) -> None:
         """Write down that this date's part is done; another run of the same date replaces it."""
@@ -72,9 +102,10 @@ class Growth:
         for stage, fingerprint in self.parts()[last].items():
             artifact = self.store.find(stage, fingerprint)
             if artifact is None:
-                raise ArtifactError(
-                    f"{self.path}: the part of {last} needs {stage}/{fingerprint}, which is gone or damaged; "
-                    f"run that date again (`--set date={last}`), then this one"
+                raise LostPart(
+                    f"{self.path}: the corpus of {last} needs {stage}/{fingerprint}, which is missing or damaged; a run of "
+                    f"{self.recipe.date} rebuilds it first",
+                    last,
                 )
             found[stage] = artifact
         return found

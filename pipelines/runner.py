@@ -26,7 +26,7 @@ from pipelines import chain, plan_checks, recipe_shapes
 from pipelines.ending import describe, exit_state, locate
 from pipelines.growth import Growth
 from pipelines.plan import plan
-from pipelines.rebuild import rebuilding
+from pipelines.rebuild import Earlier, rebuilding
 from pipelines.recipe import Loaded, load
 from pipelines.rundir import RunDir
 from pipelines.tensorboard import Board
@@ -144,7 +144,8 @@ def carry_out(prepared: Prepared, make_carry: MakeCarry) -> Outcome:
         try:
             growth, serve = prepared.growth, partial(served, prepared.store, compute)
             recipe, until = prepared.loaded.recipe, prepared.order.until
-            artifacts = rebuilding(growth, lambda earlier: chain.run(do, recipe, until, serve, earlier=earlier, note=growth.note))
+            parts = Earlier(growth, run.workspace, do, serve)
+            artifacts = rebuilding(growth, lambda earlier: chain.run(do, recipe, until, serve, earlier=earlier, note=growth.note), parts)
             if prepared.store.mirror:
                 prepared.store.mirror.finish()
             outcome = Outcome(run, prepared.store, artifacts, time.monotonic() - begun)

@@ -162,6 +162,8 @@ def every_point(
         found = look(here)
         assert found == wanted, f"{where}: " + ", ".join(sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k)))
         tried += 1
+        if tried % 100 == 0:
+            print(f"{folder.name}: {tried} points in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     assert points and tried, "there is nothing to kill"
     return Report(len(points), tried, time.monotonic() - began)
 

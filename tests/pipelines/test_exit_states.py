@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -125,6 +126,23 @@ def test_a_stage_fails(mode: str, scene: Scene, check: Any) -> None:
             (scratch / name / "in the way").mkdir(parents=True, exist_ok=True)
     scene.gate.set()
     check(run, mode, ending.FAILED, "crawl: ")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_artifact_is_damaged(mode: str, scene: Scene, check: Any) -> None:
+    """A bit of an artifact on the mirror has flipped: it is not used, and the run does not build another under its name there."""
+    scene.gate.set()
+    where = ["--set", f"resources.mirror={(scene.directory / 'mirror').as_uri()}"]
+    assert scene.start("plain", *where, until="extract").wait() == 0
+    shutil.rmtree(scene.directory / "workspace")
+    for stage in ("links", "crawl"):  # so that there is work before the damage is met
+        shutil.rmtree(scene.directory / "mirror" / stage)
+    [damaged] = (scene.directory / "mirror/extract").glob("*/00000.arrow")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 4
+    damaged.write_bytes(content)
+    check(scene.start(mode, *where), mode, ending.DAMAGED, "00000.arrow does not hash to what its manifest says; remove ")
+    assert not list((scene.directory / "workspace/artifacts/extract").glob("[!.]*"))
 
 
 @pytest.mark.parametrize("mode", ["plain", "ray"])

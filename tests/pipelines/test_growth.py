@@ -18,6 +18,8 @@ from pipelines.growth import Growth
 from pipelines.plan import plan
 from pipelines.recipe import Recipe, load
 from pipelines.runner import Order, carry_out, plainly, prepare
+from pipelines.verify import verify
+from tests.end_to_end.mini import content
 
 GROWS = """\
 name: days
@@ -107,11 +109,63 @@ def test_the_plan_knows_what_a_date_would_build_on(place: Path) -> None:
     assert steps["dedup"].action == "reuse"
 
 
-def test_a_part_that_is_gone_names_the_date_to_run_again(place: Path) -> None:
-    first = go(place, "2026-11-24")["dedup"]
-    shutil.rmtree(first.path)
-    with pytest.raises(ArtifactError, match=r"part of 2026-11-24 needs dedup/.*`--set date=2026-11-24`"):
-        prepare(Order(str(place / "days.yaml"), place / "work", ("date=2026-11-25",), plain=True))
+def days(place: Path) -> dict[str, dict[str, str]]:
+    """Run three days; what the last one built, by label."""
+    for number, date in enumerate(("2026-11-24", "2026-11-25", "2026-11-26"), 1):
+        add(place, number, text_of(number), text_of(number + 10))
+        made = go(place, date)
+    return {label: content(artifact.path) for label, artifact in made.items()}
+
+
+def part(place: Path, date: str) -> Path:
+    """Where the corpus of a date is stored."""
+    return place / "work/artifacts/dedup" / json.loads((place / "work/corpora/days.json").read_text())[date]["dedup"]
+
+
+def flip_shard(folder: Path) -> None:
+    path = sorted(folder.glob("*.arrow"))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.unlink()  # it may be a hard link of another date's
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["removed", "a flipped bit", "both dates before"])
+def test_an_earlier_date_is_rebuilt_with_everything_built_from_it(place: Path, damage: str) -> None:
+    """From the files that it read, though the recipe's pattern finds those of later days too."""
+    wanted = days(place)
+    listed = (place / "work/corpora/days.json").read_text()
+    shutil.rmtree(part(place, "2026-11-26"))  # so that something has to be built
+    second = part(place, "2026-11-25")
+    shutil.rmtree(second) if damage == "removed" else flip_shard(second)
+    if damage == "both dates before":
+        flip_shard(part(place, "2026-11-24"))
+    made = go(place, "2026-11-26")
+    assert {label: content(artifact.path) for label, artifact in made.items()} == wanted
+    assert (place / "work/corpora/days.json").read_text() == listed
+    states = {row["label"]: row["state"] for row in json.loads((newest(place) / "stages.json").read_text())}
+    assert states["dedup of 2026-11-25"] == "done" and states["documents of 2026-11-25"] == "cached", states
+    assert ("dedup of 2026-11-24" in states) == (damage == "both dates before")
+    assert verify(Store(place / "work/artifacts")).damaged == []
+
+
+def newest(place: Path) -> Path:
+    return max((place / "work/runs").iterdir(), key=lambda path: (path.stat().st_ctime_ns, path.name))
+
+
+def test_an_earlier_date_that_cannot_be_rebuilt_says_what_to_do(place: Path) -> None:
+    days(place)
+    shutil.rmtree(part(place, "2026-11-26"))
+    shutil.rmtree(part(place, "2026-11-25"))
+    (place / "day2.jsonl").unlink()
+    with pytest.raises(ArtifactError, match=r"corpus of 2026-11-25 .* cannot be rebuilt as it was: dedup would differ.*put back the files"):
+        go(place, "2026-11-26")
+    for run in (place / "work/runs").iterdir():
+        shutil.rmtree(run)
+    with pytest.raises(ArtifactError, match=r"no run in .* says how it was built; .*`textmill run days --set date=2026-11-25`"):
+        go(place, "2026-11-26")
+    with pytest.raises(ArtifactError, match=r"corpus of 2026-11-25 needs dedup/.* a run of 2026-11-26 rebuilds it"):
+        plan(recipe(place, "2026-11-26"), place / "work", "dedup")
 
 
 def test_a_torn_list_of_parts_is_told(place: Path) -> None:
