@@ -19,7 +19,7 @@ from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
 from training.card import CARD, MODEL, check_tokenizer, export_model, read_card, write_json
-from training.pretrain import RESUMED
+from training.pretrain import RESUMED, held_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,12 +68,19 @@ class DistillConfig:
     save_every: int = how(100)
     valid_every: int = 0
     valid_batches: int = 8
+    keep_best: bool = False  # the student is that of the lowest validation loss, not of the last step
+    patience: int = 0  # validations without a lower loss after which training ends; 0: never
 
     def __post_init__(self) -> None:
         method(self.method)
         for name in ("tokens", "batch_tokens", "length", "micro_batch", "log_every", "save_every", "lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"distill.{name} is {getattr(self, name)}; it must be above 0")
+        if self.patience < 0:
+            raise ConfigError(f"distill.patience is {self.patience}; it must be 0 or more")
+        for name in ("keep_best", "patience"):
+            if getattr(self, name) and not self.valid_every:
+                raise ConfigError(f"distill.{name} needs validations to compare: set valid_every of the student to a number of steps")
         if min(self.kd, self.data, self.cosine) < 0 or self.kd + self.data + self.cosine <= 0:
             raise ConfigError(f"distill: kd {self.kd}, data {self.data}, cosine {self.cosine}: none may be negative, one must be above 0")
         if self.batch_tokens < self.length:
@@ -108,6 +115,8 @@ def check(config: DistillConfig, inputs: Inputs, ranks: int) -> None:
     check_tokenizer(teacher, inputs["tokenizer"], inputs["sentences"])
     layer_map(card["backbone"]["layers"], config.layers)
     loop_config(config)
+    if (config.keep_best or config.patience) and not held_rows(inputs):
+        raise ConfigError("distill.keep_best and patience compare validation losses, but no document is held out; raise encode.valid_share")
     if chosen.objective == "next" and inputs["examples"].stage != "blocks":
         raise ConfigError(f"{chosen.name} learns the next token from blocks, it was given {inputs['examples'].stage}")
     if config.length > card["backbone"]["positions"]:
@@ -124,8 +133,7 @@ def train_rank(config: DistillConfig, inputs: dict[str, Artifact], out: Path) ->
     from training.engine.loop import train
 
     feed = partial(make_feed, config, inputs, "train")
-    held = sum(file["rows"] or 0 for file in inputs["examples"].files if file["name"].startswith("valid/"))
-    valid = partial(make_feed, config, inputs, "valid") if held else None
+    valid = partial(make_feed, config, inputs, "valid") if held_rows(inputs) else None
     trained = train(partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "distill", imported=True)
     if trained.weights is None:
         return {}
@@ -158,6 +166,7 @@ def make_feed(config: DistillConfig, inputs: dict[str, Artifact], split: str) ->
 
 def loop_config(config: DistillConfig) -> LoopConfig:
     """What the one loop is told."""
+    from training.engine.checkpoint import Keep
     from training.engine.loop import LoopConfig
     from training.engine.optim import OptimConfig
 
@@ -173,6 +182,8 @@ def loop_config(config: DistillConfig) -> LoopConfig:
         save_every=config.save_every,
         valid_every=config.valid_every,
         valid_batches=config.valid_batches,
+        patience=config.patience,
+        keep=Keep(best=config.keep_best),
         clip=config.clip,
     )
 
@@ -211,6 +222,7 @@ def student_card(
         "loss": trained.loss,
         "parts": trained.parts,
         "valid_loss": trained.valid.loss if trained.valid else None,
+        **({"best_step": trained.best.step, "last_valid_loss": trained.best.last_loss} if trained.best else {}),
         "method": config.method,
         "control": config.control,
         "teacher": {"family": teacher["family"], "parameters": parameters["teacher"], "layers_taken": list(layers)},

@@ -20,6 +20,7 @@ from infra.stage import run
 from infra.store import Store
 from tests.training.small import LENGTH, Here, model, prepared, texts
 from training.card import read_card
+from training.engine.measure import read
 from training.families import catalog
 
 CONFIG = DistillConfig(tokens=12 * 8 * LENGTH, batch_tokens=8 * LENGTH, length=LENGTH, micro_batch=4, log_every=1, save_every=5, lr=2e-3)
@@ -69,6 +70,21 @@ def test_the_card_and_the_metrics_tell_what_happened(student: Artifact, lesson: 
     assert set(lines[0]["parts"]) == {"kd", "cosine", "next" if lesson[0].method == "distilgpt2" else "mlm"}
     assert lines[-1]["parts"]["kd"] < lines[0]["parts"]["kd"]
     assert not [file["name"] for file in student.files if "checkpoint" in file["name"]]
+
+
+def test_patience_ends_a_student_that_diverges_and_keep_best_publishes_its_best_weights(
+    lesson: tuple[DistillConfig, dict[str, Artifact]], store: Store
+) -> None:
+    """A rate that rises until the student diverges; the card's loss is that of the best validation."""
+    config = replace(lesson[0], lr=1.0, warmup=11, schedule="constant", valid_every=1, valid_batches=0, keep_best=True, patience=2)
+    best = run(DISTILL, config, lesson[1], store, Here())
+    card, lines = read_card(best), read(best.file("metrics.jsonl"))
+    losses = {line["step"] + 1: line["valid_loss"] for line in lines if "valid_loss" in line}
+    assert card["best_step"] == min(losses, key=lambda step: (losses[step], step)) == card["steps"] - 2 < 10
+    assert card["valid_loss"] == pytest.approx(min(losses.values()), abs=1e-6) and card["last_valid_loss"] == losses[card["steps"]]
+    last = run(DISTILL, replace(config, keep_best=False), lesson[1], store, Here())
+    assert read_card(last)["steps"] == card["steps"] and "best_step" not in read_card(last)
+    assert best.file("model/model.safetensors").read_bytes() != last.file("model/model.safetensors").read_bytes()
 
 
 def test_the_control_sees_the_same_batches_and_no_teacher(
@@ -138,6 +154,8 @@ def test_a_teacher_of_another_family_is_refused_with_the_method_that_fits(
         ({"temperature": 0.0}, "distill.temperature"),
         ({"kd": -1.0}, "none may be negative"),
         ({"batch_tokens": 8}, "holds no sequence"),
+        ({"keep_best": True}, "distill.keep_best needs validations to compare"),
+        ({"patience": -1, "valid_every": 2}, "distill.patience is -1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(change: Mapping[str, object], message: str) -> None:

@@ -180,16 +180,39 @@ class Checkpoints:
     def best(self, engine: Stateful, now: int) -> Point | None:
         """Load the checkpoint of the lowest validation loss; None, nothing loaded, when it is that of step `now`, or none was measured.
 
-        All ranks. Of equal losses the earliest counts.
+        All ranks. Of equal losses the earliest counts. Raises PipelineError, on all ranks, when that checkpoint is damaged: the next
+        best would be another model.
         """
         self.wait()
+        losses = self._losses() if self.place.first else {}
+        measured = [(loss, step) for step, loss in losses.items() if loss is not None]
+        step = min(measured)[1] if measured else now
+        damage = "" if step == now else self._damage(step)
+        step, damaged = (int(x) for x in self.place.sum([float(step if self.place.first else 0), float(bool(damage))]))
+        if damaged:
+            told = f" ({damage})" if damage else ""
+            raise PipelineError(
+                f"{self._folder(step)}, the checkpoint of the lowest validation loss, is damaged{told}; "
+                f"delete {self.root} to train again from the start"
+            )
+        return None if step == now else self._load(engine, lambda _: step)
 
-        def lowest(steps: list[int]) -> int:
-            losses = {step: _record(self._folder(step)).get("valid_loss") for step in steps}
-            measured = [(loss, step) for step, loss in losses.items() if loss is not None]
-            return min(measured)[1] if measured and min(measured)[1] != now else -1
+    def _damage(self, step: int) -> str:
+        try:
+            verify(self._folder(step))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
-        return self._load(engine, lowest)
+    def _losses(self) -> dict[int, float | None]:
+        """The validation loss of every checkpoint; None where nobody measured, or its manifest is damaged."""
+        losses: dict[int, float | None] = {}
+        for step in self._steps():
+            try:
+                losses[step] = _record(self._folder(step)).get("valid_loss")
+            except (OSError, ValueError, KeyError, TypeError):
+                losses[step] = None
+        return losses
 
     def _load(self, engine: Stateful, choose: Callable[[list[int]], int]) -> Point | None:
         """The chosen one of the whole checkpoints. All ranks; only the first looks whether it is whole."""
@@ -238,12 +261,7 @@ class Checkpoints:
         _sync(self.root)
 
     def _rotate(self) -> None:
-        losses: dict[int, float | None] = {}
-        for step in self._steps():
-            try:
-                losses[step] = _record(self._folder(step)).get("valid_loss")
-            except (OSError, ValueError, KeyError, TypeError):
-                losses[step] = None  # damaged: resume tells of it
+        losses = self._losses()  # None for damaged ones: resume tells of them
         for step in set(losses) - self.keep.chosen(losses):
             self._remove(step)
 
