@@ -103,7 +103,7 @@ def work(config: DistillConfig, inputs: Inputs, out: Path, compute: Compute) -> 
     return compute.gang("distill", partial(train_rank, config, dict(inputs), out))[0]
 
 
-DISTILL = Stage(name="distill", version=3, work=work, own=RESUMED)
+DISTILL = Stage(name="distill", version=4, work=work, own=RESUMED)
 
 
 def check(config: DistillConfig, inputs: Inputs, ranks: int) -> None:

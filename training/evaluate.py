@@ -72,7 +72,7 @@ def work(config: EvaluateConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("evaluate", partial(measure, config, dict(inputs), out), ranks=1)[0]
 
 
-EVALUATE = Stage(name="evaluate", version=2, work=work)
+EVALUATE = Stage(name="evaluate", version=3, work=work)
 
 
 def models(config: EvaluateConfig, inputs: Inputs) -> dict[str, Artifact]:

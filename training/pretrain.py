@@ -45,7 +45,7 @@ def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) ->
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
 
 
-PRETRAIN = Stage(name="pretrain", version=7, work=work, own=RESUMED)
+PRETRAIN = Stage(name="pretrain", version=8, work=work, own=RESUMED)
 
 
 def shape_of(config: PretrainConfig, inputs: Inputs) -> tuple[Family, BackboneConfig]:
