@@ -23,6 +23,7 @@ LONGEST_HEAD = 1 << 18
 NEAR = 32  # bytes behind a record's end in which the next head is taken for one wherever it stands
 LONGEST_BLOCK = 1 << 27  # bytes of a block held in memory; of a longer record only the head and the length are known
 LARGEST_MEMBER = 1 << 34  # bytes that one member may unpack to
+RETRIES = 8  # times the file's size that may be read and unpacked in damaged members before whole members are skipped
 _HEAD = re.compile(rb"(?<![^\n])WARC/[0-9]\.[0-9]{1,2}[ \t]*\r?\n")  # at the start of a line
 _HEAD_END = re.compile(rb"\r?\n\r?\n|\n(?=WARC/[0-9]\.[0-9])")
 _BEHIND = re.compile(rb"(?:\r?\n)*")  # two line ends by the standard; writers leave more, or none
@@ -56,6 +57,23 @@ class Span:
     record: Record | None = None
     reason: str = ""
     head: Mapping[str, str] = field(default_factory=dict)  # of a damaged record, where its head can be read
+
+
+@dataclass
+class Effort:
+    """Bytes read and unpacked in members that turned out damaged.
+
+    Members may be nested (each in a stored block of the one before) with a wrong checksum at the end: searching each for the next
+    one reads the rest of the file again and again, in quadratic time. Beyond the limit the search resumes where reading stopped.
+    """
+
+    limit: int
+    spent: int = 0
+
+    def resume_at(self, start: int, reached: int, unpacked: int) -> int:
+        """Where to search for the next member after damage in [start, reached)."""
+        self.spent += reached - start + unpacked
+        return start + 1 if self.spent <= self.limit else max(start + 1, reached - CHUNK)
 
 
 class NotByRecord(Exception):
@@ -113,12 +131,13 @@ def _plain_record(data: Any, start: int, fields: int) -> Span:
 def packed_spans(data: Any) -> Iterator[Span]:
     """The spans of a file of gzip members, a record each."""
     place, size, any_read = 0, len(data), False
+    effort = Effort(LONGEST_BLOCK + RETRIES * size)
     while place < size:
         start = place if data[place : place + 3] == GZIP else _next_member(data, place)
         if start > place:
             yield gap(data, place, start)
         if start < size:
-            span = _member(data, start, first=not any_read)
+            span = _member(data, start, effort, first=not any_read)
             yield span
             any_read = any_read or span.record is not None
             start = span.end
@@ -142,7 +161,7 @@ def _beginning(data: Any, place: int) -> bytes:
         return b""
 
 
-def _member(data: Any, start: int, *, first: bool) -> Span:
+def _member(data: Any, start: int, effort: Effort, *, first: bool) -> Span:
     """The record of one member. first: nothing was read before it, so its member may be a piece of a file that is packed in pieces."""
     inflate, place, total, plain = zlib.decompressobj(31), start, 0, bytearray()
     whole = False
@@ -163,7 +182,7 @@ def _member(data: Any, start: int, *, first: bool) -> Span:
     if whole:
         span = Span(start, place - len(inflate.unused_data))
     else:
-        span = Span(start, _next_member(data, start + 1))
+        span = Span(start, _next_member(data, effort.resume_at(start, place, total)))
         plain = plain or bytearray(salvage.beginning(data[start : start + FIRST], STEP))  # the error took what the last call had made
     return _unpacked(bytes(plain), max(total, len(plain)), span, whole=whole, first=first)
 
@@ -214,7 +233,7 @@ def mapped(file: Any) -> Any:
 def record_at(data: Any, place: int) -> Record:
     """The record that begins at an offset. Raises ValueError where none does."""
     try:
-        span = _member(data, place, first=False) if data[place : place + 3] == GZIP else _at_plain(data, place)
+        span = _member(data, place, Effort(LARGEST_MEMBER), first=False) if data[place : place + 3] == GZIP else _at_plain(data, place)
     except NotByRecord as error:
         raise ValueError(f"no record of its own at {place}") from error
     if span.record is None:
