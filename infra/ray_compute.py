@@ -119,7 +119,7 @@ class _DriverProcess:
         self.log = log or self.directory / "driver.log"
         self.family: set[Any] = set()
         self.daemons: dict[str, Any] = {}
-        self._checked, self._missed = time.monotonic(), 0
+        self._checked, self._missed, self._joined = time.monotonic(), 0, False
         self.pipe, theirs = mp.get_context("spawn").Pipe()
         cluster = Cluster(address, cpus, str(self.directory), str(self.log))
         self.process = mp.get_context("spawn").Process(target=serve, args=(theirs, cluster), name="ray driver", daemon=True)
@@ -135,6 +135,7 @@ class _DriverProcess:
             if self.address:
                 raise ConfigError(unreachable(self.address, f"nothing joined within {within:.0f} s")) from None
             raise RayLost(f"Ray did not start on this machine within {within:.0f} s{self._log()}") from None
+        self._joined = True
         if self.address is None:
             self._look()
 
@@ -206,7 +207,8 @@ class _DriverProcess:
         with suppress(OSError):
             self.pipe.send(("close",))
         self._look()
-        self.process.join(0 if self.address is None and any(not _lives(one) for one in self.daemons.values()) else CLOSE_S)
+        is_broken = self.address is None and any(not _lives(one) for one in self.daemons.values())
+        self.process.join(CLOSE_S if self._joined and not is_broken else 0)
         self._look()
         if self.process.is_alive():
             self.process.kill()
