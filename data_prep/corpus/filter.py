@@ -14,7 +14,7 @@ from data_prep import schemas, shards
 from data_prep.corpus import blocklist, c4, pii, rules, words
 from data_prep.corpus.language import detect, score
 from data_prep.corpus.language_codes import accepted
-from data_prep.corpus.rules import LONGEST, UNSPACED_LANGUAGES, Batch, Rule
+from data_prep.corpus.rules import LONG_WORDS, LONGER_CHARACTER_WORDS, LONGEST, TWO_CHARACTER_WORDS, UNSPACED_LANGUAGES, Batch, Rule
 from data_prep.corpus.stop_words import STOP_WORDS
 from infra.artifact import Counts, SourceFile
 from infra.compute import Compute
@@ -27,6 +27,7 @@ FAMILIES: Mapping[str, Mapping[str, float]] = {
     "c4": {"max_curly_brackets": 0, "max_lorem_ipsum": 0, "min_sentences": 5},
     "fineweb": {"min_terminal_lines": 0.12, "max_short_lines": 0.67, "max_repeated_line_characters": 0.01, "max_line_breaks": 0.3},
 }
+TOP_NGRAM = 4  # the longest of Gopher's most frequent n-grams; longer ones are counted as duplicates
 STOP_WORD_TEXT = 50  # words from which Gopher asks for stop words: it reads no shorter document
 AUTO = -1  # a limit that is asked of web pages alone
 PAGE_WORDS = (50, 100_000)  # Gopher, appendix A.1.1
@@ -116,7 +117,7 @@ class FilterConfig:
 
 def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
     """The rules in the order in which they are asked; one without a limit is not asked at all."""
-    spaced = partial(_outside, UNSPACED_LANGUAGES)
+    spaced, short_words = partial(_outside, UNSPACED_LANGUAGES), partial(_outside, UNSPACED_LANGUAGES | LONG_WORDS)
     fewest, most = config.words_of_page()
     words, lines = config.min_share_words or 0, config.min_share_lines or 0
     listed = [
@@ -124,7 +125,7 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
         Rule("min_words", rules.word_count, low=fewest, pages=config.min_words == AUTO),
         Rule("max_words", rules.word_count, high=most, pages=config.max_words == AUTO),
         Rule("min_mean_word", rules.mean_word_length, low=config.min_mean_word, applies=spaced),
-        Rule("max_mean_word", rules.mean_word_length, high=config.max_mean_word, applies=spaced),
+        Rule("max_mean_word", rules.mean_word_length, high=config.max_mean_word, applies=short_words),
         Rule("symbol_ratio", rules.symbol_ratio, high=config.max_symbol_ratio, words=words),
         Rule("bullet_lines", rules.bullet_lines, high=config.max_bullet_lines, lines=lines),
         Rule("ellipsis_lines", rules.ellipsis_lines, high=config.max_ellipsis_lines, lines=lines),
@@ -139,8 +140,14 @@ def rules_of(config: FilterConfig) -> tuple[Rule, ...]:
             high=config.max_duplicate_paragraph_characters,
             lines=lines,
         ),
-        *(Rule(f"top_{n}_gram", rules.top_ngram(n), high=share, words=words) for n, share in config.top_ngrams),
-        *(Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share, words=words) for n, share in config.duplicate_ngrams),
+        *(
+            Rule(f"top_{n}_gram", rules.top_ngram(n), high=share, applies=_has_words(n, words), words=words)
+            for n, share in config.top_ngrams
+        ),
+        *(
+            Rule(f"duplicate_{n}_grams", rules.duplicate_ngram(n), high=share, applies=_has_words(n, words), words=words)
+            for n, share in config.duplicate_ngrams
+        ),
         Rule("terminal_lines", rules.terminal_lines, low=config.limit("min_terminal_lines"), lines=lines),
         Rule("short_lines", rules.short_lines, high=config.limit("max_short_lines"), lines=lines),
         Rule("repeated_line_characters", rules.repeated_line_characters, high=config.limit("max_repeated_line_characters"), lines=lines),
@@ -270,8 +277,15 @@ def _tally(names: list[str]) -> Counts:
     return {f"removed.{name}": names.count(name) for name in sorted(set(names)) if name}
 
 
+def _has_words(n: int, min_share_words: int) -> Callable[[str], bool]:
+    """Whether n-grams of a language's text are n words, or nearly; without a minimum of words they are measured in every language."""
+    if not min_share_words:
+        return _any
+    return partial(_outside, LONGER_CHARACTER_WORDS | (TWO_CHARACTER_WORDS if TOP_NGRAM < n < LONGEST else frozenset()))
+
+
 def _outside(languages: frozenset[str], code: str) -> bool:
     return code not in languages
 
 
-FILTER = Stage(name="filter", version=3, work=work, shardwise=Shardwise("documents"))
+FILTER = Stage(name="filter", version=4, work=work, shardwise=Shardwise("documents"))

@@ -37,6 +37,11 @@ EDGES = "".join(sorted(c4.ENDS)) + ",;:()[]{}<>«»“„‘‚…–—-*_/،؛
 SHORT_LINE = 30  # characters: up to so many in FineWeb's code, fewer in its paper
 _MARK = re.compile(r"[.,;:!?'\"`()~…–—-]+|-lrb-|-rrb-|@[-.,]@", re.IGNORECASE)
 _SPOKEN = re.compile(r"[^\W_]")
+# In these a character counts as a word, so that n characters are fewer than n words: about two to a word in Chinese and Japanese, four or
+# five with their marks in the others. Every text of UDHR in the latter breaks the limits of n-grams, and the Japanese one those below ten.
+TWO_CHARACTER_WORDS = frozenset({"zh", "ja"})
+LONGER_CHARACTER_WORDS = frozenset({"th", "lo", "km", "my"})
+LONG_WORDS = frozenset({"ml", "bo", "dz"})  # longer than ten characters on average: agglutinating, or parted by a tsheg
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my", "ko"})  # a word is short here: no lower limit on its length
 
 

@@ -9,6 +9,7 @@ All work on characters is done once for each *different* word of a batch; everyt
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,8 +64,8 @@ class Words:
 
     @cached_property
     def alphabetic(self) -> NDArray[np.bool_]:
-        """Whether a word of the vocabulary holds a letter of any script."""
-        return np.fromiter((_LETTER.search(w) is not None for w in self.vocabulary), np.bool_, len(self.vocabulary))
+        """Whether a word of the vocabulary holds a letter of any script, or is a letter's mark (a Thai vowel sign) by itself."""
+        return np.fromiter((_LETTER.search(w) is not None or _is_mark(w) for w in self.vocabulary), np.bool_, len(self.vocabulary))
 
     @cached_property
     def crowded(self) -> Flags:
@@ -90,6 +91,10 @@ class Words:
         """xxh3_64 of the form of each word of the vocabulary; 0 for a word that has none."""
         formed = (form(word) for word in self.vocabulary)
         return np.fromiter((xxhash.xxh3_64_intdigest(f.encode()) if f else 0 for f in formed), np.uint64, len(self.vocabulary))
+
+
+def _is_mark(word: str) -> bool:
+    return len(word) == 1 and unicodedata.category(word).startswith("M")
 
 
 def lowered(word: str) -> str:

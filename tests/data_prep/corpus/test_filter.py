@@ -254,6 +254,20 @@ def test_small_languages_are_not_taken_for_their_relatives(json_lines) -> None:
     assert sum(code == answer for code, answer in found.items()) >= len(found) - 2, found
 
 
+def test_clean_texts_written_without_spaces_pass_the_default_rules(json_lines) -> None:
+    """In Thai, Lao, Khmer and Burmese a character counts as a word: its n-grams repeat in every text, its marks are no letters."""
+    texts = {row["id"].split("/")[1].removesuffix(".txt"): row["text"] for row in json_lines("text/other/udhr.jsonl.gz")}
+    names = {"tha": "th", "lao": "lo", "khm": "km", "mya": "my", "jpn": "ja", "cmn_hans": "zh", "mal": "ml", "bod": "bo"}
+    languages = [names[name] for name in names if name in texts]
+    assert len(languages) >= 7
+    chosen = pa.array([texts[name] for name in names if name in texts])
+    assert filtering.judge(FilterConfig(languages=()), chosen, languages)[0] == [""] * len(languages)
+    published = filtering.judge(FilterConfig(languages=(), min_share_words=0), chosen, languages)[0]
+    assert published[0] == "duplicate_5_grams"  # on request every rule is asked of every text
+    spam = "สวัสดี " * 200  # lines and paragraphs that repeat are still found
+    assert reject("\n".join([spam] * 20), FilterConfig(languages=()), "th") == "duplicate_lines"
+
+
 def test_a_jumble_has_a_lower_score_than_a_text_of_the_language() -> None:
     jumble = "zq der ksi porta lum het wirt nola es treb que mog sun dla para ik ter von mis"
     assert language.score(PROSE, "en") > 0.99 > language.score(jumble, language.detect(jumble))
