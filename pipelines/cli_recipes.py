@@ -48,10 +48,10 @@ def listed(name: str, path: Path, on: str) -> dict[str, Any]:
         said = recipe.models[model]
         models.append({"name": model, "family": said.family, "size": said.size, **_figures(cost, gpus), "fits": cost["fits"]})
     taught = student_costs(recipe, on)
-    for student, said in recipe.students.items():
+    for student, taught_by in recipe.students.items():
         both = [taught[name] for name in (student, f"{student}{CONTROL}") if name in taught]  # a control is counted with its student
         cost = both[0] | {"seconds": sum(one["seconds"] for one in both)}
-        models.append({"name": student, "family": cost["family"], "teacher": said.teacher, **_figures(cost, gpus)})
+        models.append({"name": student, "family": cost["family"], "teacher": taught_by.teacher, **_figures(cost, gpus)})
     hours = sum(model["gpu_hours"] for model in models)
     return {"name": name, "about": about(path), "gpu": on, "gpus": gpus, "gpu_hours": hours, "models": models, "missing": missing}
 
