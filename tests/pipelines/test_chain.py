@@ -163,7 +163,8 @@ def test_a_model_that_extends_another_comes_after_it_and_goes_on_from_it(recipe:
     again.write_text(loaded.resolved)
     assert load(str(again)).recipe == loaded.recipe
     store = Store(tmp_path / "w" / "artifacts")
-    made = chain.run(plainly(store, Here()), loaded.recipe, "pretrain")
+    run = RunDir.create(tmp_path / "w", "small", loaded.resolved, loaded.source, "abcdef")
+    made = chain.run(recorded(run, store, plainly(store, Here())), loaded.recipe, "pretrain")
     assert [made[name].counts["tokens"] for name in ("gpt", "long", "longest")] == [4 * 512, 8 * 512, 16 * 512]
     assert [line["step"] for line in read(made["longest"].file("metrics.jsonl"))] == [0, 3, 7, 10, 15]
     assert not any(file["name"].startswith("state/") for file in made["longest"].files)
