@@ -31,11 +31,12 @@ from distill.distill import DISTILL
 from infra.artifact import Artifact, SourceFile, fingerprint
 from infra.errors import ConfigError
 from infra.stage import Stage
-from pipelines.recipe import FILTER_LISTS, Documents, Feed, Model, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc, seed_of
+from pipelines.chain_parts import blocks_mode, examples_kind, framed, site_config
+from pipelines.inherit import ordered
+from pipelines.recipe import Documents, Feed, Model, Recipe, Sitemap, StartPage, Student, Submissions, Urls, Warc, seed_of
 from pipelines.recipe_checks import meant
-from pipelines.recipe_paths import SITE, expand
+from pipelines.recipe_paths import FILTER_LISTS, SITE, expand
 from pipelines.site import SITE as WEBSITE
-from pipelines.site import SiteConfig
 from training.evaluate import EVALUATE
 from training.finetune import FINETUNE
 from training.imported import IMPORT, ImportConfig, files_of
@@ -305,12 +306,14 @@ def _models(chain: _Chain, fed: dict[str, _Fed]) -> None:
     recipe = chain.recipe
     models: dict[str, Artifact] = {}
     given = {name: _imported(chain, name, fed[name].tokenizer) for name, model in recipe.models.items() if model.init}
-    for name, model in recipe.models.items():
+    for name in ordered(recipe.models):
+        model = recipe.models[name]
         if name in given and not model.trained:
             models[name] = given[name]
             continue
         config = model.training(recipe.seed)
         begin = {"init": given[name]} if name in given else {}
+        begin |= {"extended": models[model.extend]} if model.extend else {}
         models[name] = chain.make(PRETRAIN, config, name, **fed[name].inputs, **fed[name].others, **begin)
     for name, student in recipe.students.items():
         fed[name] = fed[student.teacher]
@@ -367,31 +370,3 @@ def _scores(chain: _Chain, fed: dict[str, _Fed], models: dict[str, Artifact], le
     for (task, name), model in learnt.items():
         config = recipe.evaluate.build(kind="task", seed=seed, dev=chain.one_file(recipe.tasks[task].dev))
         chain.make(EVALUATE, config, f"evaluate {task} {name}", model=model, tokenizer=fed[name].tokenizer)
-
-
-def site_config(recipe: Recipe) -> SiteConfig:
-    """The config of the demo's own web; its versions are those of the packages installed here."""
-    assert recipe.site is not None
-    return SiteConfig.of(**recipe.site.said("kind"))
-
-
-def framed(family: str) -> int:
-    """How many tokens the feed sets around a block: <s> and </s> where masked words are guessed in it (RoBERTa, section 4.2)."""
-    from training.families.catalog import family as find
-
-    found = find(family)
-    return 2 if found.examples == "blocks" and found.objective == "mlm" else 0
-
-
-def blocks_mode(model: Model) -> str:
-    """As the recipe says, else as the family's paper cut its text."""
-    from training.families.catalog import family as find
-
-    return str(model.blocks.mode) if "mode" in model.blocks.model_fields_set else find(model.family).blocks
-
-
-def examples_kind(family: str) -> str:
-    """`blocks` or `pairs`."""
-    from training.families.catalog import family as find
-
-    return find(family).examples

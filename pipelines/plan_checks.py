@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
 from infra.errors import ArtifactError, ConfigError
-from pipelines import recipe_data, recipe_shapes, recipe_tasks
+from pipelines import recipe_data, recipe_extend, recipe_shapes, recipe_tasks
 from pipelines.chain import CORPUS
 from pipelines.recipe import Loaded, Recipe
 from pipelines.recipe_yaml import Path
@@ -28,6 +28,7 @@ ERRORS: MappingProxyType[str, Check] = MappingProxyType(
         "model-tokenizer": recipe_shapes.tokenizers,
         "model-export": recipe_shapes.exports,
         "model-import": recipe_shapes.imports,
+        "extension": recipe_extend.extensions,
         "sequence-budget": recipe_shapes.budgets,
         "student": recipe_shapes.students,
         "corpus-size": recipe_data.corpus,

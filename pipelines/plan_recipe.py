@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra.compute import LocalCompute, cores
 from infra.errors import ConfigError
 from pipelines.plan_model import ROOM, gib, share_of, span
 from pipelines.recipe import Model, Recipe, Resources
+from pipelines.recipe_extend import taken
 from pipelines.recipe_shapes import CONTROL, shape_of, vocab_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,30 @@ if TYPE_CHECKING:
     from training.families.family import Family
     from training.objectives.tower import Tower
     from training.pretrain_config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class New:
+    """What a training adds to those steps that it takes over from another: of most trainings all.
+
+    parts: the lengths of its sequences, each with its share.
+    """
+
+    config: PretrainConfig
+    steps: int
+    tokens: int
+    parts: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, config: PretrainConfig, taken: int) -> New:
+        """taken: steps that are taken over."""
+        said = tuple((int(part["length"]), part["share"]) for part in config.parts) or ((config.length, 1.0),)
+        share, before, left = taken / config.steps, 0.0, []
+        for length, own in said:
+            left.append((length, max(0.0, before + own - max(before, share)) / (1 - share)))
+            before += own
+        parts = tuple(left) if taken else said
+        return cls(config, config.steps - taken, config.tokens - config.ramp.before(taken), parts)
 
 
 def costs(recipe: Recipe, on: str = "", mfu: float | None = None, measure: bool = False) -> dict[str, dict[str, Any]]:
@@ -134,70 +159,62 @@ def _cost(recipe: Recipe, model: Model, on: str, mfu: float | None, measure: boo
     # a length's micro-batch is cut by the same number of sequences, so its memory is that of the longest
     longest = replace(setting, length=max(config.lengths))
     memory = cost.memory(family, tower, longest, config.zero)
-    flops = _flops(config, lambda length: cost.training_flops(family, tower, length), backbone.layers)
-    seconds = _foretold(config, family, tower, setting, device, mfu)
+    new = New.of(config, taken(recipe, model))
+    flops = _flops(new, lambda length: cost.training_flops(family, tower, length), backbone.layers)
+    seconds = _foretold(new, family, tower, setting, device, mfu)
     return {
         "parameters": family.parameters(backbone),
         "setting": asdict(longest) | {"zero": config.zero},
         "memory": {**asdict(memory), "total": memory.total},
-        "steps": config.steps,
-        "tokens": config.tokens,
+        "steps": new.steps,
+        "tokens": new.tokens,
         "training_flops": flops,
         "device": device,
         "fits": not device["memory"] or memory.total <= ROOM * device["memory"],
         "seconds": seconds,
         "mfu": flops / (seconds * device["flops"]),
-        **({"measured": _measured(config, backbone.vocab, recipe.resources)} if measure else {}),
+        **({"measured": _measured(new, backbone.vocab, recipe.resources)} if measure else {}),
     }
 
 
-def _foretold(config: PretrainConfig, family: Family, tower: Tower, setting: Setting, device: dict[str, Any], mfu: float | None) -> float:
+def _foretold(new: New, family: Family, tower: Tower, setting: Setting, device: dict[str, Any], mfu: float | None) -> float:
     """Seconds of the whole run, on so many GPUs or on this machine's CPU, which the ranks share."""
     from training.pace import on_cpu, on_gpu
     from training.rehearsal import rows_at
 
     ranks = setting.ranks
     paces = {}
-    for length in config.lengths:
-        at = replace(setting, length=length, micro_batch=rows_at(config, length, ranks))
+    for length in new.config.lengths:
+        at = replace(setting, length=length, micro_batch=rows_at(new.config, length, ranks))
         rate = device["flops"] / ranks
         pace = on_gpu(family, tower, at, rate, mfu) if device["gpu"] else on_cpu(family, tower, at, rate, cores() / ranks)
         paces[length] = pace.micro, pace.update
-    return _whole(config, ranks, paces)
+    return _whole(new, ranks, paces)
 
 
-def _measured(config: PretrainConfig, vocab: int, resources: Resources) -> dict[str, Any]:
+def _measured(new: New, vocab: int, resources: Resources) -> dict[str, Any]:
     """Seconds of the whole run and a rank's bytes, from steps that were taken here."""
     from training.rehearsal import rehearse
 
-    found = rehearse(config, vocab, LocalCompute(resources.ranks, restarts=0, rank_cpus=resources.rank_cpus))
-    seconds = _whole(config, resources.ranks, {length: (one.micro, one.rest) for length, one in found.items()})
+    found = rehearse(new.config, vocab, LocalCompute(resources.ranks, restarts=0, rank_cpus=resources.rank_cpus))
+    seconds = _whole(new, resources.ranks, {length: (one.micro, one.rest) for length, one in found.items()})
     return {"seconds": seconds, "memory": max(one.peak for one in found.values())}
 
 
-def _whole(config: PretrainConfig, ranks: int, paces: dict[int, tuple[float, float]]) -> float:
+def _whole(new: New, ranks: int, paces: dict[int, tuple[float, float]]) -> float:
     """Seconds of a run whose micro-batches and rests of steps take so long, by the length of their rows."""
     from training.rehearsal import pieces
 
-    micro_batches = config.tokens / config.batch_tokens * pieces(config, ranks)
-    taken = ((part["share"], *paces[int(part["length"])]) for part in _parts(config))
-    return sum(share * (config.steps * rest + micro_batches * micro) for share, micro, rest in taken)
+    micro_batches = new.tokens / new.config.batch_tokens * pieces(new.config, ranks)
+    lasting = ((share, *paces[length]) for length, share in new.parts)
+    return sum(share * (new.steps * rest + micro_batches * micro) for share, micro, rest in lasting)
 
 
-def _flops(config: PretrainConfig, a_token: Any, layers: int) -> float:
-    """Of the whole run; a layer that is computed again goes forward once more."""
-    again = -(-layers // config.activation_checkpointing) / layers if config.activation_checkpointing else 0.0
-    return _over_lengths(config, a_token) * (1 + again / 3)
-
-
-def _over_lengths(config: PretrainConfig, a_token: Any) -> float:
-    """What a token of a sequence of some length takes, over all of the run's."""
-    return sum(part["share"] * config.tokens * a_token(int(part["length"])) for part in _parts(config))
-
-
-def _parts(config: PretrainConfig) -> tuple[dict[str, float], ...]:
-    """Those of the curriculum; one where there is none."""
-    return config.parts or ({"share": 1.0, "length": config.length},)
+def _flops(new: New, a_token: Any, layers: int) -> float:
+    """Of the whole run, where a token of a sequence of some length takes so many; a layer computed again goes forward once more."""
+    every = new.config.activation_checkpointing
+    again = -(-layers // every) / layers if every else 0.0
+    return sum(share * new.tokens * a_token(length) for length, share in new.parts) * (1 + again / 3)
 
 
 def _device(on: str, asked: str, ranks: int) -> dict[str, Any]:

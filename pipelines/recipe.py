@@ -29,7 +29,8 @@ from infra.artifact import SourceFile
 from infra.errors import ConfigError
 from infra.mirror_url import redacted, without_password
 from pipelines import recipe_checks, recipe_yaml
-from pipelines.recipe_paths import SITE, expand
+from pipelines.inherit import inherit
+from pipelines.recipe_paths import FILTER_LISTS, absolute_paths
 from pipelines.recipe_section import Mirror, Section, mirrored
 from training.evaluate import EvaluateConfig
 from training.finetune import FinetuneConfig
@@ -129,7 +130,6 @@ class _Documents(Mirror):
     path: str
 
 
-FILTER_LISTS = ("block_hosts", "block_url_words", "bad_words")
 SOME_FILE = SourceFile("some.jsonl", "", "some.jsonl")  # stands where the chain puts the files of a path
 
 if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's config
@@ -159,6 +159,7 @@ if TYPE_CHECKING:  # a type checker cannot see what is made from a stage's confi
 
     class Pretrain(_Pretrain):  # noqa: D101
         length: int = 0
+        keep_state: bool = False
         overrides: Mapping[str, Any] = {}
 
     class Blocks(Mirror):  # noqa: D101
@@ -220,13 +221,17 @@ class Site(Section):
 
 
 class Model(Section):
-    """One model from random weights, or from those of a folder (init); with init and no pretrain section it stays as it is."""
+    """One model from random weights, or from those of a folder (init); with init and no pretrain section it stays as it is.
+
+    extend: a model of this recipe whose finished training is gone on with; what is left out is that model's (inherit.py).
+    """
 
     family: str
     size: str = ""
     tokenizer: str
     blocks: Blocks = Field(default_factory=Blocks)  # how text is cut for families that read blocks
     init: str = ""
+    extend: str = ""
     pretrain: Pretrain = Field(default_factory=Pretrain)
 
     @property
@@ -314,7 +319,8 @@ def load(name: str, settings: tuple[str, ...] = (), profile: str = "") -> Loaded
         document.put(key, value, f"--set {redacted(text)}")
     if profile:
         _profile(document, profile)
-    _absolute_paths(document.value, Path.cwd() if builtin else path.parent)
+    inherit(document.value)
+    absolute_paths(document.value, Path.cwd() if builtin else path.parent)
     recipe = recipe_checks.validated(Recipe, document)
     return Loaded(recipe, source, resolved(recipe), builtin, document.place)
 
@@ -348,7 +354,8 @@ def without_files(path: Path) -> tuple[Recipe, list[str]]:
     Raises ConfigError with one line for each other thing that is wrong.
     """
     document = recipe_yaml.read(path.read_text(encoding="utf-8"), path.name)
-    _absolute_paths(document.value, Path.cwd())
+    inherit(document.value)
+    absolute_paths(document.value, Path.cwd())
     missing = [".".join(str(step) for step in place) for place in recipe_checks.missing_files(document.value)]
     return recipe_checks.validated(Recipe, document, files=False), missing
 
@@ -364,32 +371,6 @@ def resolved(recipe: Recipe) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(_without_none(recipe.model_dump(mode="json", exclude_none=False)), out)
     return out.getvalue()
-
-
-def _absolute_paths(value: dict[str, Any], base: Path) -> None:
-    """A relative path is looked for beside the recipe, then where the command was typed."""
-    corpus, tasks = value.get("corpus"), value.get("tasks")
-    sources = corpus.get("sources") if isinstance(corpus, dict) else None
-    places = [(item, "path") for item in sources if isinstance(item, dict)] if isinstance(sources, list) else []
-    if isinstance(tasks, dict):
-        places += [(task, key) for task in tasks.values() if isinstance(task, dict) for key in ("train", "dev")]
-    if isinstance(corpus, dict) and isinstance(corpus.get("filter"), dict):
-        places += [(corpus["filter"], key) for key in FILTER_LISTS]
-    if isinstance(corpus, dict):
-        places.append((corpus, "takedown"))
-    if isinstance(corpus, dict) and isinstance(corpus.get("links"), dict):
-        places += [(corpus["links"], key) for key in ("exclude_hosts_file", "allow_hosts_file")]
-    models = value.get("models")
-    places += [(model, "init") for model in models.values() if isinstance(model, dict)] if isinstance(models, dict) else []
-    for holder, key in places:
-        text = holder.get(key)
-        if isinstance(text, str) and text and not text.startswith(SITE):
-            beside = str(base / text)
-            holder[key] = beside if _there(beside) or not _there(text) else str(Path(text).absolute())
-
-
-def _there(path: str) -> bool:
-    return bool(expand(path)) or Path(path).is_dir()
 
 
 def _without_none(value: Any, depth: int = 0) -> Any:

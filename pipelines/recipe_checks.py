@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from infra.errors import ConfigError
+from pipelines.inherit import bases
 from pipelines.recipe_paths import SITE, SITE_FILES, expand
 from pipelines.recipe_yaml import Document, Path
 
@@ -88,7 +89,19 @@ def _models(tokenizers: dict[str, Any], models: dict[str, Any]) -> Iterator[tupl
         wanted = model.get("tokenizer") if isinstance(model, dict) else None
         if isinstance(wanted, str) and wanted not in tokenizers:
             yield ("models", name, "tokenizer"), f"models.{name}.tokenizer: there is no tokenizer `{wanted}`{_known(wanted, tokenizers)}"
+        yield from _extended(models, name, model if isinstance(model, dict) else {})
         yield from _size_or_init(name, model if isinstance(model, dict) else {})
+
+
+def _extended(models: dict[str, Any], name: str, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    base = model.get("extend")
+    if not isinstance(base, str) or not base:
+        return
+    place = ("models", name, "extend")
+    if base not in models:
+        yield place, f"models.{name}.extend: there is no model `{base}`{_known(base, [other for other in models if other != name])}"
+    elif name in bases(models, name):
+        yield place, f"models.{name}.extend: it would go on from itself ({' -> '.join([name, *bases(models, name)])}); take extend out"
 
 
 def _size_or_init(name: str, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:

@@ -17,6 +17,7 @@ from infra.artifact import Artifact, Counts
 from infra.compute import Compute
 from infra.errors import ConfigError
 from infra.stage import Inputs, Stage
+from training import extension
 from training.card import CARD, MODEL, read_card, write_json
 from training.pretrain_config import PretrainConfig
 from training.settings import feed_config, loop_config, masked_as, model_of
@@ -39,7 +40,7 @@ HELD_OUT = "valid/"  # the side of an examples artifact that is never trained on
 
 def work(config: PretrainConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """Inputs: examples (blocks or pairs), sentences, tokenizer; examples_LENGTH for every other length of a curriculum; init, an imported
-    model to begin from, where there is one.
+    model to begin from, and extended, a finished training to go on from, where there is one.
     """
     check(config, inputs, compute.ranks)
     return compute.gang("pretrain", partial(train_rank, config, dict(inputs), out))[0]
@@ -73,6 +74,8 @@ def check(config: PretrainConfig, inputs: Inputs, ranks: int) -> None:
         from training.imported import same_shape  # here, not above: it reads vocabularies, which a machine that only trains cannot
 
         same_shape(asdict(backbone), read_card(inputs["init"])["backbone"])
+    if "extended" in inputs:
+        extension.check_inputs(config, inputs)
     if (config.keep_best or config.patience) and not held_rows(inputs):
         raise ConfigError(
             "pretrain.keep_best and patience compare validation losses, but no document is held out; raise encode.valid_share"
@@ -106,13 +109,26 @@ def check_specials(family: Family, meta: Meta) -> None:
 def train_rank(config: PretrainConfig, inputs: dict[str, Artifact], out: Path) -> Counts:
     """One rank of the gang; the first writes the model."""
     from training.engine.loop import train
+    from training.engine.measure import METRICS, take_over_metrics
+    from training.engine.rank import here
 
     def feed() -> Feed:
         return ahead(config, make_feed(config, inputs, "train"))
 
+    extended = inputs["extended"].path if "extended" in inputs else None
+    if extended and here().first:
+        take_over_metrics(extended / METRICS, out / METRICS)
     valid = partial(make_feed, config, inputs, "valid") if held_rows(inputs) else None
     trained = train(
-        partial(make_tower, config, inputs), feed, valid, loop_config(config), out, "pretrain", "init" in inputs, known(config, inputs)
+        partial(make_tower, config, inputs),
+        feed,
+        valid,
+        loop_config(config),
+        out,
+        "pretrain",
+        "init" in inputs,
+        known(config, inputs),
+        extended,
     )
     if trained.weights is None:
         return {}
@@ -187,9 +203,20 @@ def publish(config: PretrainConfig, inputs: dict[str, Artifact], out: Path, trai
         shutil.rmtree(stale, ignore_errors=True)
     family.export(tower, part, inputs["tokenizer"].path)
     part.rename(out / MODEL)
+    if config.keep_state:
+        keep_state(loop_config(config).keep.pinned, out)
     parameters = count_parameters(tower)
     write_json(out / CARD, card_of(config, tower, trained, tokenizer=meta.fingerprint, parameters=parameters))
     return {"steps": trained.steps, "tokens": trained.tokens, "parameters": parameters}
+
+
+def keep_state(step: int, out: Path) -> None:
+    """state/: the checkpoint of a step, for a longer training to go on from."""
+    from training.engine.checkpoint import STATE, Checkpoints
+    from training.engine.loop import CHECKPOINTS
+    from training.engine.rank import here
+
+    Checkpoints(out / CHECKPOINTS, here()).publish(step, out / STATE)
 
 
 def around(family: Family, backbone: BackboneConfig, weights: dict[str, Tensor]) -> Tower:

@@ -74,6 +74,7 @@ class PretrainConfig:
     offload: str = how("")  # "optimizer" (zero 1 to 3): its state in the host's memory; "parameters" (zero 3): the weights too
     compile: str = "auto"  # the layers, by torch.compile: always, never, or auto: on a GPU that has a compiler, under zero 0 to 2
     batch_ramp: dict[str, int] = field(default_factory=dict)  # {"start": 32_768, "tokens": 4_000_000_000}: a step's tokens grow from start
+    keep_state: bool = False  # beside the model the state that a longer training goes on from
     profile: str = how("")  # N:M: steps N to M-1 are looked at by torch's profiler
 
     def __post_init__(self) -> None:
@@ -108,6 +109,12 @@ class PretrainConfig:
         for name in ("keep_best", "patience"):
             if getattr(self, name) and not self.valid_every:
                 raise ConfigError(f"pretrain.{name} needs validations to compare: set pretrain.valid_every to a number of steps")
+
+        if self.keep_state and self.patience:
+            raise ConfigError(
+                "pretrain.keep_state and patience do not go together: a training that may end early does not know which state a longer "
+                "one needs; take one of the two out"
+            )
 
     def _check_curriculum(self, parts: tuple[dict[str, float], ...] | str) -> None:
         if isinstance(parts, str):

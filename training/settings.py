@@ -5,6 +5,7 @@ Nothing here imports torch before it is asked: recipes and plans are made from t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -119,7 +120,7 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
     from training.families import catalog
 
     clip = catalog.family(config.family).preset(config.size).clip if config.clip is None else config.clip
-    return LoopConfig(
+    loop = LoopConfig(
         steps=config.steps,
         micro_batch=config.micro_batch or max(1, MICRO_TOKENS // config.length),
         zero=config.zero,
@@ -143,6 +144,21 @@ def loop_config(config: PretrainConfig) -> LoopConfig:
         ramp=config.ramp if config.batch_ramp else None,
         profile=config.profile_window(),
     )
+    return replace(loop, keep=replace(loop.keep, pinned=branch(loop))) if config.keep_state else loop
+
+
+def branch(loop: LoopConfig) -> int:
+    """How many steps a longer training takes over: those before the rate's final fall, else all. Raises ConfigError where it is none."""
+    from training.engine.optim import falls_at
+
+    falls = falls_at(loop.optimiser, loop.steps)
+    step = bisect_left(range(loop.steps), float(falls), key=loop.done)
+    if not step:
+        raise ConfigError(
+            f"pretrain.keep_state: of these {loop.steps} steps there is none before the rate falls, so there is no state to go on from; "
+            "raise tokens"
+        )
+    return step
 
 
 def guard_config(config: PretrainConfig) -> GuardConfig:

@@ -17,6 +17,8 @@ from pipelines import chain
 from pipelines.recipe import Recipe, load
 from pipelines.rundir import RunDir
 from pipelines.runner import plainly, recorded
+from tests.training.small import Here
+from training.engine.measure import read
 
 Asked = dict[str, tuple[str, Any, dict[str, str]]]
 
@@ -139,6 +141,33 @@ def test_the_same_fingerprints_wherever_the_files_lie(recipe: Path, tmp_path: Pa
         chain.run(do, load(str(path)).recipe)
         keys.append(made)
     assert keys[0] == keys[1]
+
+
+EXTENDED = """
+models:
+  longest: {extend: long, pretrain: {tokens: 8e3}}
+  long: {extend: gpt, pretrain: {tokens: 4e3, keep_state: true}}
+  gpt: {family: gpt2, size: tiny, tokenizer: bytes, pretrain: {PRETRAIN}}
+"""
+SHORT = "tokens: 2e3, batch_tokens: 512, length: 32, lr: 6e-4, schedule: constant, warmup: 1, keep_state: true"
+
+
+def test_a_model_that_extends_another_comes_after_it_and_goes_on_from_it(recipe: Path, tmp_path: Path) -> None:
+    said = recipe.read_text().partition("models:")[0] + EXTENDED.replace("PRETRAIN", SHORT).lstrip()
+    recipe.write_text(said)
+    loaded = load(str(recipe), ("models.gpt.pretrain.overrides={layers: 1, width: 32, heads: 2}",))
+    told = asked(loaded.recipe)
+    assert [label for label in told if label in ("gpt", "long", "longest")] == ["gpt", "long", "longest"]
+    assert told["long"][2] == {**told["gpt"][2], "extended": "gpt"} and told["longest"][2]["extended"] == "long"
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.resolved)
+    assert load(str(again)).recipe == loaded.recipe
+    store = Store(tmp_path / "w" / "artifacts")
+    run = RunDir.create(tmp_path / "w", "small", loaded.resolved, loaded.source, "abcdef")
+    made = chain.run(recorded(run, store, plainly(store, Here())), loaded.recipe, "pretrain")
+    assert [made[name].counts["tokens"] for name in ("gpt", "long", "longest")] == [4 * 512, 8 * 512, 16 * 512]
+    assert [line["step"] for line in read(made["longest"].file("metrics.jsonl"))] == [0, 3, 7, 10, 15]
+    assert not any(file["name"].startswith("state/") for file in made["longest"].files)
 
 
 def test_a_second_run_makes_nothing(recipe: Path, tmp_path: Path) -> None:

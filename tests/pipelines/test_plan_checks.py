@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def of_an_imported_teacher(settings: Said | None = None, **student: Any) -> Chan
     return change
 
 
+def extending(was: Said | None = None, now: Said | None = None, **model: Any) -> Change:
+    """`long` goes on with `gpt`, whose training would let it."""
+
+    def change(said: Said, _folder: Path) -> None:
+        said["models"]["gpt"]["pretrain"] |= {"schedule": "wsd", "warmup": 1, "keep_state": True, "tokens": 10_240, **(was or {})}
+        said["models"]["long"] = {"extend": "gpt", "pretrain": {"tokens": 20_480, **(now or {})}, **model}
+
+    return change
+
+
+def chained(said: Said, folder: Path) -> None:
+    extending(extend="longer")(said, folder)
+    said["models"]["longer"] = {"extend": "long", "pretrain": {"tokens": 40_960}}
+
+
+def extending_an_import(said: Said, folder: Path) -> None:
+    imported(said, folder)
+    said["models"]["long"] = {"extend": "more", "pretrain": dict(TRAIN)}
+
+
 ONE_LABEL = "text\tlabel\n" + "words\tyes\n" * 30
 LONG = [{"share": 0.5, "length": 16}, {"share": 0.5, "length": 32}]
 FAULTS: list[tuple[str, Change, str]] = [
@@ -142,6 +163,21 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("model-import", importing(tokenizer="pieces"), "give it kind: import and files: with the vocabulary files"),
     ("model-import", importing(vocab=30), "has 30 pieces, tokenizers.theirs 40"),
     ("model-import", importing({"num_hidden_layers": 99_999}), "do not belong together"),
+    ("names", extending(extend="gtp"), "models.long.extend: there is no model `gtp`; did you mean `gpt`"),
+    ("names", chained, r"models.longer.extend: it would go on from itself \(longer -> long -> longer\)"),
+    ("keys", extending({"patience": 2, "valid_every": 2}), "keep_state and patience do not go together"),
+    ("extension", extending({"keep_state": False}), "models.long: gpt keeps no state to go on from"),
+    ("extension", extending(now={"tokens": 10_240}), "has done 20; set more than its 10,240 tokens"),
+    ("extension", extending(now={"seed": 5, "batch_tokens": 1024}), "batch_tokens, seed must be as in gpt"),
+    ("extension", extending(now={"length": 64}), "length must be as in gpt, whose steps are taken over: length is 64 and was 32"),
+    ("extension", extending(family="gpt1"), "family must be as in gpt"),
+    ("extension", extending(tokenizer="pieces"), "tokenizer must be as in gpt, .*: it is 'pieces' and was 'bytes'; leave it out"),
+    ("extension", extending(blocks={"mode": "full_sentences"}), "blocks must be as in gpt"),
+    ("extension", extending({"schedule": "cosine"}), "under cosine every rate depends on the number of all steps; .* train it with"),
+    ("extension", extending({"warmup": 0.1}), "its warm-up had 2 steps, here it has 4: set pretrain.warmup to 2"),
+    ("extension", extending({"curriculum": [{"share": 0.5, "length": 16}, {"share": 0.5, "length": 32}]}), "32 from step 10, here 16 from"),
+    ("extension", extending_an_import, "more is imported and not trained, .* give models.long `init: .*saved` in place of extend"),
+    ("extension", put(models__gpt__pretrain={**TRAIN, "tokens": 512, "schedule": "wsd", "keep_state": True}), "none before the rate falls"),
     ("sequence-budget", put(resources__ranks=32), "batch_tokens 512 makes 16 sequences a step, too few for 32 ranks; set at least 1024"),
     ("student", put(students__half__layers=5), "layers cannot be taken evenly"),
     ("student", put(students__half__length=128), "length 128 is more than the 64 positions of the teacher bert"),
@@ -187,6 +223,19 @@ def loaded(tmp_path: Path, change: Change | None = None) -> Any:
 
 def test_a_recipe_without_a_fault_passes_without_a_warning(tmp_path: Path) -> None:
     assert plan_checks.warnings(loaded(tmp_path)) == []
+
+
+def test_a_model_that_extends_another_takes_its_settings_and_costs_what_it_adds(tmp_path: Path) -> None:
+    found = loaded(tmp_path, extending()).recipe
+    gpt, long = (found.models[name].training(1) for name in ("gpt", "long"))
+    assert found.models["long"].tokenizer == "bytes" and not long.keep_state
+    assert long == replace(gpt, tokens=20_480, keep_state=False)
+    from pipelines.plan_recipe import costs
+
+    told = costs(found, on="T4")
+    assert (told["long"]["tokens"], told["long"]["steps"]) == (20_480 - 18 * 512, 40 - 18), "from where the rate of 20 steps falls"
+    assert told["long"]["training_flops"] == pytest.approx(told["gpt"]["training_flops"] * 22 / 20)
+    assert told["long"]["seconds"] == pytest.approx(told["gpt"]["seconds"] * 22 / 20)
 
 
 def test_an_imported_model_needs_no_size(tmp_path: Path) -> None:

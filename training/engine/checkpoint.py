@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from training.engine.guard import ANCHORS, Watch
 from training.engine.rank import Rank
 
 MANIFEST = "manifest.json"
+STATE = "state"  # the folder of an artifact that holds the checkpoint which a longer training goes on from
 POINTER = "last-good"  # for people and other programs; this one looks at the manifests
 GONE = ".gone"  # ends the name of one that is being deleted
 POLL_S = 0.02
@@ -59,12 +60,14 @@ class Keep:
     """Which checkpoints stay: the newest `last`, the one with the best held-out loss, and every `every`-th step's (0: none).
 
     anchors: those of multiples of this many steps, the newest three, that a guard may go back to; 0: none.
+    pinned: the step whose checkpoint a longer training goes on from; 0: none.
     """
 
     last: int = 2
     best: bool = False
     every: int = 0
     anchors: int = 0
+    pinned: int = 0
 
     def __post_init__(self) -> None:
         if self.last < 1 or self.every < 0 or self.anchors < 0:
@@ -73,7 +76,7 @@ class Keep:
     def chosen(self, losses: dict[int, float | None]) -> set[int]:
         """The steps whose checkpoints stay. losses: the held-out loss by step, None where nobody measured."""
         steps = sorted(losses)
-        stay = set(steps[-self.last :])
+        stay = {*steps[-self.last :], *({self.pinned} & set(steps))}
         measured = [(loss, step) for step, loss in losses.items() if loss is not None]
         if self.best and measured:
             stay.add(min(measured)[1])
@@ -154,6 +157,33 @@ class Checkpoints:
             self._rotate()
         self.place.sum([0.0])
         return point or Point()
+
+    def begin(self, engine: Stateful, state: Path) -> Point:
+        """Load what `publish` kept of a finished training: its place in the data, but not its lowest validation loss. All ranks.
+
+        Raises PipelineError, on all ranks, when it is damaged.
+        """
+        kept, damage = Checkpoints(state, self.place), ""
+        if self.place.first:
+            damage = next((kept._damage(step) for step in kept._steps()), "it holds no checkpoint")
+        if self.place.sum([float(bool(damage))])[0]:
+            raise PipelineError(f"{state}, the state that is to be gone on from, is damaged ({damage or 'the first rank says why'})")
+        point = kept._load(engine, max)
+        assert point is not None, "it was whole a moment ago"
+        return replace(point, lowest=Lowest())
+
+    def publish(self, step: int, state: Path) -> None:
+        """Keep the checkpoint of a step in the folder `state`, by links to its files. The first rank's work.
+
+        Raises PipelineError when it is damaged or gone.
+        """
+        if damage := self._damage(step):
+            raise PipelineError(
+                f"{self._folder(step)}, the state that pretrain.keep_state keeps, is damaged ({damage}); "
+                f"delete {self.root} to train again from the start"
+            )
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.copytree(self._folder(step), state / f"step-{step}", copy_function=_link)
 
     def back(self, engine: Stateful, target: int, every: int) -> Point:
         """Load the checkpoint of step `target`, or the nearest of a multiple of `every` below it, else above; forget all later ones.
@@ -297,6 +327,14 @@ def _record(folder: Path) -> dict[str, Any]:
     if sealed["xxh3"] != _seal_of(record):
         raise ValueError("its manifest is not what was written")
     return record
+
+
+def _link(source: str, target: str) -> None:
+    """A second name of the same file; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _step(folder: Path) -> int:

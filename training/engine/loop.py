@@ -6,12 +6,11 @@ divided by counts over all ranks and micro-batches, so sharing a batch out diffe
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from infra.log import event
 from training.backbone.transformer import compiled, recompute
 from training.engine import first_loss
 from training.engine.able import COMPILE, check, compiles
-from training.engine.checkpoint import Checkpoints, Keep, Point
+from training.engine.checkpoint import STATE, Checkpoints, Keep, Point
 from training.engine.guard import Guard, GuardConfig, Spike
 from training.engine.heap import held
 from training.engine.measure import METRICS, Exam, Journal, Verdict, cut, micros, real_tokens
@@ -33,6 +32,7 @@ from training.engine.rank import Rank, choose_matmul_mode, here, key_of, precisi
 from training.engine.scaling import Overflow
 from training.engine.see import Known, Meter, Talk
 from training.engine.stall import StallWatch
+from training.engine.stopping import asked_to_stop
 from training.engine.zero import Engine, ZeroConfig, join
 from training.feed.batch import Batch
 from training.feed.order import Feed, sequences
@@ -82,8 +82,11 @@ class LoopConfig:
 
     def lr(self, step: int) -> float:
         """The rate of a step."""
-        done = step if self.ramp is None else self.steps * self.ramp.before(step) / self.ramp.before(self.steps)
-        return lr_at(self.optimiser, done, self.steps)
+        return lr_at(self.optimiser, self.done(step), self.steps)
+
+    def done(self, step: int) -> float:
+        """What the schedule counts as the steps before this one."""
+        return step if self.ramp is None else self.steps * self.ramp.before(step) / self.ramp.before(self.steps)
 
     def engine(self, accumulation: int) -> ZeroConfig:
         return ZeroConfig(self.zero, precision_here(self.precision), accumulation, self.clip, self.optimiser, self.offload)
@@ -119,10 +122,12 @@ def train(
     stage: str,
     imported: bool = False,
     known: Known | None = None,
+    extended: Path | None = None,
 ) -> Trained:
     """Train in this rank, from out's newest checkpoint on; all ranks of a gang call it alike.
 
-    imported: the tower comes with learnt weights, so a first loss below guessing is right. Raises Preempted after SIGTERM,
+    imported: the tower comes with learnt weights, so a first loss below guessing is right. extended: the folder of a finished training,
+    whose kept state is gone on from where out has no checkpoint. Raises Preempted after SIGTERM,
     with the state saved, and PipelineError when a loss or gradient is not finite, with the state before that step saved.
     """
     place, known = here(), known or Known()
@@ -135,8 +140,9 @@ def train(
                 f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens"
             )
         try:
-            with _asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
-                run = _Run(tower, feed, valid, config=config, out=out, stage=stage, place=place, stop=stop, imported=imported, watch=watch)
+            with asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
+                begin = partial(_Run, tower, feed, valid, config=config, out=out, stage=stage, place=place)
+                run = begin(stop=stop, imported=imported, watch=watch, extended=extended)
                 run.journal.tokens_per_byte = known.tokens_per_byte
                 return run.all(Meter(place, talk, known, precision_here(config.precision)))
         except RuntimeError:
@@ -176,6 +182,7 @@ class _Run:
         stop: threading.Event,
         imported: bool,
         watch: StallWatch,
+        extended: Path | None,
     ) -> None:
         self.watch = watch
         self.feed, self.config, self.place, self.stop, self.stage = feed, config, place, stop, stage
@@ -186,6 +193,8 @@ class _Run:
         keep = replace(config.keep, anchors=config.guard.every)
         self.checkpoints = Checkpoints(out / CHECKPOINTS, place, keep, config.background)
         self.point = self.checkpoints.resume(self.engine)
+        if extended and not self.point.step:
+            self.point = self.checkpoints.begin(self.engine, extended / STATE)
         self.end = self.point.step if self._stale() else config.steps
         self.guard = Guard(config.guard, self.point.watch)
         self.saved = time.monotonic()
@@ -376,22 +385,9 @@ class _Run:
         self.checkpoints.check()
         last, step = self.point.step == self.end, self.point.step
         every, anchors, best = self.config.save_every, self.guard.config.every, self.config.keep.best and verdict is not None
-        if last or wish.stop or wish.save or best or step % every == 0 or (anchors and step % anchors == 0):
+        due = step % every == 0 or step == self.config.keep.pinned or (anchors and step % anchors == 0)
+        if last or wish.stop or wish.save or best or due:
             self.checkpoints.save(self.engine, self.point, verdict.loss if verdict else None, now=last or wish.stop)
             self.saved = time.monotonic()
         if wish.stop and not last:
             raise Preempted(f"{self.stage}: asked to stop; saved after step {self.point.step} of {self.config.steps}")
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """SIGTERM sets the event, where signals can be caught: in a process's main thread."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)

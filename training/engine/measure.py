@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -145,6 +146,14 @@ class Journal:
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(self.path)
+
+
+def take_over_metrics(source: Path, path: Path) -> None:
+    """The lines of a training that is gone on from stand before one's own, which may stand there already."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        shutil.copyfile(source, part)
+        part.replace(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from training.backbone.transformer import Block
 from training.engine.layerwise import Adapted
 from training.engine.muon import Muon
 
+FALLING = ("wsd", "trapezoid", "wsd_sqrt")  # held, and left at the end
 SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd", "trapezoid", "wsd_sqrt")
 OPTIMISERS = ("adamw", "lamb", "muon")
 
@@ -85,11 +86,16 @@ def _left(config: OptimConfig, step: float, steps: int, warmup: int) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * done))
     if config.schedule == "inverse_sqrt":
         return math.sqrt(max(1, warmup) / (max(1, warmup) + step - warmup))
-    if config.schedule in ("wsd", "trapezoid", "wsd_sqrt"):
-        falls = max(warmup, steps - max(1, round(config.decay * steps)))
+    if config.schedule in FALLING:
+        falls = falls_at(config, steps)
         left = min(1.0, (steps - step) / (steps - falls)) if step < steps else 0.0
         return 1.0 - math.sqrt(1.0 - left) if config.schedule == "wsd_sqrt" else left
     return 1.0 - done
+
+
+def falls_at(config: OptimConfig, steps: int) -> int:
+    """The step with which a schedule that holds its rate leaves it; the end, for those that do not."""
+    return max(config.warmup_steps(steps), steps - max(1, round(config.decay * steps))) if config.schedule in FALLING else steps
 
 
 def parameter_groups(tower: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
