@@ -111,7 +111,7 @@ class _Walk:
         self.tables: list[_Table] = []
         self.cells: list[Cell] = []
         self.preformatted: list[Any] = []
-        self.quotes = self.linked = 0
+        self.quotes = self.links = self.linked = 0
 
     def close(self) -> None:
         """End the block that is being collected."""
@@ -138,7 +138,7 @@ class _Walk:
     def enter(self, tag: str, element: Any) -> None:
         """A block-level element starts."""
         if self.preformatted:
-            self._break_line()
+            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
         elif self.pieces:
             self.close()
         style = element.get("style")
@@ -148,10 +148,6 @@ class _Walk:
             self.open.append(element)
         if tag in _STRUCTURED:
             self._structure(tag, element)
-
-    def _break_line(self) -> None:
-        if self.pieces and not self.pieces[-1].endswith("\n"):
-            self.pieces.append("\n")
 
     def _structure(self, tag: str, element: Any) -> None:
         if tag in LISTS:
@@ -177,24 +173,16 @@ class _Walk:
 
     def leave(self, tag: str, element: Any) -> None:
         """A block-level element ends."""
-        if not self.preformatted:
-            if self.pieces:
-                self.close()
-            self.open.pop()
-        else:
-            self._leave_preformatted(element)
-        if tag in _STRUCTURED:
-            self._unstructure(tag)
-
-    def _leave_preformatted(self, element: Any) -> None:
-        if self.preformatted[0] is not element:
-            self._break_line()
+        if self.preformatted and self.preformatted[0] is not element:
+            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
         elif self.pieces:
             self.close()
         if len(self.preformatted) < 2:
             self.open.pop()
-        if self.preformatted[-1] is element:
+        if self.preformatted and self.preformatted[-1] is element:
             self.preformatted.pop()
+        if tag in _STRUCTURED:
+            self._unstructure(tag)
 
     def _unstructure(self, tag: str) -> None:
         if tag in LISTS:
@@ -215,36 +203,33 @@ class _Walk:
 def blocks(root: Any, dropped: Callable[[Any], bool]) -> list[Block]:
     """All text blocks below an element. dropped: whether an inline element is no part of the text around it."""
     walk = _Walk()
-    pieces, preformatted = walk.pieces, walk.preformatted
-    enter, leave = walk.enter, walk.leave
-    links = 0
     skipped = None
     events = iterwalk(root, events=("start", "end"))
     for event, element in events:
         tag = element.tag
         if event == "start":
-            text = element.text
             if tag in BLOCKS:
-                enter(tag, element)
-            elif (text or tag == "br" or len(element)) and dropped(element):
+                walk.enter(tag, element)
+            elif dropped(element):
                 events.skip_subtree()
                 skipped = element
                 continue
             elif tag == "a":
-                links += 1
+                walk.links += 1
             elif tag == "br":
-                pieces.append("\n" if preformatted else _BREAK)
+                walk.pieces.append("\n" if walk.preformatted else _BREAK)
+            text = element.text
         else:
-            if tag in BLOCKS:
-                leave(tag, element)
-            elif element is skipped:
+            if element is skipped:
                 skipped = None
+            elif tag in BLOCKS:
+                walk.leave(tag, element)
             elif tag == "a":
-                links -= 1
-            text = element.tail
-        if text and (pieces or preformatted or not text.isspace()) and not (element is root and event == "end"):
-            pieces.append(text)
-            if links:
+                walk.links -= 1
+            text = None if element is root else element.tail
+        if text and (walk.pieces or walk.preformatted or not text.isspace()):
+            walk.pieces.append(text)
+            if walk.links:
                 walk.linked += len(text.strip())
     walk.close()
     return walk.blocks

@@ -81,14 +81,13 @@ class Region:
         self.total = 0.0
         self._refused: dict[Any, bool] = {}
         self._held: dict[Any, int] = {}
-        self._lines: dict[Any, list[Any]] = {}
         self._text = 0
         found: list[tuple[Block, int, list[Any]]] = []
         for block in blocks:
             length = size(block.text)
             if length < (PARAGRAPH if block.kind in KINDS else LOOSE) or block.linked > LINKED * len(block.text):
                 continue
-            within = self._line(block.element)
+            within = [block.element, *(above for _, above in zip(range(LEVELS), block.element.iterancestors(), strict=False))]
             found.append((block, length, within))
             self._text += length
             for each in within:
@@ -102,25 +101,9 @@ class Region:
             self.element = self._innermost()
         self._mark(blocks)
 
-    def _line(self, element: Any) -> list[Any]:
-        """The element and those around it; paragraphs side by side share what is around them."""
-        parent = element.getparent()
-        if parent is None:
-            return [element]
-        around = self._lines.get(parent)
-        if around is None:
-            around = self._lines[parent] = [parent, *(above for _, above in zip(range(LEVELS - 1), parent.iterancestors(), strict=False))]
-        return [element, *around]
-
     def _weigh(self, found: list[tuple[Block, int, list[Any]]]) -> None:
-        apart: dict[Any, bool] = {}  # by the element around: whether it, or one above it, is a link or refused
         for block, length, within in found:
-            element, *around = within
-            if element.tag == "a" or self._refuses(element):
-                continue
-            if around and around[0] not in apart:
-                apart[around[0]] = any(each.tag == "a" or self._refuses(each) for each in around)
-            if around and apart[around[0]]:
+            if any(each.tag == "a" or self._refuses(each) for each in within):
                 continue
             weight = length * min(1.0, length / FULL)
             self.total += weight
@@ -166,17 +149,16 @@ def _is_named_otherwise(element: Any, share: float) -> bool:
         return False
     if tag in _OTHER:
         return tag != "figure" or next(element.iter(*_HOLDS_TEXT), None) is None
-    stated = element.keys()
-    if not stated:
-        return False
     get = element.get
-    if ("class" in stated or "id" in stated) and (share < SOME or tag not in ("article", "main")):
-        elsewhere, perhaps = _names(get("class") or "", (get("id") or "") if "id" in stated else "")
+    classes, name = get("class"), get("id")
+    if (classes or name) and (share < SOME or tag not in ("article", "main")):
+        elsewhere, perhaps = _names(classes or "", name or "")
         if elsewhere or (share < SOME and perhaps):
             return True
-    if "hidden" in stated or ("aria-hidden" in stated and get("aria-hidden") == "true"):
+    if get("hidden") is not None or get("aria-hidden") == "true":
         return True
-    return "style" in stated and _HIDDEN.search(get("style")) is not None
+    style = get("style")
+    return bool(style and _HIDDEN.search(style))
 
 
 @lru_cache(maxsize=8192)
