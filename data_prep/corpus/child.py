@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -128,13 +129,14 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
         return Answer(reason="undecodable")
     decoded = replace(decoded, text=charset.composed(decoded.text))
     if not question.is_html:
-        return _answer(html.Found("", html.clean(decoded.text)), question, decoded)
+        return _answer(html.Found("", html.clean(decoded.text)), question, decoded, lambda: "")
     if stubs.meta_refresh(decoded.text):
         return Answer(reason="meta_refresh")
 
+    date = cache(lambda: dates.stated(decoded.text))  # one search where a page is answered twice
+
     def quickly(found: html.Found) -> None:
-        answer = _answer(found, question, decoded)
-        if meanwhile and not answer.reason:
+        if meanwhile and not (answer := _answer(found, question, decoded, date)).reason:
             meanwhile(replace(answer, last=False))
 
     try:
@@ -143,16 +145,15 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
         return Answer(reason="memory")
     except Exception:  # whatever a parser raises on a hostile page is the page's fault; it is counted under this reason
         return Answer(reason="parse_error")
-    return _answer(found, question, decoded)
+    return _answer(found, question, decoded, date)
 
 
-def _answer(found: html.Found, question: Question, decoded: charset.Decoded) -> Answer:
+def _answer(found: html.Found, question: Question, decoded: charset.Decoded, date: Callable[[], str]) -> Answer:
     if question.is_html and soft404.is_soft_404(decoded.text, found.title, found.text):
         return Answer(reason="soft_404")
     if len(found.text) < question.least:
         return Answer(reason="empty")
-    stated = dates.stated(decoded.text) if question.is_html else ""
-    return Answer(found.title, found.text, date=stated, charset=decoded.charset, cut_short=found.cut_short)
+    return Answer(found.title, found.text, date=date(), charset=decoded.charset, cut_short=found.cut_short)
 
 
 def serve(seconds: int, memory_mb: int) -> None:
