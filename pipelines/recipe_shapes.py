@@ -306,7 +306,8 @@ def _check_student(recipe: Recipe, student: Student) -> None:
     shape = shape_of(recipe, student.teacher)
     if shape:
         layer_map(shape.layers, config.layers)
-        if config.length > shape.positions:
+        inherited = "length" not in student.model_fields_set and not teacher.init  # then the teacher's own check refuses it
+        if config.length > shape.positions and not inherited:
             raise ConfigError(f"length {config.length} is more than the {shape.positions} positions of the teacher {student.teacher}")
     if config.batch_size < ranks:
         raise ConfigError(

@@ -294,7 +294,7 @@ def test_the_command_says_all_of_it_at_once_with_exit_code_two_and_run_does_the_
         done = subprocess.run([sys.executable, "-m", "pipelines.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6, "CPU seconds; two on a quiet machine"
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20, "CPU seconds; two on an idle machine"
         told.append(done.stderr)
     assert told[0] == told[1] and all(text in told[0] for text in ("one label only", "embedding_width below", "128 is more than"))
     assert not (tmp_path / "workspace").exists()

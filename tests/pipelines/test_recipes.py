@@ -189,7 +189,7 @@ def test_recipes_are_listed_without_their_files(textmill: Textmill) -> None:
     assert set(found) == {"demo", *WANTED}
     assert found["demo"]["missing"] == []
     assert found["gpt2-124m"]["gpu_hours"] > 2 * listed("gpt2-124m", builtin_recipes()["gpt2-124m"], "H100")["gpu_hours"]
-    assert sum(after[:2]) - sum(before[:2]) < 6  # CPU seconds on a machine that does other things; half of that when it is idle
+    assert sum(after[:2]) - sum(before[:2]) < 20  # CPU seconds; three on an idle machine: no model is built
 
 
 def test_the_list_for_people_and_a_gpu_nobody_knows(textmill: Textmill) -> None:
