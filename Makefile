@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/textmill run demo --workspace $(WORKSPACE)
 
-# Test files are distributed over this many processes (pytest-xdist).
+# The fast tests' files are distributed over this many processes (pytest-xdist); slow ones measure time and use all CPUs themselves.
 JOBS ?= 2
 
 test: test-fast slow
@@ -45,7 +45,7 @@ test-fast: $(STAMP) .venv-transformers4/.installed
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations 40 -m "not slow and not cluster"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadfile --durations 40 -m "slow and not cluster"
+	$(BIN)/python -m pytest -q -rs --durations 40 -m "slow and not cluster"
 
 cluster: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -m "cluster or (ray and slow)"
