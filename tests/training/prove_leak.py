@@ -35,7 +35,7 @@ def cells() -> list[Any]:
         for length in (64, 128, 512):
             for task in VIEWS:
                 reason = OUTSIDE.get((size, length, task))
-                marks = [pytest.mark.xfail(reason=reason, strict=False)] if reason else []
+                marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
                 found.append(pytest.param(size, length, task, marks=marks))
     return found
 
