@@ -101,7 +101,7 @@ class Earlier:
             raise ArtifactError(
                 f"the corpus of {date} is damaged and cannot be rebuilt as it was: {', '.join(other) or LAST} would differ, because "
                 f"source files were changed or removed since, or textmill is another version; put back the files that {run.name} read "
-                f"(its recipe.yaml names them) and run again, or build that date anew from the files of today: "
+                f"(its recipe.yaml names them) and run again, or rebuild that date from the files of today: "
                 f"`textmill run {run / 'recipe.yaml'}`, then this date again"
             )
 
