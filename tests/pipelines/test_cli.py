@@ -30,7 +30,7 @@ finally:
     assert told.returncode == 0
     line = told.stdout.rsplit("HEAVY ", 1)[1]
     assert line.startswith("[]"), line
-    assert float(line.split()[-1]) < 0.4  # CPU seconds, Python's own start included
+    assert float(line.split()[-1]) < 1.0  # CPU seconds, Python's own start included; 0.25 on a quiet machine
     for command in ("run", "plan", "status", "report", "show", "verify", "generate", "fill", "predict", "export", "ui", "deploy", "doctor"):
         assert command in told.stdout
 

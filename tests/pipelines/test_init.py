@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from infra.errors import ConfigError
 from pipelines.recipe import load
@@ -55,15 +56,16 @@ def test_an_exported_model_goes_on_learning_in_another_recipe_and_may_stay_as_it
 
 def test_the_imported_files_are_part_of_the_fingerprint_and_their_place_is_not(recipe: Path, textmill: Textmill) -> None:
     folder = recipe.parent / "first"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"one")
+    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(**shape))
+    model.save_pretrained(folder)
     recipe.write_text(recipe.read_text() + MORE)
     stage, config, inputs = asked(load(str(recipe)).recipe)["import more"]
     assert (stage, inputs) == ("import", {"tokenizer": "tokenizer bytes"})
     assert [file.name for file in config.files] == ["config.json", "model.safetensors"]
     before = [file.digest for file in config.files]
-    (folder / "model.safetensors").write_bytes(b"two")
+    model.transformer.wte.weight.data.zero_()
+    model.save_pretrained(folder)
     after = [file.digest for file in asked(load(str(recipe)).recipe)["import more"][1].files]
     assert before[0] == after[0] and before[1] != after[1]
 

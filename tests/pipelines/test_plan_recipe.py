@@ -64,7 +64,7 @@ def test_a_cluster_that_cannot_be_is_refused(recipe: Path, more: dict, said: str
 
 def test_the_command_shows_it(recipe: Path, tmp_path: Path) -> None:
     words = ["plan", str(recipe), "--workspace", str(tmp_path / "w"), "--on", "H200"]
-    shown = CliRunner().invoke(cli.app, words)
+    shown = CliRunner().invoke(cli.app, words, env={"COLUMNS": "160"})
     assert shown.exit_code == 0, shown.output
     assert "8 x NVIDIA H200" in shown.output and "124,439,808" in shown.output
     import json

@@ -76,7 +76,7 @@ class Keep:
     def chosen(self, losses: dict[int, float | None]) -> set[int]:
         """The steps whose checkpoints stay. losses: the held-out loss by step, None where nobody measured."""
         steps = sorted(losses)
-        stay = {*steps[-self.last :], *({self.pinned} & set(steps))}
+        stay = {*steps[-self.last :]} | ({self.pinned} & set(steps) if self.pinned else set())
         measured = [(loss, step) for step, loss in losses.items() if loss is not None]
         if self.best and measured:
             stay.add(min(measured)[1])

@@ -385,7 +385,7 @@ class _Run:
         self.checkpoints.check()
         last, step = self.point.step == self.end, self.point.step
         every, anchors, best = self.config.save_every, self.guard.config.every, self.config.keep.best and verdict is not None
-        due = step % every == 0 or step == self.config.keep.pinned or (anchors and step % anchors == 0)
+        due = step % every == 0 or step == (self.config.keep.pinned or -1) or (anchors and step % anchors == 0)
         if last or wish.stop or wish.save or best or due:
             self.checkpoints.save(self.engine, self.point, verdict.loss if verdict else None, now=last or wish.stop)
             self.saved = time.monotonic()
