@@ -199,22 +199,30 @@ def test_a_copy_keeps_what_is_shared_shared_and_nothing_else(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_killed_right_after_a_checkpoint_was_reported_nothing_is_lost(tmp_path: Path) -> None:
     """kill -9 of the driver and all ranks within milliseconds of the event; the next start goes on from that very step."""
-    victim = Victim(tmp_path, Plan(steps=40, save_every=5, pace_s=0.05))
-    reported: list[int] = []
-    ends = time.monotonic() + 100
-    while not reported or reported[-1] < 15:
-        assert time.monotonic() < ends and victim.process.poll() is None
-        events = victim.events() if (tmp_path / "events.jsonl").exists() else []
-        reported = [e["step"] for e in events if e["kind"] == "checkpoint"]
-    ranks = victim.ranks()
-    for process in (psutil.Process(victim.process.pid), *ranks):
-        os.kill(process.pid, signal.SIGKILL)
-    victim.process.wait()
-    psutil.wait_procs(ranks, timeout=30)
-    victim.start()
-    victim.finish()
+    victim = Victim(tmp_path, Plan(steps=40, save_every=5, pace_s=0.05, stall_s=120))
+    try:
+        reported = _reported(victim, 15)
+        ranks = victim.ranks()
+        for process in (psutil.Process(victim.process.pid), *ranks):
+            os.kill(process.pid, signal.SIGKILL)
+        victim.process.wait()
+        psutil.wait_procs(ranks, timeout=30)
+        victim.start()
+        victim.finish()
+    finally:
+        victim.process.kill()
     went_on = [e["message"] for e in victim.events() if "goes on from" in e.get("message", "")]
-    assert len(went_on) == 1 and int(went_on[0].rsplit(" ", 1)[1]) == reported[-1]
+    assert len(went_on) == 1 and int(went_on[0].rsplit(" ", 1)[1]) == reported
+
+
+def _reported(victim: Victim, step: int) -> int:
+    """Waits for the event of a checkpoint of at least this step; the newest one's step."""
+    ends, reported = time.monotonic() + 240, [-1]
+    while reported[-1] < step:
+        assert time.monotonic() < ends and victim.process.poll() is None
+        events = victim.events() if (victim.root / "events.jsonl").exists() else []
+        reported = [-1, *(e["step"] for e in events if e["kind"] == "checkpoint")]
+    return reported[-1]
 
 
 def test_a_checkpoint_is_told_when_it_is_whole(tmp_path: Path) -> None:
