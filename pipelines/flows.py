@@ -103,7 +103,7 @@ class _Attempt:
         self.prepared = prepared
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
-        self.lost = False
+        self.interrupted = False  # the server did not answer at some time
 
     def carry_out(self, prepared: Prepared, progress: Progress) -> State[Any]:
         """The run's work; returns the state of its flow run."""
@@ -115,7 +115,7 @@ class _Attempt:
             self.error = error
         finally:
             progress.close()
-            self.lost = progress.lost
+            self.interrupted = progress.interrupted
         found = exit_state(self.error)
         return State(type=StateType[found.prefect.upper()], name=found.prefect, message=describe(self.error) if self.error else None)
 
@@ -132,13 +132,13 @@ def start(prepared: Prepared) -> Outcome:
     except TerminationSignal:  # before or after the work
         raise Terminated from None
     except Exception as error:  # of Prefect, not of the run
-        attempt.lost = True
+        attempt.interrupted = True
         if attempt.outcome is None and attempt.error is None:
             event("warning", message=f"Prefect did not start the run ({type(error).__name__}: {error}); it is done without Prefect")
             attempt.outcome = runner.carry_out(prepared, runner.plainly)
     finally:
         _ATTEMPT.reset(given)
-        if attempt.lost:
+        if attempt.interrupted:
             exit_at_once()
     if attempt.error is not None:
         raise attempt.error

@@ -56,7 +56,8 @@ class Progress:
 
     def __init__(self, client: SyncPrefectClient, flow_run: UUID, logger: Any, cancel: Callable[[], None] | None = None) -> None:
         self.client, self.flow_run, self.logger, self.cancel = client, flow_run, logger, cancel
-        self.lost = False
+        self.lost = False  # the server, now
+        self.interrupted = False  # it was lost at some time: events that Prefect itself sends may be late by minutes
         self._beat = time.monotonic()  # `zombies.register` has just reported
         self._bars: list[_Bar] = []
         self._tasks: dict[UUID, tuple[Task[..., Any], TaskRun]] = {}
@@ -127,12 +128,12 @@ class Progress:
             last = False
             while not last:
                 last = self._stop.wait(EVERY_S)
-                self._round()
+                self._round(last)
 
-    def _round(self) -> None:
+    def _round(self, last: bool = False) -> None:
         """Everything that the server does not know yet. What fails is tried in the next round."""
         try:
-            if self.lost:
+            if self.lost or (last and self.interrupted):
                 self._reconcile()
             self._send()
             if time.monotonic() - self._beat > zombies.HEARTBEAT_S:
@@ -143,7 +144,7 @@ class Progress:
                 cancel()
         except httpx.TransportError as error:
             if not self.lost:
-                self.lost = True
+                self.lost = self.interrupted = True
                 event("warning", message=f"the Prefect server at {self.client.api_url} does not answer ({type(error).__name__}); {LOST}")
         except Exception as error:  # a server that refuses a report must not end the work
             self.logger.debug("not reported: %s", error)

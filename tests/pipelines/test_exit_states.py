@@ -239,7 +239,7 @@ def test_the_prefect_server_is_lost(back: bool, mode: str, scene: Scene, tmp_pat
         assert run.status()["state"] == ending.PREFECT_LOST.state
         assert run.out().count("does not answer") == 1 and not run.err(), run.err()
         stages = {row["label"]: row["seconds"] for row in json.loads((run.path() / "stages.json").read_text())}
-        assert took < 60 + 2 * sum(stages[name] for name in ("extract", "filter", "dedup")), (took, stages)
+        assert took < 30 + 2 * sum(stages[name] for name in ("extract", "filter", "dedup")), (took, stages)
         if not back:
             server.start()
         flow = ends.flow_run(server.api, run.path().name)
