@@ -113,7 +113,9 @@ class Driver:
         self._ray = ray
         # On this node: on another one it would be lost with that node.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        # Its process may be killed: a new one takes its place, and what is lost with it are reports of progress.
+        lasting = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        self._mailbox = lasting.remote()
         try:
             ray.get(self._mailbox.take.remote("event"))
         except ray.exceptions.RayError as error:

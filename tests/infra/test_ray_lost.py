@@ -59,6 +59,31 @@ def test_a_cluster_that_dies_is_named(victim: str, nodes: Nodes, tmp_path: Path)
     assert not multiprocessing.active_children(), "the driver is gone"
 
 
+def test_a_map_outlives_the_process_that_collects_its_events(nodes: Nodes, tmp_path: Path) -> None:
+    struck: list[int] = []
+
+    def strike() -> None:
+        while not (tmp_path / "mark").exists():
+            time.sleep(0.1)
+        for one in (child for node in nodes.nodes for child in node.process.children(recursive=True)):
+            with suppress(psutil.Error):
+                if any("_Mailbox" in word for word in (one.name(), *one.cmdline())):
+                    one.kill()
+                    struck.append(one.pid)
+
+    def slow(number: int) -> int:
+        (tmp_path / "mark").touch()
+        time.sleep(0.5)
+        return number
+
+    killer = threading.Thread(target=strike, daemon=True)
+    killer.start()
+    with RayCompute(address=nodes.address) as compute:
+        assert compute.map("wait", slow, range(20)) == list(range(20))
+    killer.join()
+    assert struck
+
+
 def test_a_lost_rank_names_its_host_and_what_to_do(nodes: Nodes, tmp_path: Path) -> None:
     told: list[str] = []
     detach = attach(lambda event: told.append(str(event.get("message", ""))))
