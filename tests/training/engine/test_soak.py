@@ -17,7 +17,7 @@ from training.engine.measure import METRICS, read
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_three_blows_leave_no_trace(tmp_path: Path) -> None:
-    told = soak(tmp_path, Plan(steps=60, save_every=5, seed=3), ["rank", "torn", "driver"])
+    told = soak(tmp_path, Plan(steps=60, save_every=5, seed=3, stall_s=120.0), ["rank", "torn", "driver"])
     assert told.equal and told.damaged == 1 and len(told.resumed) == 3
     assert all(back > 0 for back in told.resumed)
 
@@ -26,7 +26,7 @@ def test_three_blows_leave_no_trace(tmp_path: Path) -> None:
 @pytest.mark.timeout(400)
 def test_what_was_struck_under_one_stage_is_carried_on_by_others_and_by_other_ranks(tmp_path: Path) -> None:
     """Along the curve of a plain loop. Without dropout, whose draws hang on the rank."""
-    plan = Plan(steps=60, save_every=5, zero=2, dropout=0.0)
+    plan = Plan(steps=60, save_every=5, zero=2, dropout=0.0, stall_s=120.0)
     losses, _, expected = plain("bert", settings(steps=plan.steps))
     victim = Victim(tmp_path, plan)
     for step, zero, ranks in ((14, 3, 1), (28, 0, 2), (43, 1, 1)):
