@@ -85,7 +85,7 @@ def drive(root: Path, plan: Plan) -> None:
 
 
 class Victim:
-    """A driver process under blows."""
+    """A driver process under blows. As a context manager it ends the process, which would start its ranks again for ever."""
 
     def __init__(self, root: Path, plan: Plan) -> None:
         self.root, self.plan = root, plan
@@ -96,6 +96,16 @@ class Victim:
         words = [f"{name}={value}" for name, value in vars(self.plan).items()]
         command = [sys.executable, "-m", "tests.training.engine.soak", "--drive", str(self.root), *words]
         self.process = subprocess.Popen(command, stderr=(self.root / "stderr").open("a"))
+
+    def __enter__(self) -> Victim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            everyone = [*psutil.Process(self.process.pid).children(recursive=True)]
+            self.process.kill()
+            self.process.wait()
+            _signal(everyone, signal.SIGKILL)
 
     def step(self) -> int:
         lines = read(self.root / "out" / METRICS)
@@ -170,27 +180,34 @@ def tear(root: Path, rng: random.Random) -> None:
 def soak(root: Path, plan: Plan, kinds: list[str]) -> Told:
     """The undisturbed run, and the one that suffers these blows, in this order, at steps drawn by the plan's seed."""
     rng, told = random.Random(plan.seed), Told()
-    undisturbed = Victim(root / "undisturbed", plan).finish()
+    with Victim(root / "undisturbed", plan) as calm:
+        undisturbed = calm.finish()
     margin = 2 * plan.save_every + 1  # so that there are two checkpoints to tear one of
     steps = sorted(rng.sample(range(margin, plan.steps - 5), len(kinds)))
-    began, victim = time.monotonic(), Victim(root / "struck", plan)
-    for kind, step in zip(kinds, steps, strict=True):
-        victim.reach(step)
-        told.blows.append((kind, victim.step()))
-        victim.strike(kind, rng)
-        notes = len(told.resumed) + 1
-        ends = time.monotonic() + PATIENCE_S
-        while len(found := _resumed(victim.events())) < notes:
-            assert victim.process.poll() is None and time.monotonic() < ends, (kind, step, victim.process.returncode)
-            time.sleep(0.05)
-        told.resumed = found
-    weights = victim.finish()
+    began = time.monotonic()
+    with Victim(root / "struck", plan) as victim:
+        for kind, step in zip(kinds, steps, strict=True):
+            _one_blow(victim, kind, step, rng, told)
+        weights = victim.finish()
     told.wall_s = time.monotonic() - began
     told.damaged = sum("is damaged" in e.get("message", "") for e in victim.events())
     told.equal = set(weights) == set(undisturbed) and all(np.array_equal(x, undisturbed[name]) for name, x in weights.items())
     lines, straight = (read(root / name / "out" / METRICS) for name in ("struck", "undisturbed"))
     told.equal &= [line["loss"] for line in lines] == [line["loss"] for line in straight]
     return told
+
+
+def _one_blow(victim: Victim, kind: str, step: int, rng: random.Random, told: Told) -> None:
+    """Strike at a step, and wait until the run went on."""
+    victim.reach(step)
+    told.blows.append((kind, victim.step()))
+    victim.strike(kind, rng)
+    notes = len(told.resumed) + 1
+    ends = time.monotonic() + PATIENCE_S
+    while len(found := _resumed(victim.events())) < notes:
+        assert victim.process.poll() is None and time.monotonic() < ends, (kind, step, victim.process.returncode)
+        time.sleep(0.05)
+    told.resumed = found
 
 
 def _resumed(events: list[dict]) -> list[int]:

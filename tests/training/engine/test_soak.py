@@ -28,14 +28,14 @@ def test_what_was_struck_under_one_stage_is_carried_on_by_others_and_by_other_ra
     """Along the curve of a plain loop. Without dropout, whose draws hang on the rank."""
     plan = Plan(steps=60, save_every=5, zero=2, dropout=0.0, stall_s=120.0)
     losses, _, expected = plain("bert", settings(steps=plan.steps))
-    victim = Victim(tmp_path, plan)
-    for step, zero, ranks in ((14, 3, 1), (28, 0, 2), (43, 1, 1)):
-        victim.reach(step)
-        saved = verify(newest(tmp_path / "out" / ".checkpoints"))
-        assert (saved["zero"], saved["world"]) == (victim.plan.zero, victim.plan.ranks)
-        victim.plan = replace(plan, zero=zero, ranks=ranks)
-        victim.strike("driver", random.Random(step))
-    weights = victim.finish()
+    with Victim(tmp_path, plan) as victim:
+        for step, zero, ranks in ((14, 3, 1), (28, 0, 2), (43, 1, 1)):
+            victim.reach(step)
+            saved = verify(newest(tmp_path / "out" / ".checkpoints"))
+            assert (saved["zero"], saved["world"]) == (victim.plan.zero, victim.plan.ranks)
+            victim.plan = replace(plan, zero=zero, ranks=ranks)
+            victim.strike("driver", random.Random(step))
+        weights = victim.finish()
     assert sum("goes on from step" in e.get("message", "") for e in victim.events()) == 3
     assert [line["loss"] for line in read(tmp_path / "out" / METRICS)] == pytest.approx(losses, abs=1e-5)
     for name, value in expected.items():
