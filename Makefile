@@ -16,7 +16,7 @@ help:
 	@echo "make soak-training  a training is killed twenty times (ranks, driver, checkpoints) and must end with the same weights"
 	@echo "make cluster-soak  the same on a Ray cluster: ranks, a node's daemon, the driver"
 	@echo "make check  linter, formatter, types"
-	@echo "make prove  the complete proofs that are too long for make test: every pytest module tests/**/prove_*.py (PROVE=path runs one)"
+	@echo "make prove  the complete proofs that are too long for make test: tests marked prove and modules tests/**/prove_*.py (PROVE=path runs one)"
 	@echo "make prove-gpu  the papers' comparisons on a GPU machine, part by part (PART=masking)"
 	@echo "make bench-gpu  one GPU: utilisation, what ZeRO costs, what the plan foretold (under 8 minutes)"
 	@echo "make bench  our speed against other tools, as ratios"
@@ -42,10 +42,10 @@ JOBS ?= 2
 test: test-fast slow
 
 test-fast: $(STAMP) .venv-transformers4/.installed
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations 40 -m "not slow and not cluster"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --durations 40 -m "not slow and not cluster and not prove"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -q -rs --durations 40 -m "slow and not cluster"
+	$(BIN)/python -m pytest -q -rs --durations 40 -m "slow and not cluster and not prove"
 
 cluster: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -m "cluster or (ray and slow)"
@@ -59,10 +59,10 @@ soak: $(STAMP)
 soak-training: $(STAMP)
 	$(BIN)/python -m tests.training.engine.soak --blows 20
 
-# Pytest collects modules named prove_*.py here and nowhere else: to add a proof, add such a module.
+# To add a proof, mark a test with `prove`, or write a module prove_*.py, which pytest collects here and nowhere else.
 PROVE ?= tests
 prove: $(STAMP)
-	$(BIN)/python -m pytest -q -rs -o python_files='prove_*.py' --timeout 7200 $(PROVE)
+	$(BIN)/python -m pytest -q -rs -o python_files='prove_*.py test_*.py' -m prove --timeout 7200 $(PROVE)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,6 +22,12 @@ settings.register_profile("house", deadline=None, derandomize=True)  # a busy ma
 settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name.startswith("prove_"):
+            item.add_marker(pytest.mark.prove)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real data that is not ours to ship; TEXTMILL_TEST_DATA says where it lies."""

@@ -34,7 +34,7 @@ def test_without_a_gpu_it_says_so_and_exits_with_two() -> None:
     assert done.returncode == 2 and "no GPU" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.parametrize("name", ["ZeRO-2", "BERT, tiny, ZeRO-1, packed"])
 def test_a_row_runs_without_ray_prefect_and_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -40,7 +40,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[Seen]:
     return LocalCompute(2).gang("compile", partial(program, tmp_path_factory.mktemp("compile")))[0]
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @needs_compiler
 def test_compiled_layers_follow_the_curve_of_the_others(seen: list[Seen]) -> None:
     for plain, compiled in zip(seen[0:4:2], seen[1:4:2], strict=True):
@@ -50,7 +50,7 @@ def test_compiled_layers_follow_the_curve_of_the_others(seen: list[Seen]) -> Non
     assert any(one.losses != other.losses for one, other in zip(seen[0:4:2], seen[1:4:2], strict=True)), "something was compiled"
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @needs_compiler
 def test_a_compiled_run_that_fails_goes_on_to_the_same_bits(seen: list[Seen]) -> None:
     """With dropout, whose draws a compiled layer makes in its own way, and an exam between the steps."""

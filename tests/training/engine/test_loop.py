@@ -69,7 +69,7 @@ def test_a_rank_killed_at_step_12_leaves_no_trace_in_the_weights(tmp_path: Path,
         assert [line["step"] for line in one.lines if "valid_loss" in line] == [3, 7, 11, 15, 19]
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_another_number_of_ranks_continues_the_same_curve(tmp_path: Path) -> None:
     """Two ranks fail after step 12 (checkpoint at 10), one goes on; every stage."""
     trials = [Trial(tmp_path / f"{z}", settings(steps=STEPS, zero=z), "bert", feed={"fail_at": 12}) for z in range(4)]
@@ -129,7 +129,7 @@ def spoilt(kind: type[Tower]) -> Tower:
 
 @pytest.mark.parametrize(
     ("kind", "zero"),
-    [(Poisoned, 0), *(pytest.param(kind, zero, marks=pytest.mark.slow) for kind, zero in [(Poisoned, 1), (Steep, 0), (Steep, 2)])],
+    [(Poisoned, 0), *(pytest.param(kind, zero, marks=pytest.mark.prove) for kind, zero in [(Poisoned, 1), (Steep, 0), (Steep, 2)])],
 )
 def test_what_is_not_finite_on_one_rank_ends_all_before_the_weights_are_touched(tmp_path: Path, kind: type[Tower], zero: int) -> None:
     bad = next(

@@ -14,7 +14,6 @@ from training.engine.checkpoint import verify
 from training.engine.measure import METRICS, read
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_three_blows_leave_no_trace(tmp_path: Path) -> None:
     told = soak(tmp_path, Plan(steps=60, save_every=5, seed=3, stall_s=120.0), ["rank", "torn", "driver"])
@@ -22,7 +21,6 @@ def test_three_blows_leave_no_trace(tmp_path: Path) -> None:
     assert all(back > 0 for back in told.resumed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_what_was_struck_under_one_stage_is_carried_on_by_others_and_by_other_ranks(tmp_path: Path) -> None:
     """Along the curve of a plain loop. Without dropout, whose draws hang on the rank."""

@@ -46,7 +46,6 @@ def compared(store: Store, inputs: dict[str, Artifact], config: DistillConfig) -
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_student_with_its_teacher_ends_nearer_to_it_than_without(data: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
