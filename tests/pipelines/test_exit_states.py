@@ -24,9 +24,10 @@ pytestmark = [pytest.mark.timeout(400)]
 GUIDE = Path(__file__).parents[2] / "docs/guides/exit-states.md"
 PREFECT = pytest.param("prefect", marks=pytest.mark.prefect)
 RAY = pytest.param("ray", marks=[pytest.mark.prefect, pytest.mark.ray])
-# Not in CI, which has two rows with Ray: `make cluster` runs all of them.
+# Not in CI, which has two rows with Ray and some with Prefect: `make cluster` and `make prove` run all of them.
+SLOW_PREFECT = pytest.param("prefect", marks=[pytest.mark.prefect, pytest.mark.prove])
 SLOW_RAY = pytest.param("ray", marks=[pytest.mark.prefect, pytest.mark.ray, pytest.mark.cluster])
-MODES = ["plain", PREFECT, SLOW_RAY]
+MODES = ["plain", SLOW_PREFECT, SLOW_RAY]
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_the_recipe_turns_out_to_be_of_no_use(mode: str, scene: Scene, check: An
     check(scene.start(mode, "--set", "corpus.filter.min_words=5000", until="tokenizer"), mode, ending.CONFIG, "no text to train on")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["plain", PREFECT, SLOW_RAY])
 def test_a_stage_fails(mode: str, scene: Scene, check: Any) -> None:
     """Where a shard is to be written there is a directory."""
     run = scene.start(mode)
@@ -161,7 +162,7 @@ def test_a_ray_address_where_nothing_answers_is_refused_in_seconds(address: str,
     assert not (scene.directory / "workspace").exists()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["plain", PREFECT, SLOW_RAY])
 def test_killed(mode: str, scene: Scene, request: pytest.FixtureRequest) -> None:
     """Nobody is left to write a state: `textmill status` sees that the process is gone, and its own processes end."""
     from pipelines import rundir
@@ -218,7 +219,7 @@ def test_rays_memory_monitor_kills_the_workers(mode: str, scene: Scene, check: A
     [
         pytest.param(True, "prefect", marks=PREFECT.marks),
         pytest.param(True, "ray", marks=SLOW_RAY.marks),
-        pytest.param(False, "prefect", marks=PREFECT.marks),
+        pytest.param(False, "prefect", marks=SLOW_PREFECT.marks),
         pytest.param(False, "ray", marks=SLOW_RAY.marks),
     ],
 )
