@@ -27,7 +27,7 @@ def there(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     assert Place(folder).call("ui", "--stop").returncode == 0
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.prove), 2])
 def test_ray_makes_the_same_bytes_as_one_process(there: Callable[..., Place], finished: Place, cpus: int) -> None:
     """From the same committed crawl: it alone is not made anew, for no two are alike in time."""
     carried = there(f"cpus-{cpus}", "crawl")
@@ -54,6 +54,7 @@ def test_a_crawl_that_ray_made_gives_the_same_documents(there: Callable[..., Pla
             assert content(fresh.made(row)) == content(plain[row["label"]]), row["label"]
 
 
+@pytest.mark.prove
 def test_a_corpus_that_grew_on_ray_has_the_same_bytes(there: Callable[..., Place], days: Days) -> None:
     """Two days, from the same committed crawls."""
     folder = there("days", "site").folder  # with the shared server

@@ -128,6 +128,7 @@ def test_torchrun_carries_out_the_job_on_a_bare_machine_and_the_run_goes_on_from
     assert "every training of this recipe is made already" in textmill("slurm", "small.yaml", "-w", WORKSPACE).stderr
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(400)
 def test_a_student_needs_no_more_and_a_task_its_tokenizers_library(
     recipe: Path, bare: dict[str, str], textmill: Textmill, tmp_path: Path

@@ -43,6 +43,7 @@ def test_a_run_is_seen_in_tensorboard_and_profiled(recipe: Path, textmill: Textm
     assert again.returncode == 0 and len(list((tmp_path / "workspace/artifacts/pretrain").iterdir())) == 1, "looking is no other model"
 
 
+@pytest.mark.prove
 def test_a_training_of_launched_ranks_is_seen_at_the_next_run_and_once(recipe: Path, textmill: Textmill, tmp_path: Path) -> None:
     assert textmill("run", "small.yaml", "--plain", "--until", "blocks").returncode == 0
     job = Path(textmill("slurm", "small.yaml").stdout.split()[1]).parent

@@ -55,7 +55,7 @@ def inputs(store: Store) -> dict[str, dict[str, Artifact]]:
     return {"gpt2": prepared(store, True), "bert": prepared(store, False)}
 
 
-@pytest.fixture(scope="module", params=["gpt2", "bert"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("bert", marks=pytest.mark.prove)])
 def made(request: pytest.FixtureRequest, store: Store, inputs: dict[str, dict[str, Artifact]]) -> tuple[str, Artifact]:
     return request.param, run(PRETRAIN, config_of(request.param), inputs[request.param], store, LocalCompute(ranks=2))
 

@@ -80,6 +80,7 @@ def test_killed_after_going_back_the_run_leaves_out_the_same(tmp_path: Path, wit
     assert (tmp_path / "mark").exists() and sum("back to step 10" in text for text in warnings) == 2
 
 
+@pytest.mark.prove
 def test_a_batch_that_is_bad_wherever_it_is_left_out_ends_the_training(tmp_path: Path) -> None:
     """max_rewinds 0: stop, as policy stop does; the default only tells of a finite spike and ends with what is not finite."""
     none = GuardConfig("rewind", window=8, deviations=30.0, rewind_steps=5, max_rewinds=0)

@@ -88,6 +88,7 @@ def both(root: Path, term_at: int) -> list[Found] | None:
     return found if os.environ["RANK"] == "0" else None
 
 
+@pytest.mark.prove
 def test_two_ranks_under_zero_2_and_3_end_alike_after_sigterm(tmp_path: Path) -> None:
     """The signal comes between two validations; the export is of the best step, gathered from both ranks."""
     for name in ("whole", "stopped"):

@@ -32,6 +32,7 @@ def test_every_family_is_proven() -> None:
     assert all({"width", "layers", "heads", "positions", "ffn"} <= set(shape) for shape in shapes.values())
 
 
+@pytest.mark.prove
 def test_the_script_runs_every_part_of_it_on_a_cpu(data: Path) -> None:
     """A few steps: that it runs, not that it shows."""
     command = [sys.executable, "-m", "tests.training.prove", "--tiny"]
