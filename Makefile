@@ -10,7 +10,7 @@ TORCH ?= torch>=2.8,<2.14
 
 help:
 	@echo "make demo   the whole chain on the documentation of your Python: crawl to distilled student (about 10 minutes, 2 cores)"
-	@echo "make test   every test: the fast ones on JOBS processes, then the slow ones"
+	@echo "make test   the tests: the fast ones on JOBS processes, then the slow ones; long proofs are in make prove"
 	@echo "make cluster  a gang on Ray clusters of several nodes, and across two network namespaces, that lose nodes"
 	@echo "make soak   100 kills over all stages of the chain (driver, Ray, ranks, Prefect), which must end with the same bytes (about an hour, 2 quiet cores)"
 	@echo "make soak-training  a training is killed twenty times (ranks, driver, checkpoints) and must end with the same weights"
