@@ -105,7 +105,11 @@ class Artifact:
 
     @property
     def content(self) -> str:
-        """A hash of every file's name and content, logs apart: what another artifact that was built from this one depends on."""
+        """A hash of every file's name and content, logs apart: what another artifact that was built from this one depends on.
+
+        A kept training state (`state/`) counts, although most stages read the model alone: the training that extends it reads the state,
+        and which files a stage has read is not recorded.
+        """
         return fingerprint([[f["name"], f["bytes"], f["xxh3"]] for f in self.files if f["name"] not in LOGS])
 
     @property

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from training.engine.loop import LoopConfig
 
 # what changes nothing of the steps already taken, or is held to that below
-FREE: tuple[str, ...] = ("tokens", "lr", "schedule", "warmup", "min_ratio", "curriculum", "log_every", "valid_every", "valid_batches")
+FREE: tuple[str, ...] = (
+    "tokens",
+    "lr",
+    "schedule",
+    "warmup",
+    "min_ratio",
+    "decay",
+    "curriculum",
+    "log_every",
+    "valid_every",
+    "valid_batches",
+)
 FREE += ("keep_best", "patience", "keep_state", "guard")
 COMPARED = 10_000  # steps whose rates are all compared; beyond, as many spread over the rest
 
@@ -76,8 +87,10 @@ def _check_rates(before: LoopConfig, after: LoopConfig, taken: int, name: str) -
         )
     elif warm != longer_warm:
         what = f"its warm-up had {warm:,} steps, here it has {longer_warm:,}: set pretrain.warmup to {warm}"
-    elif (old.lr, old.schedule, old.min_ratio) != (new.lr, new.schedule, new.min_ratio):
-        what = "leave lr, min_ratio and schedule out, or raise tokens so that a schedule of another name falls only after these steps"
+    elif (old.lr, old.schedule, old.min_ratio, old.decay) != (new.lr, new.schedule, new.min_ratio, new.decay):
+        what = (
+            "leave lr, min_ratio, decay and schedule out, or raise tokens so that a schedule of another name falls only after these steps"
+        )
     else:
         what = f"under batch_ramp a warm-up is a share of all tokens; train {name} without one of the two to be able to extend it"
     raise ConfigError(

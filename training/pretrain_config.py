@@ -43,6 +43,7 @@ class PretrainConfig:
     schedule: str | None = None
     warmup: float | None = None  # below 1: share of all steps; from 1 on: steps
     min_ratio: float | None = None
+    decay: float | None = None  # wsd, trapezoid, wsd_sqrt: the share of all steps, at the end, in which the rate falls; None: 0.1
     weight_decay: float | None = None
     clip: float | None = None
     mask_rate: float | None = None

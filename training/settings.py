@@ -95,7 +95,7 @@ def masked_as(config: PretrainConfig, family: Family) -> Family:
 
 def optim_config(config: PretrainConfig) -> OptimConfig:
     """The family's recipe, but for what the config says otherwise."""
-    from training.engine.optim import OptimConfig
+    from training.engine.optim import FALLING, OptimConfig
     from training.families import catalog
 
     preset = catalog.family(config.family).preset(config.size)
@@ -110,6 +110,13 @@ def optim_config(config: PretrainConfig) -> OptimConfig:
     }
     chosen = {name: usual[name] if value is None else value for name, value in said.items()}
     kept = {name: getattr(preset, name) for name in ("betas", "eps", "bias_correction", "hold")}
+    if config.decay is not None:
+        if chosen["schedule"] not in FALLING:
+            raise ConfigError(
+                f"pretrain.decay is for the schedules {', '.join(FALLING)}, and the schedule is {chosen['schedule']}; take decay out, "
+                "or set pretrain.schedule"
+            )
+        kept["decay"] = config.decay
     return OptimConfig(optimiser=optimiser, **kept, **chosen)
 
 

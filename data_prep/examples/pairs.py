@@ -6,8 +6,8 @@ sentence boundary parts A from B. Which pairs become random (NSP) or swapped (SO
 Three things differ: a chunk always has two sentences or more (one long sentence takes the next along, a last single one
 joins the chunk before it), so that no pair lacks a B; both tasks read the same pairs; and half of the documents are
 chunked from their end backwards. The sentence that reaches the target is longer than others (it is more likely to be the
-one that does), so chunks taken forwards alone would always end with a long sentence and the order of A and B would show
-in their lengths and counts (SOP).
+one that does): it completes its chunk or opens the next one, each half of the time, so that neither the order of A and B
+(SOP) nor the direction shows in their lengths and counts.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def chunks(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple
 
 
 def _forwards(lengths: np.ndarray, config: PairsConfig, key: str) -> Iterator[tuple[int, int, int]]:
-    """Chunks from the first sentence on, each up to the sentence that reaches its target."""
+    """Chunks from the first sentence on, each up to the sentence that reaches its target, with it or without."""
     edges = np.concatenate([[0], np.cumsum(lengths)])
     start, number, total = 0, 0, len(lengths)
     while start < total:
         target = _target(config, key, number)
         end = int(np.searchsorted(edges, edges[start] + target, side="left"))  # the first edge that reaches the target
-        end = min(max(end, start + 2), total)
+        end = min(max(end - draw(config.seed, key, number, "without", 2), start + 2), total)
         if total - end == 1:
             end = total
         yield start, start + 1 + draw(config.seed, key, number, "split", end - start - 1), end
@@ -115,4 +115,4 @@ def _table(triples: list[tuple[int, int, int]]) -> pa.Table:
     return pa.table([pa.array(np.ascontiguousarray(array[:, i])) for i in range(3)], schema=schemas.PAIRS)
 
 
-PAIRS = Stage(name="pairs", version=3, work=work, shardwise=Shardwise("sentences", ("documents",)))
+PAIRS = Stage(name="pairs", version=4, work=work, shardwise=Shardwise("sentences", ("documents",)))

@@ -29,6 +29,27 @@ def check(table: bytes) -> None:
             raise ValueError(f"the table of letters points at {value}, where no replacement begins")
 
 
+def alone(table: bytes) -> list[str]:
+    """The letters of up to three bytes that become others by themselves, and never together with what follows."""
+    if not table:
+        return []
+    units = np.frombuffer(table, "<u4", int.from_bytes(table[:4], "little") // 4, 4).astype(np.int64)
+    offsets, found = (units >> 10) << ((units & (1 << 9)) >> 6), list[str]()
+    for first, end in ((0x01, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000)):
+        letters = [chr(code) for code in range(first, end)]
+        size = len(letters[0].encode())
+        encoded = np.frombuffer("".join(letters).encode(), np.uint8).reshape(-1, size).astype(np.int64)
+        node, there, leaf = np.full(len(letters), offsets[0]), np.ones(len(letters), bool), np.zeros(len(letters), bool)
+        for byte in encoded.T:
+            place = np.where(there, node ^ byte, 0)
+            there &= units[place] & LABEL == byte
+            node, leaf = place ^ offsets[place], (units[place] >> 8) & 1 == 1
+        some = np.flatnonzero(there & leaf)
+        longer = ((units[node[some][:, None] ^ BYTES] & LABEL) == BYTES).any(1)
+        found += [letters[number] for number in some[~longer].tolist()]
+    return found
+
+
 def _values(units: NDArray[np.int64]) -> list[int]:
     """What the leaves that a walk can reach hold."""
     offsets = (units >> 10) << ((units & (1 << 9)) >> 6)

@@ -29,6 +29,7 @@ NAMES = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask":
 OTHERS = {"bos": "<s>", "eos": "</s>"}  # that published models may have, as T5's has its end
 NORMAL = 1  # sentencepiece_model.proto: the type of a piece that text can become
 MODELS = {1: "unigram", 2: "bpe"}  # sentencepiece_model.proto: TrainerSpec.ModelType
+SEPARATOR = "\ufdd0"  # a noncharacter: no text has it
 THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
 LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
 TOGETHER = 512  # texts encoded in one call
@@ -129,17 +130,31 @@ def convert(proto: Any, model: str) -> Tokenizer:
     else:
         normal = {p.piece: p.score for p in proto.pieces if p.type == NORMAL}
         engine = Tokenizer(models.BPE(ids, merges(normal, ids), unk_token=names["unk"], fuse_unk=True))
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    table = proto.normalizer_spec.precompiled_charsmap
+    steps = _precompiled(table) if table else []
     if "nfkc" in proto.normalizer_spec.name:  # `tokenizers` looks a grapheme up, sentencepiece the longest match: three jamo, two accents
         steps.insert(0, normalizers.NFC())
-    engine.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
+    engine.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")])
     engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names.values()])
     if "cls" in names and "sep" in names:
         engine.post_processor = around(names["cls"], names["sep"], ids)
     return engine
+
+
+def _precompiled(table: bytes) -> list[Any]:
+    """The compiled table of letters, applied as sentencepiece applies it.
+
+    `tokenizers` replaces a whole grapheme by what its first letter becomes, and a combining mark is lost. A separator, which is removed
+    again, keeps marks apart from letters that the table replaces by themselves. Left is a mark after a letter that the table also replaces
+    together with other marks (Roman numerals, fullwidth and circled Latin letters).
+    """
+    step = normalizers.Precompiled(table)
+    if not (letters := charsmap.alone(table)):
+        return [step]
+    following = Regex("(?<=[" + "".join(f"\\x{{{ord(letter):x}}}" for letter in letters) + r"])(?=\P{ASCII})")
+    return [normalizers.Replace(following, SEPARATOR), step, normalizers.Replace(SEPARATOR, "")]
 
 
 def merges(known: Mapping[str, float], rank: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -220,4 +220,4 @@ def measure(folder: Path, texts: list[str]) -> Counts:
     }
 
 
-TOKENIZER = Stage(name="tokenizer", version=3, work=work)
+TOKENIZER = Stage(name="tokenizer", version=4, work=work)

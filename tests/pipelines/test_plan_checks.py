@@ -149,6 +149,12 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("task-batch", put(tasks__t__batch=1, resources__ranks=2), "batch 1 is too small for 2 ranks"),
     ("model-shape", put(models__gpt__size="tinny"), "gpt2 has no size `tinny`"),
     ("model-shape", put(models__bert__pretrain__length=128, models__bert__pretrain__batch_tokens=1024), "128 is more than .* 64 positions"),
+    (
+        "model-shape",
+        put(models__gpt__pretrain__decay=0.2),
+        "decay is for the schedules wsd, trapezoid, wsd_sqrt, and the schedule is cosine",
+    ),
+    ("model-shape", put(models__gpt__pretrain__decay=1.5, models__gpt__pretrain__schedule="wsd"), "decay 1.5 is a share of all steps"),
     ("model-shape", put(models__gpt__pretrain__curriculum="paper"), "models.gpt: gpt2 was trained on sequences of one length"),
     ("model-shape", put(models__gpt__pretrain__mask_rate=0.3), "predicts the next token and masks none"),
     ("model-shape", put(models__gpt__blocks__mode="stream", models__bert__blocks__mode="stream"), "models.bert: bert reads pairs"),

@@ -125,8 +125,9 @@ def test_schedules_without_a_fall_go_on_from_their_last_step(schedule: str) -> N
         ({"schedule": "cosine"}, {"schedule": "cosine"}, "under cosine every rate depends on the number of all steps"),
         ({"schedule": "linear"}, {"schedule": "linear"}, "train it with schedule wsd"),
         ({"warmup": 0.2}, {"warmup": 0.2}, "its warm-up had 4 steps, here it has 6: set pretrain.warmup to 4"),
-        ({}, {"lr": 1e-3}, "had the rate 0.00075, here 0.00025: leave lr, min_ratio and schedule out"),
-        ({"schedule": "constant"}, {"schedule": "cosine"}, "leave lr, min_ratio and schedule out"),
+        ({}, {"lr": 1e-3}, "had the rate 0.00075, here 0.00025: leave lr, min_ratio, decay and schedule out"),
+        ({}, {"decay": 0.6}, "step 13 is one of the 18 .* leave lr, min_ratio, decay and schedule out"),
+        ({"schedule": "constant"}, {"schedule": "cosine"}, "leave lr, min_ratio, decay and schedule out"),
         ({"schedule": "constant", "tokens": 40 * STEP}, {"tokens": 41 * STEP}, "step 38 is one of the 40 .* raise tokens so that"),
         ({"batch_ramp": {"start": STEP // 2, "tokens": 5 * STEP}}, {"batch_ramp": {"start": STEP // 2, "tokens": 5 * STEP}}, "batch_ramp"),
         (
@@ -139,6 +140,10 @@ def test_schedules_without_a_fall_go_on_from_their_last_step(schedule: str) -> N
 def test_what_could_not_be_the_longer_training_is_refused(was: dict, now: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         extension.check(config_of(20, **{"keep_state": True, **was}), config_of(30, **now))
+
+
+def test_a_longer_fall_branches_earlier() -> None:
+    assert extension.check(config_of(20, keep_state=True, decay=0.25), config_of(30, decay=0.5)) == 15
 
 
 def test_a_curriculum_whose_borders_stay_where_they_were_goes_on() -> None:

@@ -202,6 +202,15 @@ def test_what_is_not_said_is_the_familys_own() -> None:
     assert model_of(plain, 1234)[1].vocab == 1234
 
 
+def test_decay_is_the_share_of_the_steps_in_which_the_rate_falls() -> None:
+    config = PretrainConfig("gpt2", "tiny", tokens=40 * 512, batch_tokens=512, schedule="wsd", decay=0.25, warmup=1, min_ratio=0.0)
+    rates = [loop_config(config).lr(step) for step in range(40)]
+    assert [rate == max(rates) for rate in rates] == [False, *[True] * 30, *[False] * 9]
+    assert optim_config(replace(config, decay=None)).decay == 0.1
+    with pytest.raises(ConfigError, match="take decay out, or set pretrain.schedule"):
+        optim_config(replace(config, schedule="linear"))
+
+
 def test_what_is_learnt_is_fingerprinted_and_how_it_is_shared_out_is_not() -> None:
     assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2"))
     assert fingerprint(config_of("gpt2")) == fingerprint(config_of("gpt2", zero=3, offload="parameters"))

@@ -2,33 +2,60 @@
 
 [CLS] A [SEP] B [SEP]. NSP: Devlin et al. 2019, section 3.1 and appendix A.2; SOP: Lan et al. 2020, section 3.1.
 NSP: each epoch matches pairs of different documents and nearly equal shape (partners.py). A random B is the partner's. Whatever its label,
-a pair keeps the sentences and then the tokens next to the border between A and B that its partner has too. So lengths do not depend on
-the label, and two partners give the same shapes as written and with their Bs exchanged (the reference code takes sentences until the
-target length, tries ten times for another document, and makes lone sentences random always).
-What is too long loses words of the longer side; the part that stays is a window at a
-uniformly random place (the reference flips a coin for each word).
+a pair keeps what its partner has too next to the border between A and B: as many tokens, of as many sentences. So lengths and counts do
+not depend on the label, and two partners give the same ones as written and with their Bs exchanged (the reference code takes sentences
+until the target length, tries ten times for another document, and makes lone sentences random always).
+SOP: where the longer side is more often the first one, or the second one, so many of those pairs are evened (balance.py): they keep of
+either side equal numbers of sentences and tokens next to the border.
+What is too long loses words of the longer side; in pairs that are not matched the part that stays is a window at a uniformly random
+position (the reference flips a coin for each word).
 Letters: B sequences, L positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from infra.errors import ArtifactError, ConfigError
+from training.feed.balance import evened
 from training.feed.batch import Batch
 from training.feed.masking import Masker
 from training.feed.order import Plan
 from training.feed.partners import Partners
-from training.feed.random import U64, below, draws, fold
-from training.feed.views import I64, Rows, Shards
+from training.feed.random import U64, below, draws, fold, unit
+from training.feed.views import BOOL, I64, Rows, Shards
 
 SPECIALS = 3
-COIN, CUT_A, CUT_B, DRAWS = 0, 1, 2, 3  # numbers of an example's draws, and how many
+COIN, CUT_A, CUT_B, EVEN, DRAWS = 0, 1, 2, 3, 4  # numbers of an example's draws, and how many
+LOWER = np.arange(4)[:, None]  # counts of sentences that are tried at once, below the largest
 AT_ONCE = 1 << 20  # pairs whose documents are looked up together
 PAIRING, MASKING = 1, 2  # streams under an example's key
+
+
+def _largest(extents: I64, count: I64, cap: I64) -> tuple[I64, BOOL]:
+    """The tokens of the first of some counts, one lower each, of which both sides can show equally many; whether there is one."""
+    kept = np.minimum(extents[:-1].min(1), cap)
+    fits = (extents[1:].max(1) < kept) | (count - LOWER[:-1] <= 1)
+    first = fits.argmax(0)[None]
+    return np.take_along_axis(kept, first, 0)[0], fits.any(0)
+
+
+class _Sides(NamedTuple):
+    """Sides that are to show equal shapes, two by two: [2, sides] each. border: the sentence row after the border; place: its first token;
+    way: 1 where the side is after the border, -1 where before."""
+
+    border: I64
+    place: I64
+    way: I64
+
+    def of(self, some: I64) -> _Sides:
+        """Some of them."""
+        return _Sides(self.border[:, some], self.place[:, some], self.way[:, some])
 
 
 class PairSource:
@@ -52,26 +79,24 @@ class PairSource:
         self._length, self._specials, self._masker, self._task = length, specials, masker, task
         self.examples, self.pad = len(self._pairs), specials["pad"]
         self._partners = self._match() if task == "nsp" and self.examples else None
+        self._evened = self._balance() if task == "sop" else None
 
     def plan(self, index: I64, key: U64, epoch: U64) -> Plan:
         """Token places of A and B after truncation, the label, and the sentence rows they come from."""
         draw = draws(fold(key, PAIRING), DRAWS)
-        start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
-        coin = draw[:, COIN] >> np.uint64(63) == 1
-        b_row = split
+        rows = start, split, _ = self._chunk(index)
+        coin, b_row = draw[:, COIN] >> np.uint64(63) == 1, split
         if self._partners is not None:
-            other = self._partners.of(index, epoch)
-            (a0, b0, random), a, b = self._matched((start, split, end), other)
-            a1, b_row = a0 + a, np.where(coin, self._rows(self._split, other), split)
-            b0 = np.where(coin, random, b0)
-            b1 = b0 + b
+            other = self._chunk(self._partners.of(index, epoch))
+            a0, a1, b0, b1 = self._matched(rows, other, coin)
+            b_row = np.where(coin, other[1], split)
         else:
-            a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
-            b0 = a1
+            a0, a1, b0, b1 = self._as_written(rows, index, draw)
         if self._task == "sop":
             a0, b0 = np.where(coin, b0, a0), np.where(coin, a0, b0)
             a1, b1 = np.where(coin, b1, a1), np.where(coin, a1, b1)
-        a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
+        if self._partners is None:
+            a0, a1, b0, b1 = self._truncate(a0, a1, b0, b1, draw)
         places = {"a0": a0, "a1": a1, "b0": b0, "b1": b1}
         return {**places, "pair": coin.astype(np.int64), "key": fold(key, MASKING), "row": start, "b_row": b_row}
 
@@ -87,31 +112,88 @@ class PairSource:
     def _document(self, rows: I64) -> I64:
         return self._owner.at(rows) + self._documents.starts[self._sentences.shard_of(rows)]
 
-    def _matched(self, rows: tuple[I64, I64, I64], other: I64) -> tuple[tuple[I64, I64, I64], I64, I64]:
-        """Where A, the true B and the partner's B begin, and the tokens of A and of either B: what a pair and its partner both have."""
-        start, split, end = rows
-        start_2, split_2, end_2 = (self._rows(column, other) for column in (self._start, self._split, self._end))
-        before, after = np.minimum(split - start, split_2 - start_2), np.minimum(end - split, end_2 - split_2)
-        asked = np.concatenate([split - before, split, split + after, split_2 - before, split_2, split_2 + after])
-        begin, middle, stop, begin_2, middle_2, stop_2 = self._tokens.places(asked).reshape(6, -1)
-        a, b = np.minimum(middle - begin, middle_2 - begin_2), np.minimum(stop - middle, stop_2 - middle_2)
-        return (middle - a, middle, middle_2), a, b
+    def _chunk(self, index: I64) -> tuple[I64, I64, I64]:
+        """Sentence rows of pairs: A is [start, split), B [split, end)."""
+        start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
+        return start, split, end
+
+    def _as_written(self, rows: tuple[I64, I64, I64], index: I64, draw: U64) -> tuple[I64, I64, I64, I64]:
+        """Token places of A and B; of pairs that are evened those next to the border."""
+        a0, border, b1 = (self._tokens.places(row) for row in rows)
+        if self._evened is None:
+            return a0, border, border, b1
+        some = np.flatnonzero(unit(draw[:, EVEN]) < self._evened[index])
+        start, split, end = (row[some] for row in rows)
+        sides = _Sides(np.tile(split, (2, 1)), np.tile(border[some], (2, 1)), np.repeat([[-1], [1]], len(some), axis=1))
+        cap = np.full(len(some), (self._length - SPECIALS) // 2)
+        kept = self._agreed(sides, np.minimum(split - start, end - split), lambda _: cap)
+        a0[some], b1[some] = border[some] - kept, border[some] + kept
+        return a0, border, border, b1
+
+    def _matched(self, rows: tuple[I64, I64, I64], other: tuple[I64, I64, I64], random: BOOL) -> tuple[I64, I64, I64, I64]:
+        """Token places of A and B, where both have what a pair and its partner have; a random B is the partner's."""
+        (start, split, end), (start_2, split_2, end_2) = rows, other
+        place, place_2 = np.split(self._tokens.places(np.concatenate([split, split_2])), 2)
+        counts = np.minimum(split - start, split_2 - start_2), np.minimum(end - split, end_2 - split_2)
+        way = np.broadcast_to(np.repeat([-1, 1], len(split)), (2, 2 * len(split)))
+        sides = _Sides(np.stack([np.tile(split, 2), np.tile(split_2, 2)]), np.stack([np.tile(place, 2), np.tile(place_2, 2)]), way)
+        a, b = np.split(self._agreed(sides, np.concatenate(counts), self._caps), 2)
+        b0 = np.where(random, place_2, place)
+        return place - a, place, b0, b0 + b
+
+    def _caps(self, kept: I64) -> I64:
+        """The most tokens of every A, then of every B: only the longer one loses some."""
+        room = self._length - SPECIALS
+        return np.maximum(room - np.roll(kept, len(kept) // 2), room // 2)
+
+    def _agreed(self, sides: _Sides, count: I64, caps: Callable[[I64], I64]) -> I64:
+        """The most tokens next to the borders that are of equally many sentences, at most `count`, at both; caps: of tokens, the most."""
+        extents = self._extents(sides, np.maximum(count - LOWER, 0))
+        cap = caps(extents[0].min(0))
+        kept, done = _largest(extents, count, cap)
+        some = np.flatnonzero(~done)
+        while len(some):
+            count[some] -= len(LOWER) - 1
+            extents = self._extents(sides.of(some), np.maximum(count[some] - LOWER, 0))
+            kept[some], done = _largest(extents, count[some], cap[some])
+            some = some[~done]
+        return kept
+
+    def _extents(self, sides: _Sides, count: I64) -> I64:
+        """Tokens of the `count` sentences next to each border: [counts, 2, sides]."""
+        rows = sides.border + sides.way * count[:, None]
+        return np.abs(self._tokens.places(rows.reshape(-1)).reshape(rows.shape) - sides.place)
 
     def _match(self) -> Partners:
         """Partners by the sentences and tokens of A and B.
 
         Raises ConfigError when all pairs are of one document.
         """
-        columns = []
-        for first in range(0, self.examples, AT_ONCE):
-            index = np.arange(first, min(first + AT_ONCE, self.examples))
-            start, split, end = (self._rows(column, index) for column in (self._start, self._split, self._end))
-            a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
-            columns.append(np.stack([split - start, end - split, a1 - a0, b1 - a1, self._document(start)]))
-        *shape, document = np.concatenate(columns, axis=1)
+        *shape, document, _ = self._shapes()
         if document[0] == document[-1]:
             raise ConfigError("mlm+nsp needs two documents with pairs, here is one: take mlm+sop, or more text")
         return Partners(tuple(shape), document)
+
+    def _balance(self) -> NDArray[np.float32]:
+        """The probability of each pair to be evened."""
+        a_count, b_count, a, b, _, edge = self._shapes()
+        return evened((a_count, b_count), (a, b), edge)
+
+    def _shapes(self) -> I64:
+        """Of every pair: sentences of A and B, tokens of A and B, document, and which chunk of the document it is."""
+        columns = [np.empty((6, 0), np.int64)]
+        for first in range(0, self.examples, AT_ONCE):
+            start, split, end = self._chunk(np.arange(first, min(first + AT_ONCE, self.examples)))
+            a0, a1, b1 = (self._tokens.places(rows) for rows in (start, split, end))
+            document = self._document(start)
+            columns.append(np.stack([split - start, end - split, a1 - a0, b1 - a1, document, self._kind(start, end, document, b1 - a0)]))
+        return np.concatenate(columns, axis=1)
+
+    def _kind(self, start: I64, end: I64, document: I64, tokens: I64) -> I64:
+        """Whether pairs are the first (1) or the last (2) of their documents, or both (3), and whether they fill a sequence (4)."""
+        first, sentences = (self._documents.numbers(name).at(document) for name in ("first", "sentences"))
+        begin = first + self._sentences.starts[self._sentences.shard_of(start)]
+        return (start == begin) + 2 * (end == begin + sentences) + 4 * (tokens >= self._length - SPECIALS)
 
     def _truncate(self, a0: I64, a1: I64, b0: I64, b1: I64, draw: U64) -> tuple[I64, I64, I64, I64]:
         """The lengths that taking one word at a time from the longer side would leave."""

@@ -26,9 +26,9 @@ class Partners:
     def __init__(self, shape: tuple[I64, ...], document: I64) -> None:
         self._pairs = len(document)
         self._firsts = np.flatnonzero(np.diff(document, prepend=-1, append=document[-1] + 1))  # the first pair of each document
-        size = min(max(SMALLEST, self._pairs // TILES // 2 * 2), LARGEST)
+        size = tile_size(self._pairs)
         self._tiles, self._size = max(1, self._pairs // size), size
-        order = _tiled(shape, self._tiles)
+        order = tiled(shape, self._tiles)
         tile = np.minimum(np.arange(self._pairs) // size, self._tiles - 1)
         by_document = np.sort(tile * self._pairs + order) % self._pairs  # pairs are in the order of documents
         self._order = by_document.astype(np.uint32)
@@ -78,7 +78,12 @@ class Partners:
         return drawn + np.where(drawn >= begin, end - begin, 0)
 
 
-def _tiled(shape: tuple[NDArray[np.int64], ...], tiles: int) -> I64:
+def tile_size(pairs: int) -> int:
+    """How many pairs are in a tile."""
+    return min(max(SMALLEST, pairs // TILES // 2 * 2), LARGEST)
+
+
+def tiled(shape: tuple[NDArray[np.int64], ...], tiles: int) -> I64:
     """Pairs in the order of tiles: sorted by the first number and cut into slabs, each slab sorted by the next one, and so on."""
     order = np.argsort(shape[0], kind="stable")
     pairs, slabs, left = len(order), 1, len(shape)

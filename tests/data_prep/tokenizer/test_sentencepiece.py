@@ -7,7 +7,7 @@ import pytest
 import sentencepiece as spm
 from transformers import AutoTokenizer
 
-from data_prep.tokenizer import sentencepiece
+from data_prep.tokenizer import charsmap, sentencepiece
 from data_prep.tokenizer.catalog import load
 from infra.errors import ArtifactError, ConfigError
 
@@ -37,6 +37,33 @@ def test_transformers_gives_the_same_ids_on_real_text(real: list[str], tmp_path:
     for at in differ:
         assert sorted(ids[at]) == sorted(other[at]) or ours.decode(ids[at]) == ours.decode(other[at])
     assert theirs(plain[0])["input_ids"] == [2, *other[0], 3]
+
+
+MARKS = "\u0301\u0307\u0328\u0345\u05b4\u05c5\u0949\u0e38\ufe03\ufe0f\u0336"
+BASES = "\xa0\u3000\u2026\u2122\xb5\u2474\u210b\u1d2c\ufb2aab\uac00\u0915"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_combining_marks_after_letters_that_become_others_are_not_lost(trained: dict[str, Path], model: str) -> None:
+    folder = trained[f"sentencepiece_{model}"]
+    theirs, bare = AutoTokenizer.from_pretrained(folder), spm.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    texts = [f"{before}{base}{mark}{after}" for base in BASES for mark in MARKS for before in ("", "ka") for after in ("", " lo", base)]
+    assert theirs(texts, add_special_tokens=False)["input_ids"] == [bare.encode(text) for text in texts]
+
+
+def test_only_spaces_at_the_ends_are_removed(trained: dict[str, Path]) -> None:
+    folder = trained["sentencepiece_unigram"]
+    theirs, bare = AutoTokenizer.from_pretrained(folder), spm.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    texts = ["\x85", "\x85kalo", "  kalo ", "\u2028kalo\u2029", "\tkalo\n", "\u3000 kalo"]
+    assert theirs(texts, add_special_tokens=False)["input_ids"] == [bare.encode(text) for text in texts]
+
+
+def test_letters_that_are_replaced_alone_are_those_of_the_library(trained: dict[str, Path]) -> None:
+    """Every one of them changes under sentencepiece's own normalizer, and no letter of plain Latin text is among them."""
+    bare = spm.SentencePieceProcessor(model_file=str(trained["sentencepiece_unigram"] / "spiece.model"))
+    found = charsmap.alone(sentencepiece.protobuf.ModelProto.FromString(bare.serialized_model_proto()).normalizer_spec.precompiled_charsmap)
+    assert len(found) > 2000 and "\u2026" in found and "\xa0" in found and not set(found) & set(map(chr, range(0x20, 0x7F)))
+    assert all(bare.normalize(f"a{letter}a") != f"a{letter}a" for letter in found)
 
 
 def test_text_is_normalised_before_it_is_cut(trained: dict[str, Path]) -> None:
