@@ -31,7 +31,6 @@ STEPS = {  # what may be done to a text before its pieces are looked up, and to 
     "pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "Metaspace", "WhitespaceSplit", "Sequence"},
     "decoder": {"WordPiece", "BPEDecoder", "ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "Sequence"},
 }
-SPACES = " {2,}"  # the one regular expression that sentencepiece's kind needs
 LONGEST_REPLACEMENT = 16  # letters
 MARKED = re.compile(r"[<\[{(].*[>\]})]", re.DOTALL)  # how a special token is written
 
@@ -66,7 +65,7 @@ def opened(path: Path) -> dict[str, Any]:
         check_steps(record, path)
         for part in parts(record.get("normalizer")):
             if part.get("type") == "Precompiled":
-                charsmap.check(base64.b64decode(part["precompiled_charsmap"], validate=True))
+                _table(part)
         engine_of(record)
     except ConfigError:
         raise
@@ -141,11 +140,31 @@ def check_steps(record: Mapping[str, Any], path: Path) -> None:
                 raise ConfigError(f"{path} has {part.get('type')!r} as a {what}; known: {', '.join(sorted(known))}")
             if part.get("replacement", SPACE) != SPACE:
                 raise ConfigError(f"{path} writes a space as {part['replacement']!r}; only {SPACE!r} can be read")
-            pattern = part.get("pattern") or {}
-            if pattern.get("Regex", SPACES) != SPACES or len(part.get("content") or "") > LONGEST_REPLACEMENT:
+            if not _may_replace(part, record):
+                pattern = str(part.get("pattern"))[:100]
                 raise ConfigError(
-                    f"{path} replaces {pattern}; only plain text and {SPACES!r} can be, by {LONGEST_REPLACEMENT} letters at most"
+                    f"{path} replaces {pattern}; only plain text and {sentencepiece.SPACES!r} can be, "
+                    f"by {LONGEST_REPLACEMENT} letters at most"
                 )
+
+
+def _may_replace(part: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a step replaces plain text, or by a regular expression that our own exports have, by a short text."""
+    regex = (part.get("pattern") or {}).get("Regex", sentencepiece.SPACES)
+    if len(part.get("content") or "") > LONGEST_REPLACEMENT:
+        return False
+    if regex in (sentencepiece.SPACES, sentencepiece.ENDS):
+        return True
+    return any(
+        regex == sentencepiece.behind_replaced(_table(one)) for one in parts(record.get("normalizer")) if one.get("type") == "Precompiled"
+    )
+
+
+def _table(part: Mapping[str, Any]) -> bytes:
+    """The compiled table of letters of a step. Raises ValueError for one that the library would read beyond its end."""
+    table = base64.b64decode(part["precompiled_charsmap"], validate=True)
+    charsmap.check(table)
+    return table
 
 
 def check_bytes(record: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> None:

@@ -30,6 +30,7 @@ OTHERS = {"bos": "<s>", "eos": "</s>"}  # that published models may have, as T5'
 NORMAL = 1  # sentencepiece_model.proto: the type of a piece that text can become
 MODELS = {1: "unigram", 2: "bpe"}  # sentencepiece_model.proto: TrainerSpec.ModelType
 SEPARATOR = "\ufdd0"  # a noncharacter: no text has it
+ENDS, SPACES = "^ +| +$", " {2,}"  # regular expressions of steps that remove spaces, and make one of several
 THREADS = 4  # fixed: Unigram's sums are taken by thread, and another number of threads could round otherwise
 LONGEST_LINE = 16_384  # bytes; the trainer drops longer lines, so longer ones are cut before it sees them
 TOGETHER = 512  # texts encoded in one call
@@ -134,7 +135,7 @@ def convert(proto: Any, model: str) -> Tokenizer:
     steps = _precompiled(table) if table else []
     if "nfkc" in proto.normalizer_spec.name:  # `tokenizers` looks a grapheme up, sentencepiece the longest match: three jamo, two accents
         steps.insert(0, normalizers.NFC())
-    engine.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")])
+    engine.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(ENDS), ""), normalizers.Replace(Regex(SPACES), " ")])
     engine.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names.values()])
@@ -150,11 +151,14 @@ def _precompiled(table: bytes) -> list[Any]:
     again, keeps marks apart from letters that the table replaces by themselves. Left is a mark after a letter that the table also replaces
     together with other marks (Roman numerals, fullwidth and circled Latin letters).
     """
-    step = normalizers.Precompiled(table)
-    if not (letters := charsmap.alone(table)):
-        return [step]
-    following = Regex("(?<=[" + "".join(f"\\x{{{ord(letter):x}}}" for letter in letters) + r"])(?=\P{ASCII})")
-    return [normalizers.Replace(following, SEPARATOR), step, normalizers.Replace(SEPARATOR, "")]
+    step, pattern = normalizers.Precompiled(table), behind_replaced(table)
+    return [normalizers.Replace(Regex(pattern), SEPARATOR), step, normalizers.Replace(SEPARATOR, "")] if pattern else [step]
+
+
+def behind_replaced(table: bytes) -> str:
+    """A regular expression for the place between a letter that the table replaces by itself and what is not ASCII; "" if there is none."""
+    letters = "".join(f"\\x{{{ord(letter):x}}}" for letter in charsmap.alone(table))
+    return f"(?<=[{letters}])(?=\\P{{ASCII}})" if letters else ""
 
 
 def merges(known: Mapping[str, float], rank: Mapping[str, int]) -> list[tuple[str, str]]:
