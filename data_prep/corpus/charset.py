@@ -193,7 +193,7 @@ def composed(markup: str) -> str:
 
     Left as it is where a stroke could overlay a bracket and take a tag away (U+0338 makes one character of it and a "<", "=" or ">").
     """
-    return markup if "\u0338" in markup else unicodedata.normalize("NFC", markup)
+    return markup if markup.isascii() or "\u0338" in markup else unicodedata.normalize("NFC", markup)
 
 
 def normal(text: str) -> str:

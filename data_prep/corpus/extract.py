@@ -130,4 +130,4 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
     }
 
 
-EXTRACT = Stage(name="extract", version=5, work=work)
+EXTRACT = Stage(name="extract", version=6, work=work)
