@@ -11,24 +11,32 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
-from lxml.etree import iterwalk
+from data_prep.corpus import formulas, tags
+from data_prep.corpus.tags import Node, Token
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 LISTS = frozenset(("ul", "ol", "menu", "dir", "dl", "table"))
 ITEMS = frozenset(("li", "dt", "dd", "td", "th", "tr", "div"))
 PLACED = frozenset(("p", "blockquote", "pre", "li", "dt", "dd", "td", "th", "caption", *HEADINGS))
 _STRUCTURE = """section article main header hgroup thead tbody tfoot fieldset center body figcaption figure details
-    summary hr nav aside footer address search form dialog legend optgroup option listing xmp plaintext"""
+    summary nav aside footer address search form dialog legend optgroup option listing xmp plaintext"""
 BLOCKS = frozenset((*LISTS, *ITEMS, *PLACED, *_STRUCTURE.split()))
+_COUNTED = frozenset(("ul", "ol", "menu", "dir"))
+_BOUNDS = frozenset((*BLOCKS, "hr", *(f"/{tag}" for tag in BLOCKS)))
+_DROPPED = frozenset(("button", "time", "label", "rp", "progress", *tags.UNSEEN))  # inline elements that go without attributes, too
 _STRUCTURED = frozenset((*LISTS, "li", "tr", "td", "th", "blockquote"))
 _PREFORMATTED = frozenset(("pre", "listing", "xmp", "plaintext"))
 _PRE_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)(?![\w-])", re.IGNORECASE)
 _LANGUAGE = re.compile(r"(?:^|\s)(?:lang(?:uage)?-|brush:\s*|highlight-source-|sourceCode\s+)([\w+#-]{1,30})", re.IGNORECASE)
 _LINE_NUMBERS = re.compile(r"\s*\d+(?:\s+\d+)+\s*\Z")
 _BREAK = "\0"  # stands for <br>: the parser delivers no NUL
+_HOLD_TEXT = frozenset(("table", "pre", "blockquote"))
+_NOWHERE = Node("", "", None)
+INLINE = 300  # characters, or tags, of an inline element that is never dropped
 MAX_COLSPAN = 1000  # HTML standard, 4.9.11
+
+Refused = Callable[[str, str], bool]  # tag, attributes
 
 
 @dataclass(slots=True)
@@ -43,7 +51,7 @@ class Item:
 class Cell:
     """A table cell: its table, the row's index in it, the first column that it covers."""
 
-    table: Any
+    table: Node
     row: int
     column: int
     header: bool
@@ -60,8 +68,8 @@ class Block:
     kind: str
     text: str
     linked: int
-    group: Any
-    element: Any
+    group: Node | None
+    element: Node
     item: Item | None = None
     cell: Cell | None = None
     code: str | None = None
@@ -72,7 +80,7 @@ class Block:
 
 @dataclass
 class _Table:
-    element: Any
+    element: Node
     row: int = -1
     column: int = 0
     taken: dict[int, int] = field(default_factory=dict)  # column -> rows that a rowspan still covers
@@ -82,7 +90,7 @@ class _Table:
         self.column = 0
         self.taken = {column: rows - 1 for column, rows in self.taken.items() if rows > 1}
 
-    def cell(self, element: Any) -> Cell:
+    def cell(self, element: Node) -> Cell:
         while self.column in self.taken:
             self.column += 1
         at, width = self.column, _span(element, "colspan")
@@ -93,7 +101,7 @@ class _Table:
         return Cell(self.element, max(self.row, 0), at, element.tag == "th")
 
 
-def _span(element: Any, name: str) -> int:
+def _span(element: Node, name: str) -> int:
     value = (element.get(name) or "1").strip()
     return max(1, min(int(value), MAX_COLSPAN)) if value.isascii() and value.isdigit() and len(value) < 20 else 1
 
@@ -101,138 +109,237 @@ def _span(element: Any, name: str) -> int:
 class _Walk:
     """The open elements at one point of the walk, and the blocks found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: list[Token], refused: Refused) -> None:
         self.blocks: list[Block] = []
-        self.pieces: list[str] = []
-        self.open: list[Any] = []
-        self.groups: list[Any] = []
+        self.pieces: list[str] = []  # of the block that is being collected
+        self.links = 0  # open <a>
+        self.linked = 0  # characters of the block in them
+        self.open: list[Node | Token] = []  # an inline element becomes a node when a block-level one starts in it
+        self.nodes: list[Node] = []  # the block-level ones
+        self.figures = 0
+        self.groups: list[Node] = []
         self.items: list[Item | None] = []  # None: a table cell, which is no part of the list around it
         self.counters: list[int] = []
         self.tables: list[_Table] = []
         self.cells: list[Cell] = []
-        self.preformatted: list[Any] = []
-        self.quotes = self.links = self.linked = 0
+        self.quotes = 0
+        self._given, self._refused = given, refused
 
-    def close(self) -> None:
-        """End the block that is being collected."""
-        joined = "".join(self.pieces)
+    def interrupt(self) -> None:
+        """A block-level element starts or ends, and with it the block that is being collected."""
+        text = _collapsed("".join(self.pieces))
         self.pieces.clear()
-        text = _code(joined) if self.preformatted else _collapsed(joined)
-        if text:
-            element = self.open[-1] if self.open else None
-            self.blocks.append(
-                Block(
-                    element.tag if element is not None else "",
-                    text,
-                    self.linked,
-                    self.groups[-1] if self.groups else None,
-                    element,
-                    self.items[-1] if self.items else None,
-                    self.cells[-1] if self.cells else None,
-                    _language(self.preformatted[0]) if self.preformatted else None,
-                    bool(self.quotes),
-                )
-            )
+        self._add(text, self.linked, None)
         self.linked = 0
 
-    def enter(self, tag: str, element: Any) -> None:
-        """A block-level element starts."""
-        if self.preformatted:
-            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-        elif self.pieces:
-            self.close()
-        style = element.get("style")
-        if tag in _PREFORMATTED or (style and _PRE_STYLE.search(style)):
-            self.preformatted.append(element)
-        if len(self.preformatted) < 2:
-            self.open.append(element)
+    def start(self, at: int) -> int:
+        """A block-level element starts; the index of its end where it is preformatted text, which is a block, else 0."""
+        tag, attributes, _ = self._given[at]
+        around = self.open[-1] if self.open else None
+        if around is not None and not isinstance(around, Node):
+            around = self._inline_nodes()
+        node = Node(tag, attributes, around)
+        self.open.append(node)
+        self.nodes.append(node)
         if tag in _STRUCTURED:
-            self._structure(tag, element)
+            self._enter(tag, node)
+        if tag in _HOLD_TEXT:
+            self.hold_text()
+        elif tag == "figure":
+            self.figures += 1
+        if tag not in _PREFORMATTED and not ("white-space" in attributes and _PRE_STYLE.search(attributes)):
+            return 0
+        end = tags.end_of(self._given, at)
+        self._add(*_preformatted(self._given[at:end], self._refused, self.links), _language(node, self._given[at + 1]))
+        return end
 
-    def _structure(self, tag: str, element: Any) -> None:
-        if tag in LISTS:
-            self.groups.append(element)
-        if tag in ("ul", "ol", "menu", "dir"):
-            start = element.get("start") or "1"
-            first = int(start) if start.isascii() and start.lstrip("-").isdigit() and len(start) < 9 else 1
-            self.counters.append(first if tag == "ol" else 0)
-        elif tag == "li":
-            ordered = bool(self.counters and element.getparent().tag == "ol")
+    def end(self, tag: str) -> None:
+        """A block-level element ends."""
+        self.open.pop()
+        self.nodes.pop()
+        if tag in _STRUCTURED:
+            self._leave(tag)
+        elif tag == "figure":
+            self.figures -= 1
+
+    def inline(self, at: int) -> int:
+        """An inline element starts or ends; the index of the tag whose text comes next."""
+        name, attributes, _ = token = self._given[at]
+        if name[0] == "/":
+            self.open.pop()
+            self.links -= name == "/a"
+            return at
+        if (attributes or name in _DROPPED) and (end := _dropped(self._given, at, self._refused)):
+            return end
+        if name in tags.VOID:
+            self.pieces += _void(name, attributes)
+            return at
+        self.open.append(token)
+        if name == "a":
+            self.links += 1
+        elif name == "code":
+            self.hold_text()
+        return at
+
+    def hold_text(self) -> None:
+        """Something starts with which a figure around it is no picture."""
+        if self.figures:
+            for node in reversed(self.nodes):
+                if node.holds_text:
+                    break
+                node.holds_text = True
+
+    def _inline_nodes(self) -> Node | None:
+        around: Node | None = None
+        at = next((at for at in range(len(self.open) - 1, -1, -1) if isinstance(self.open[at], Node)), 0)
+        for index in range(at, len(self.open)):
+            each = self.open[index]
+            around = self.open[index] = each if isinstance(each, Node) else Node(each[0], each[1], around)
+        return around
+
+    def _add(self, text: str, linked: int, code: str | None) -> None:
+        if not text:
+            return
+        element = self.nodes[-1] if self.nodes else _NOWHERE
+        self.blocks.append(
+            Block(
+                element.tag,
+                text,
+                linked,
+                self.groups[-1] if self.groups else None,
+                element,
+                self.items[-1] if self.items else None,
+                self.cells[-1] if self.cells else None,
+                code,
+                self.quotes > 0,
+            )
+        )
+
+    def _enter(self, tag: str, element: Node) -> None:
+        if tag == "li":
+            ordered = bool(self.counters and element.parent and element.parent.tag == "ol")
             self.items.append(Item(max(0, len(self.counters) - 1), self.counters[-1] if ordered else 0))
             if ordered:
                 self.counters[-1] += 1
-        elif tag == "table":
-            self.tables.append(_Table(element))
-        elif tag == "tr" and self.tables:
-            self.tables[-1].next_row()
-        elif tag in ("td", "th") and self.tables:
-            self.cells.append(self.tables[-1].cell(element))
-            self.items.append(None)
+        elif tag in LISTS:
+            self.groups.append(element)
+            if tag in _COUNTED:
+                start = element.get("start") or "1"
+                first = int(start) if start.isascii() and start.lstrip("-").isdigit() and len(start) < 9 else 1
+                self.counters.append(first if tag == "ol" else 0)
+            elif tag == "table":
+                self.tables.append(_Table(element))
         elif tag == "blockquote":
             self.quotes += 1
+        elif self.tables:
+            if tag == "tr":
+                self.tables[-1].next_row()
+            else:
+                self.cells.append(self.tables[-1].cell(element))
+                self.items.append(None)
 
-    def leave(self, tag: str, element: Any) -> None:
-        """A block-level element ends."""
-        if self.preformatted and self.preformatted[0] is not element:
-            self.pieces.append("\n" if self.pieces and not self.pieces[-1].endswith("\n") else "")
-        elif self.pieces:
-            self.close()
-        if len(self.preformatted) < 2:
-            self.open.pop()
-        if self.preformatted and self.preformatted[-1] is element:
-            self.preformatted.pop()
-        if tag in _STRUCTURED:
-            self._unstructure(tag)
-
-    def _unstructure(self, tag: str) -> None:
-        if tag in LISTS:
+    def _leave(self, tag: str) -> None:
+        if tag == "li":
+            self.items.pop()
+        elif tag in LISTS:
             self.groups.pop()
-        if tag in ("ul", "ol", "menu", "dir"):
-            self.counters.pop()
-        elif tag == "li":
-            self.items.pop()
-        elif tag == "table":
-            self.tables.pop()
-        elif tag in ("td", "th") and self.tables:
-            self.cells.pop()
-            self.items.pop()
+            if tag in _COUNTED:
+                self.counters.pop()
+            elif tag == "table":
+                self.tables.pop()
         elif tag == "blockquote":
             self.quotes -= 1
+        elif tag != "tr" and self.tables:
+            self.cells.pop()
+            self.items.pop()
 
 
-def blocks(root: Any, dropped: Callable[[Any], bool]) -> list[Block]:
-    """All text blocks below an element. dropped: whether an inline element is no part of the text around it."""
-    walk = _Walk()
-    skipped = None
-    events = iterwalk(root, events=("start", "end"))
-    for event, element in events:
-        tag = element.tag
-        if event == "start":
-            if tag in BLOCKS:
-                walk.enter(tag, element)
-            elif dropped(element):
-                events.skip_subtree()
-                skipped = element
-                continue
-            elif tag == "a":
-                walk.links += 1
-            elif tag == "br":
-                walk.pieces.append("\n" if walk.preformatted else _BREAK)
-            text = element.text
+def blocks(given: list[Token], refused: Refused) -> list[Block]:
+    """All text blocks of a page. refused: whether an inline element of this tag with these attributes may be no text."""
+    walk = _Walk(given, refused)
+    pieces, start, inline = walk.pieces, walk.start, walk.inline
+    following = 0
+    for at, (name, _, text) in enumerate(given):
+        if at < following:
+            continue
+        if name in _BOUNDS:
+            if pieces:
+                walk.interrupt()
+            if name in BLOCKS:
+                if end := start(at):
+                    following = end
+                    continue
+            elif name != "hr":
+                walk.end(name[1:])
         else:
-            if element is skipped:
-                skipped = None
-            elif tag in BLOCKS:
-                walk.leave(tag, element)
-            elif tag == "a":
-                walk.links -= 1
-            text = None if element is root else element.tail
-        if text and (walk.pieces or walk.preformatted or not text.isspace()):
-            walk.pieces.append(text)
+            last = inline(at)
+            if last > at:
+                following, text = last + 1, given[last][2]  # noqa: PLW2901
+        if text and (pieces or not text.isspace()):
+            plain = tags.unescaped(text) if "&" in text else text
+            pieces.append(plain)
             if walk.links:
-                walk.linked += len(text.strip())
-    walk.close()
+                walk.linked += len(plain.strip())
+    walk.interrupt()
     return walk.blocks
+
+
+def _dropped(given: list[Token], at: int, refused: Refused) -> int:
+    """The index of the end of an inline element that is no part of the text around it, 0 for another.
+
+    One with much text or with blocks is part of it, whatever it calls itself.
+    """
+    tag, attributes, _ = given[at]
+    is_unseen = tag in tags.UNSEEN
+    if not is_unseen and not refused(tag, attributes):
+        return 0
+    if tag in tags.VOID:
+        return at
+    if is_unseen:
+        return tags.end_of(given, at)
+    end, length, depth = "/" + tag, 0, 0
+    for index in range(at, min(len(given), at + INLINE)):
+        name, _, text = given[index]
+        depth += (name == tag) - (name == end)
+        if not depth:
+            return index
+        length += len(text)
+        if length > INLINE or name in BLOCKS:
+            return 0
+    return 0
+
+
+def _void(tag: str, attributes: str) -> list[str]:
+    """The text that an element without content stands for."""
+    if tag == "br":
+        return [_BREAK]
+    tex = formulas.of_image(Node(tag, attributes, None)) if tag == "img" and 'alt="' in attributes else ""
+    return [tex] if tex else []
+
+
+def _preformatted(given: list[Token], refused: Refused, links: int) -> tuple[str, int]:
+    """The text of a preformatted element, in which block-level elements are lines of their own, and its characters in links."""
+    pieces: list[str] = []
+    linked = following = 0
+    for at, (name, attributes, text) in enumerate(given):
+        if at < following:
+            continue
+        after = text
+        if at and name in _BOUNDS:
+            if pieces and not pieces[-1].endswith("\n"):
+                pieces.append("\n")
+        elif name[0] == "/":
+            links -= name == "/a"
+        elif at and (end := _dropped(given, at, refused)):
+            following, after = end + 1, given[end][2]
+        elif name in tags.VOID:
+            pieces += (piece.replace(_BREAK, "\n") for piece in _void(name, attributes))
+        else:
+            links += name == "a"
+        if after:
+            pieces.append(tags.unescaped(after))
+            linked += len(pieces[-1].strip()) if links else 0
+    return _code("".join(pieces)), linked
 
 
 def _collapsed(text: str) -> str:
@@ -256,10 +363,10 @@ def _code(text: str) -> str:
     return "\n".join(lines)
 
 
-def _language(element: Any) -> str:
-    """The language that the class names of preformatted text, or of what is directly around or in it, state."""
-    around = element.getparent()
-    for each in [element, *element[:1], *([around] if around is not None else [])]:
+def _language(element: Node, first: Token) -> str:
+    """The language that the class names of preformatted text, or of what is directly around or first in it, state."""
+    around = element.parent
+    for each in (element, Node(*first[:2], element), *([around] if around else [])):
         if (found := _LANGUAGE.search(each.get("class") or "")) and found[1].lower() not in ("none", "plaintext", "text", "default"):
             return found[1].lower()
     return ""

@@ -37,6 +37,7 @@ _ALIASES |= {"big5hkscs": "big5", "shift_jis_2004": "shift_jis", "euc_jis_2004":
 _MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "euc-jp", "iso2022_jp", "iso-2022-jp"))
 _ASCII_BYTES = bytes(range(0x80))
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
+_LONE = re.compile("[\ud800-\udfff]")
 _QUOTES = frozenset("\"'")
 _CJK = ("euc-kr", "cp949", "shift_jis", "cp932", "euc-jp", "iso-2022-jp", "gb18030", "big5")
 _WEB = (  # the encodings of the Encoding standard that chardet tells apart
@@ -193,7 +194,16 @@ def composed(markup: str) -> str:
 
     Left as it is where a stroke could overlay a bracket and take a tag away (U+0338 makes one character of it and a "<", "=" or ">").
     """
-    return markup if "\u0338" in markup else unicodedata.normalize("NFC", markup)
+    return markup if markup.isascii() or "\u0338" in markup else unicodedata.normalize("NFC", markup)
+
+
+def lone_surrogates(text: str) -> int:
+    """How many halves of surrogate pairs are in a text, which `normal` removes; strings of JSON may have them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return len(_LONE.findall(text))
+    return 0
 
 
 def normal(text: str) -> str:

@@ -22,11 +22,11 @@ _META = """article:published_time og:published_time og:article:published_time da
     dc.date.created dc.created parsely-pub-date sailthru.date cxenseparse:recs:publishtime article.published publishdate publish-date
     publish_date pubdate published_time publication_date publicationdate originalpublicationdate article_date_original article:post_date
     date.issued datecreated created date"""  # property, name or itemprop in lower case, the most telling first
-_NAMED = re.compile("date|publ|creat|issued|&", re.IGNORECASE)  # one of these is in each name, unless it is escaped
+_NAMED = ("date", "publ", "creat", "issued", "&")  # one of these is in each name, unless it is escaped
 _RANK = {name: rank for rank, name in enumerate(_META.split())}
-_TAG = re.compile(r"<meta\s([^>]{0,1000})>", re.IGNORECASE)
-_TIME = re.compile(rf"<time\s[^>]{{0,{TAG_CHARACTERS}}}>", re.IGNORECASE)
-_ARTICLE = re.compile(r"<(?:article|main)\b", re.IGNORECASE)
+_TAG = re.compile(r"<[Mm][Ee][Tt][Aa]\s([^>]{0,1000})>")  # with IGNORECASE, the search would not skip to the next "<"
+_TIME = re.compile(rf"<[Tt][Ii][Mm][Ee]\s[^>]{{0,{TAG_CHARACTERS}}}>")
+_ARTICLE = re.compile(r"<(?:[Aa][Rr][Tt][Ii][Cc][Ll][Ee]|[Mm][Aa][Ii][Nn])\b")
 _ATTRIBUTE = re.compile(r"(?<![a-z])([a-z]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
 _LINKED_NAMES = ('"datePublished"', '"dateCreated"', '"uploadDate"')
 _LINKED_DATA = re.compile(rf'(?:{"|".join(_LINKED_NAMES)})\s*:\s*"([^"]{{8,40}})"')
@@ -55,8 +55,7 @@ def valid(said: str) -> str:
 def _said(markup: str) -> Iterator[str]:
     metas = sorted(_metas(markup[:HEAD_CHARACTERS]))
     yield from (said for rank, _, said in metas if rank == 0)
-    if any(name in markup for name in _LINKED_NAMES):
-        yield from _LINKED_DATA.findall(markup)
+    yield from _linked_data(markup)
     yield from _microdata(markup)
     yield from (said for rank, _, said in metas if rank)
     if article := _ARTICLE.search(markup):
@@ -66,10 +65,22 @@ def _said(markup: str) -> Iterator[str]:
                 return
 
 
+def _linked_data(markup: str) -> Iterator[str]:
+    """The values of the names of JSON-LD in their order; found by name, since a search for any of them looks at every quotation mark."""
+    places = []
+    for name in _LINKED_NAMES:
+        at = markup.find(name)
+        while at >= 0:
+            places.append(at)
+            at = markup.find(name, at + 1)
+    yield from (said[1] for at in sorted(places) if (said := _LINKED_DATA.match(markup, at)))
+
+
 def _metas(head: str) -> Iterator[tuple[int, int, str]]:
     """Rank, place and content of the <meta> elements that have a rank."""
     for place, tag in enumerate(_TAG.finditer(head)):
-        if not _NAMED.search(tag[1]):
+        lower = tag[1].lower()
+        if not any(part in lower for part in _NAMED):
             continue
         said = _attributes(tag[1])
         name = (said.get("property") or said.get("name") or said.get("itemprop") or "").strip().lower()

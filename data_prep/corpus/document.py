@@ -1,6 +1,6 @@
-"""A page's markup as an element tree, repaired as the HTML standard says: by lexbor, whose tree lxml then reads.
+"""A page's markup, repaired as the HTML standard says: by lexbor, whose output tags.py reads.
 
-libxml2's own recovery ends at </body> or </html>, loses text that is misnested in tables, and follows HTML 4; a browser does not.
+libxml2's recovery ends at </body> or </html>, loses text that is misnested in tables, and follows HTML 4; a browser does not.
 Pages served as XHTML are read as XML first, where <script/> and <div/> are complete elements.
 """
 
@@ -10,19 +10,14 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from html.entities import html5
-from typing import Any
 
-from lxml.etree import HTMLParser, LxmlError, XMLParser, fromstring, strip_elements, tostring
+from lxml.etree import HTMLParser, LxmlError, XMLParser, fromstring, tostring
 from resiliparse.parse.html import HTMLTree
 
 from data_prep.corpus import formulas
 
 _CONTROLS = bytes((*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 _TO_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
-_UNSEEN = (
-    *("script", "style", "noscript", "template", "svg", "math", "iframe", "select", "textarea", "datalist"),
-    *("object", "embed", "canvas", "video", "audio", "map", "title"),
-)
 _ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{1,31});")
 _XML_ENTITIES = frozenset((b"amp", b"lt", b"gt", b"quot", b"apos"))
 _DOCTYPE = re.compile(rb"<!DOCTYPE\s[^\[>]*(?:\[[^\]]*\]\s*)?>", re.IGNORECASE)
@@ -31,37 +26,41 @@ _DECLARATION = re.compile(rb"\A\s*<\?xml[^>]*\?>")
 
 @dataclass(frozen=True)
 class Document:
-    """markup: UTF-8 after repair; tree: lexbor's."""
+    """tree: lexbor's, after repair."""
 
-    markup: bytes
     tree: HTMLTree
     title: str
 
-    def root(self) -> Any:
-        """lxml's body (or frameset) without scripts and the like, None when there is none. Raises LxmlError beyond libxml2's limits."""
-        return element_tree(self.markup)
+    @property
+    def markup(self) -> bytes:
+        """UTF-8 of the complete page after repair."""
+        document = self.tree.document
+        return document.html.encode("utf-8", "replace") if document is not None else b""
+
+    def body(self) -> str:
+        """The body as lexbor writes it, or the complete page without one; formulas as TeX."""
+        body = self.tree.body or self.tree.document
+        written: str = body.html if body is not None else ""
+        return _with_formulas(written) if "<math" in written or '"math/' in written else written
 
 
 def parse(markup: str, is_xhtml: bool = False) -> Document:
     """The page after repair; never fails."""
-    body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # lxml ends at a NUL, Arrow refuses a lone surrogate
+    body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # controls are no text, Arrow refuses a lone surrogate
     if is_xhtml:
         body = _from_xml(body) or body
     tree = HTMLTree.parse_from_bytes(body, "utf-8")
-    document = tree.document
-    repaired = document.html.encode("utf-8", "replace") if document is not None else b""
-    return Document(repaired, tree, tree.title or "")
+    return Document(tree, tree.title or "")
 
 
-def element_tree(markup: bytes) -> Any:
-    """The body of UTF-8 markup without control characters, scripts and the like removed; None when there is none."""
-    tree = fromstring(markup, _parser()) if markup.strip() else None
-    if tree is None:
-        return None
+def _with_formulas(written: str) -> str:
+    try:
+        tree = fromstring(written.encode("utf-8", "replace"), _parser())
+    except LxmlError:  # beyond libxml2's limits
+        return written
     formulas.replace(tree)
-    strip_elements(tree, *_UNSEEN, with_tail=False)
-    body = tree.find("body")
-    return tree if body is None else body
+    body = HTMLTree.parse_from_bytes(tostring(tree, encoding="utf-8", method="html"), "utf-8").body
+    return body.html if body is not None else written
 
 
 def _from_xml(body: bytes) -> bytes:

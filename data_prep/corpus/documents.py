@@ -7,7 +7,7 @@ a sample of every file, whatever did the reading.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from data_prep import schemas, shards
 from data_prep.corpus import readers
-from data_prep.corpus.charset import normal
+from data_prep.corpus.charset import lone_surrogates, normal
 from data_prep.corpus.dates import valid
 from data_prep.corpus.extract import document_id
 from data_prep.corpus.readers import Row
@@ -68,6 +68,14 @@ class DocumentsConfig:
         return self.format or readers.format_of(source.name)
 
 
+@dataclass
+class _Seen:
+    """What the rows of a file leave besides documents: those that are none, and how many half characters were removed from the others."""
+
+    aside: list[dict[str, str]] = field(default_factory=list)
+    lone_surrogates: int = 0
+
+
 def work(config: DocumentsConfig, inputs: Inputs, out: Path, compute: Compute) -> Counts:
     """Read every file, then deal."""
     folder = out / ".work"
@@ -86,15 +94,16 @@ def read_file(config: DocumentsConfig, folder: Path, number: int) -> None:
     columns = [config.text, config.title, config.url, config.id, config.date]
     if not Path(source.path).is_file():
         raise ArtifactError(f"{source.path}: the file is gone; put it back or change the recipe")
-    aside: list[dict[str, str]] = []
+    seen = _Seen()
     rows = readers.rows(source.path, config.format_of(source), columns, config.separator)
     parts, found, longest = list[Path](), 0, 0
-    for part in _parts(config, source, rows, aside):
+    for part in _parts(config, source, rows, seen):
         parts.append(folder / f"parts-{number:05d}" / shards.name(len(parts)))
         shards.write(pa.Table.from_pylist(part, schema=schemas.DOCUMENTS), parts[-1])
         found, longest = found + len(part), max(longest, *(len(row["text"]) for row in part))
-    _warn(config, source, found, len(aside), longest)
-    shards.write(pa.Table.from_pylist(aside, schema=SET_ASIDE), mark, {"parts": len(parts)}, needs=parts)
+    _warn(config, source, found, len(seen.aside), longest)
+    counts = {"parts": len(parts), "lone_surrogates": seen.lone_surrogates}
+    shards.write(pa.Table.from_pylist(seen.aside, schema=SET_ASIDE), mark, counts, needs=parts)
 
 
 def _warn(config: DocumentsConfig, source: SourceFile, found: int, quarantined: int, longest: int) -> None:
@@ -122,6 +131,7 @@ def deal(config: DocumentsConfig, folder: Path, out: Path, shard: int) -> None:
     bad = [shards.read(folder / "aside" / shards.name(number)).replace_schema_metadata(None) for number in mine]
     aside = pa.concat_tables([SET_ASIDE.empty_table(), *bad]).combine_chunks()
     counts = {"read": table.num_rows + aside.num_rows, "kept": table.num_rows}
+    counts["lone_surrogates"] = sum(shards.counts(folder / "aside" / shards.name(number))["lone_surrogates"] for number in mine)
     reasons = aside["reason"].to_pylist()
     counts |= {f"set_aside.{reason}": reasons.count(reason) for reason in sorted(set(reasons))}
     shards.write(aside, out / "set_aside" / shards.name(shard))
@@ -142,16 +152,17 @@ def document(config: DocumentsConfig, source: str, row: Row) -> dict[str, Any] |
     return {**facts, "language": "", "date": _day(row.fields.get(config.date)), "charset": "", "karma": None, "source": place}
 
 
-def _parts(config: DocumentsConfig, source: SourceFile, rows: Iterator[Row], aside: list[dict[str, str]]) -> Iterator[list[dict[str, Any]]]:
-    """The documents in runs of bounded size; what is none goes into aside."""
+def _parts(config: DocumentsConfig, source: SourceFile, rows: Iterator[Row], seen: _Seen) -> Iterator[list[dict[str, Any]]]:
+    """The documents in runs of bounded size; what is none, and what is removed from them, goes into seen."""
     part: list[dict[str, Any]] = []
     size = 0
     for row in rows:
         made = document(config, source.name, row)
         if isinstance(made, str):
-            aside.append({"line": normal(row.line), "source": f"{source.name}:{row.number}", "reason": made})
+            seen.aside.append({"line": normal(row.line), "source": f"{source.name}:{row.number}", "reason": made})
             continue
         part.append(made)
+        seen.lone_surrogates += sum(lone_surrogates(value) for value in row.fields.values() if isinstance(value, str))
         size += len(made["text"])
         if size >= PART_CHARACTERS:
             yield part
@@ -176,4 +187,4 @@ def _host(url: str) -> str:
         return ""
 
 
-DOCUMENTS = Stage(name="documents", version=3, work=work)
+DOCUMENTS = Stage(name="documents", version=4, work=work)

@@ -35,6 +35,7 @@ class ExtractConfig:
     format: text, or markdown (headings, lists, tables and fenced code; `best` alone writes it).
 
     With `best`, a page on which the slow engine runs out of time or crashes keeps what the quick ones found; `cut_short` counts these.
+    `replacement_characters`: U+FFFD in the documents, for bytes, halves of surrogate pairs and references that are no character.
     """
 
     engine: str = "best"
@@ -59,7 +60,7 @@ class ExtractConfig:
 def read_pages(config: ExtractConfig, shard: Path, _out: Path) -> shards.Made:
     """One shard of pages, in its order, as documents and what was set aside."""
     pages = shards.read(shard)
-    counts = {"read": pages.num_rows, "kept": 0, "removed.not_ok": 0, "cut_short": 0}
+    counts = {"read": pages.num_rows, "kept": 0, "removed.not_ok": 0, "cut_short": 0, "replacement_characters": 0}
     documents: list[dict[str, Any]] = []
     aside: list[dict[str, str]] = []
     for page, answer in _answers(config, pages, shard.parent, counts):
@@ -69,6 +70,7 @@ def read_pages(config: ExtractConfig, shard: Path, _out: Path) -> shards.Made:
         else:
             documents.append(_document(page, answer))
             counts["cut_short"] += answer.cut_short
+            counts["replacement_characters"] += answer.text.count("\ufffd")
     counts["kept"] = len(documents)
     sides = {"set_aside": pa.Table.from_pylist(aside, schema=SET_ASIDE)}
     return shards.Made(pa.Table.from_pylist(documents, schema=schemas.DOCUMENTS), shards.balance("extract", counts), sides)
@@ -130,4 +132,4 @@ def _document(page: dict[str, Any], answer: Answer) -> dict[str, Any]:
     }
 
 
-EXTRACT = Stage(name="extract", version=5, work=work)
+EXTRACT = Stage(name="extract", version=6, work=work)

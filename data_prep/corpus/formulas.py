@@ -44,14 +44,12 @@ _BIG = frozenset((r"\sum", r"\prod", r"\int", r"\iint", r"\oint", r"\lim", r"\ma
 
 
 def replace(tree: Any) -> None:
-    """Put TeX in the place of every formula of a tree, which is changed."""
-    for element in list(tree.iter("script", "math", "img")):
+    """Put TeX in the place of every formula of a tree but images, which is changed."""
+    for element in list(tree.iter("script", "math")):
         if element.getparent() is None and element is not tree:
             continue  # went with a wrapper
         if element.tag == "script":
             _script(element)
-        elif element.tag == "img":
-            _image(element)
         else:
             top = _wrapper(element)
             if _follows_script(top):
@@ -84,14 +82,17 @@ def _put(element: Any, tex: str, display: bool) -> None:
     parent = element.getparent()
     if parent is None:
         return
-    text = (rf"\[{tex}\]" if display else rf"\({tex}\)") if tex else ""
-    text += element.tail or ""
+    text = _delimited(tex, display) + (element.tail or "")
     before = element.getprevious()
     if before is not None:
         before.tail = (before.tail or "") + text
     else:
         parent.text = (parent.text or "") + text
     parent.remove(element)
+
+
+def _delimited(tex: str, display: bool) -> str:
+    return (rf"\[{tex}\]" if display else rf"\({tex}\)") if tex else ""
 
 
 def _wrapper(math: Any) -> Any:
@@ -134,10 +135,13 @@ def _script(element: Any) -> None:
     _put(element, _bare(tex), display)
 
 
-def _image(element: Any) -> None:
+def of_image(element: Any) -> str:
+    """The TeX of a formula's image, with its delimiters; "" for another image."""
     alt = (element.get("alt") or "").strip()
-    if alt and (_IMAGE.search(element.get("class") or "") or _IMAGE_SOURCE.search(element.get("src") or "")):
-        _put(element, _bare(alt), "displayed" in (element.get("class") or "") or "-display" in (element.get("class") or ""))
+    classes = element.get("class") or ""
+    if not alt or not (_IMAGE.search(classes) or _IMAGE_SOURCE.search(element.get("src") or "")):
+        return ""
+    return _delimited(_bare(alt), "displayed" in classes or "-display" in classes)
 
 
 def _children(element: Any) -> list[Any]:

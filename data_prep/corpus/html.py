@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lxml.etree import LxmlError
 from resiliparse.extract.html2text import extract_plain_text
 
 from data_prep.corpus import blocks, document, linked_data, prose, region, render
 from data_prep.corpus.charset import normal
+from data_prep.corpus.tags import tokens
 
 ENGINES = ("best", "trafilatura", "resiliparse")
 AMPLE = 200  # characters of main text with which a page is not empty, whatever counts as one
@@ -111,8 +111,8 @@ def decided(given: list[blocks.Block], ours: list[bool], quick: str, main: str, 
     if not slow or len(slow) > DUMP * len(main) + AMPLE:
         return quick
     slow = clean(slow)
-    plain = _with_tabs(slow)
-    retained = _retained(given, ours, prose.held(given, main), prose.held(given, plain), len(plain))
+    plain, keys = _with_tabs(slow), prose.keys(given)
+    retained = _retained(given, ours, prose.held(keys, main), prose.held(keys, plain), len(plain))
     if retained is None:
         return slow if form == "markdown" else plain
     return rendered(given, retained, form)
@@ -124,15 +124,9 @@ def clean(text: str) -> str:
 
 
 def _blocks(page: document.Document) -> list[blocks.Block]:
-    """Of the page, marked by region.py; none where libxml2 refuses it."""
-    try:
-        root = page.root()
-    except LxmlError:
-        return []
-    if root is None:
-        return []
-    given = blocks.blocks(root, region.drops)
-    region.Region(root, given)
+    """Of the page, marked by region.py."""
+    given = blocks.blocks(tokens(page.body()), region.drops)
+    region.Region(given)
     return given
 
 
@@ -178,8 +172,7 @@ def _stated(markup: str, text: str, form: str) -> str:
     body = linked_data.article_body(markup)
     if len(body) < STATED * len(text) + AMPLE:
         return ""
-    page = document.parse(body)
-    given = _blocks(page)
+    given = _blocks(document.parse(body))
     stated = rendered(given, [True] * len(given), form)
     return stated if len(stated) >= STATED * len(text) + AMPLE else ""
 

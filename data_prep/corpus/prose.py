@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep.corpus.blocks import HEADINGS, ITEMS, PLACED, Block
 from data_prep.corpus.region import KINDS
+from data_prep.corpus.tags import Node
 
 LINKED_BLOCK = 0.6  # of a block's characters in links: beyond it the block is no text but a way to some
 LINKED_LIST = 0.4  # the same of a complete list or table
@@ -66,7 +67,7 @@ def leads(given: list[Block]) -> set[int]:
         if given[at].kind == "p"
         and len(given[at].text) >= LEAD
         and given[at].linked <= 0.3 * len(given[at].text)
-        and not any(above.tag in _APART or _PICTURE.search(_role(above)) for above in _line(given[at]))
+        and not any(above.tag in _APART or _PICTURE.search(_role(above)) for above in given[at].element.line())
     }
 
 
@@ -79,22 +80,17 @@ def with_outside(given: list[Block], retained: list[bool], main: str) -> list[bo
         and block.kind in _OUTSIDE_KINDS
         and len(block.text) >= OUTSIDE
         and block.linked <= OUTSIDE_LINKED * len(block.text)
-        and not any(above.tag in _OUTSIDE_APART for above in _line(block))
+        and not any(above.tag in _OUTSIDE_APART for above in block.element.line())
     ]
     if not more:
         return retained
     found = list(retained)
-    for at, confirmed in zip(more, held([given[at] for at in more], main), strict=True):
+    for at, confirmed in zip(more, held(keys([given[at] for at in more]), main), strict=True):
         found[at] = confirmed
     return found
 
 
-def _line(block: Block) -> list[Any]:
-    """The block's element and those around it."""
-    return [block.element, *block.element.iterancestors()]
-
-
-def _role(element: Any) -> str:
+def _role(element: Node) -> str:
     return "" if element.tag == "body" else f"{element.get('class') or ''} {element.get('id') or ''}"
 
 
@@ -111,13 +107,13 @@ def _is_text(block: Block, groups: dict[Any, tuple[int, int]]) -> bool:
     return block.kind in PLACED or block.code is not None or length >= LOOSE
 
 
-def held(given: list[Block], text: str) -> list[bool]:
-    """Which blocks another extractor's text contains: long ones anywhere in it, short ones as a line of it."""
+def keys(given: list[Block]) -> list[str]:
+    """Letters and digits that blocks begin with, by which they are found in another extractor's text."""
+    return [_NOT_WORD.sub("", block.text[:400].lower())[:200] for block in given]
+
+
+def held(keys: list[str], text: str) -> list[bool]:
+    """Which blocks, by their keys, another extractor's text contains: long ones anywhere in it, short ones as a line of it."""
     lines = [_NOT_WORD.sub("", line) for line in _LINES.split(text.lower())]
     known, whole = set(lines), "".join(lines)
-
-    def holds(block: Block) -> bool:
-        key = _NOT_WORD.sub("", block.text[:400].lower())[:200]
-        return key in known if len(key) < SHORT_KEY else key in whole
-
-    return [holds(block) for block in given]
+    return [key in known if len(key) < SHORT_KEY else key in whole for key in keys]

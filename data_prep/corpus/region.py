@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
 
-from data_prep.corpus.blocks import BLOCKS, Block
+from data_prep.corpus.blocks import Block
+from data_prep.corpus.tags import Node
 
 SHARE = 0.95  # of the weight of the long blocks that the element must hold; with less, parts of some articles were lost
 KINDS = frozenset(("p", "dd", "pre", "blockquote"))  # list items, table cells and loose text are in menus too
@@ -20,13 +20,13 @@ FULL = 200  # characters from which a block has its full weight: teasers are man
 LINKED = 0.5  # of a block's characters in links: beyond it the block has no weight
 ENOUGH, USUAL = 500, 0.3  # weight of blocks of these kinds, and its share of all long text, with which the others have none
 LEAST = 200  # characters in long blocks, below which there is no region
-LEVELS = 200  # ancestors of a block that are looked at
 MOST = 0.3  # of a page's text: a part with more of it is never refused for its name
 SOME = 0.1  # of a page's text: a part with more of it is not refused for a name that articles have too
-INLINE = 300  # characters of an inline element that is never refused
+REPEATED = 150  # characters of attributes that are likely to come again on the page
 _OTHER = frozenset(
     ("nav", "footer", "aside", "menu", "dialog", "form", "button", "input", "progress", "figure", "address", "time", "label", "rp")
 )
+_NAMING = re.compile(r'\s(class|id|hidden|aria-hidden|style)="([^"]*)"')  # attributes that say what an element is
 # What parts of a page that are not its text call themselves; and what parts of its text sometimes do, too.
 _ELSEWHERE = """comments? commentlist disqus\\w* replies respond share sharing shares sharedaddy social\\w* addtoany\\w* follow(?:-?us)?
     related\\w* recommend\\w* recirc\\w* more-(?:stories|from|news|on) read-?more most-?(?:read|popular|viewed) popular trending teasers?
@@ -39,11 +39,10 @@ _PERHAPS = """tags? tag-?list keywords topics categor(?:y|ies) (?:post-?|entry-?
     reflist footnotes? toc ratings? vote poll quiz survey contact search\\w* disclaimer"""
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
-_HOLDS_TEXT = ("table", "pre", "blockquote", "code")  # in a figure: it is no picture
 
 
 def _any_of(names: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|[\s_-])(?:{'|'.join(names.split())})(?=$|[\s_\d-])", re.IGNORECASE)
+    return re.compile(rf"(?:^|[_-])(?:{'|'.join(names.split())})(?=$|[_\d-])", re.IGNORECASE)
 
 
 _IS_ELSEWHERE, _IS_PERHAPS = _any_of(_ELSEWHERE), _any_of(_PERHAPS)
@@ -55,116 +54,142 @@ def size(text: str) -> int:
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
 
 
-def drops(element: Any) -> bool:
-    """Whether an inline element is no part of the text around it, by its tag and its names; never one with much text or with blocks."""
-    if not _is_named_otherwise(element, 0.0):
+def drops(tag: str, attributes: str) -> bool:
+    """Whether an inline element says by its tag or its names that it is no part of the text around it."""
+    if tag in _OTHER:
+        return True
+    if not attributes or (tag == "a" and attributes.count('="') == 1 and attributes.startswith(' href="')):
         return False
-    length = 0
-    for each in element.iter():
-        if each.tag in BLOCKS:
-            return False
-        length += len(each.text or "") + len(each.tail or "")
-        if length > INLINE + len(element.tail or ""):
-            return False
-    return True
+    return any(_names(attributes))
 
 
 class Region:
     """Sets `inside` and `refused` of blocks. element: the innermost one that holds nearly all long blocks; the root where there are few.
 
-    weight: of the long blocks below each element, which is the evidence for where the text is; total: all of it.
+    weight: of the long blocks below each element, times FULL, which is the evidence for where the text is; total: all of it.
     """
 
-    def __init__(self, root: Any, blocks: list[Block]) -> None:
-        self.root = self.element = root
-        self.weight: dict[Any, float] = {}
-        self.total = 0.0
-        self._refused: dict[Any, bool] = {}
-        self._held: dict[Any, int] = {}
-        self._text = 0
-        found: list[tuple[Block, int, list[Any]]] = []
+    def __init__(self, blocks: list[Block]) -> None:
+        self.weight: dict[Node, int] = {}
+        self.total = 0
+        self._around = _around(blocks)
+        self.element = next(iter(self._around), None)
+        found: list[tuple[Block, int]] = []
         for block in blocks:
-            length = size(block.text)
-            if length < (PARAGRAPH if block.kind in KINDS else LOOSE) or block.linked > LINKED * len(block.text):
+            if 2 * len(block.text) < PARAGRAPH or block.linked > LINKED * len(block.text):
                 continue
-            within = [block.element, *(above for _, above in zip(range(LEVELS), block.element.iterancestors(), strict=False))]
-            found.append((block, length, within))
-            self._text += length
-            for each in within:
-                self._held[each] = self._held.get(each, 0) + length
+            length = size(block.text)
+            if length >= (PARAGRAPH if block.kind in KINDS else LOOSE):
+                found.append((block, length))
+        self._refused = self._refuses(found)
         usual = [each for each in found if each[0].kind in KINDS]
         self._weigh(usual)
-        if self.total < ENOUGH or self.total < sum(length for _, length, _ in found) * USUAL:
-            self.weight, self.total = {}, 0.0
+        if self.total < ENOUGH * FULL or self.total < sum(length for _, length in found) * USUAL * FULL:
             self._weigh(found)
-        if self.total >= LEAST:
+        if self.total >= LEAST * FULL:
             self.element = self._innermost()
         self._mark(blocks)
 
-    def _weigh(self, found: list[tuple[Block, int, list[Any]]]) -> None:
-        for block, length, within in found:
-            if any(each.tag == "a" or self._refuses(each) for each in within):
+    def _sums(self, own: dict[Node, int]) -> dict[Node, int]:
+        """Of each element and all below it."""
+        sums = dict.fromkeys(self._around, 0) | own
+        for element, around in reversed(self._around.items()):
+            if around is not None:
+                sums[around] += sums[element]
+        return sums
+
+    def _refuses(self, found: list[tuple[Block, int]]) -> dict[Node | None, bool]:
+        """Whether each element, or one around it, is no part of the text, by its tag and its names."""
+        own: dict[Node, int] = {}
+        for block, length in found:
+            own[block.element] = own.get(block.element, 0) + length
+        text = sum(own.values()) or 1
+        refused: dict[Node | None, bool] = {None: False}
+        for element, held in self._sums(own).items():
+            share = held / text
+            refused[element] = refused[self._around[element]] or (share < MOST and _is_named_otherwise(element, share))
+        return refused
+
+    def _weigh(self, found: list[tuple[Block, int]]) -> None:
+        linked: dict[Node | None, bool] = {None: False}
+        for element, around in self._around.items():
+            linked[element] = linked[around] or element.tag == "a"
+        own: dict[Node, int] = {}
+        self.total = 0
+        for block, length in found:
+            element = block.element
+            if linked[element] or self._refused[element]:
                 continue
-            weight = length * min(1.0, length / FULL)
+            weight = length * min(FULL, length)
             self.total += weight
-            for each in within[1:] if block.kind in KINDS else within:
-                self.weight[each] = self.weight.get(each, 0.0) + weight
+            holder = (self._around[element] if block.kind in KINDS else element) or element
+            own[holder] = own.get(holder, 0) + weight
+        self.weight = self._sums(own)
 
     def _mark(self, blocks: list[Block]) -> None:
-        known: dict[Any, tuple[bool, bool]] = {}
+        inside: dict[Node | None, bool] = {None: False}
+        for element, around in self._around.items():
+            inside[element] = inside[around] or element is self.element
         for block in blocks:
-            block.refused, block.inside = self._place(block.element, known)
+            block.refused, block.inside = self._refused[block.element], inside[block.element]
 
-    def _place(self, element: Any, known: dict[Any, tuple[bool, bool]]) -> tuple[bool, bool]:
-        """Whether the element is in a refused part, and whether in the region."""
-        path = []
-        while element is not None and element not in known:
-            path.append(element)
-            element = None if element is self.root else element.getparent()
-        refused, inside = known[element] if element is not None else (False, False)
-        for each in reversed(path):
-            refused = refused or (each is not self.root and self._refuses(each))
-            inside = inside or each is self.element
-            known[each] = refused, inside
-        return refused, inside
-
-    def _refuses(self, element: Any) -> bool:
-        """Whether the element is no part of the text, by its tag and its names."""
-        known = self._refused.get(element)
-        if known is None:
-            share = self._held.get(element, 0) / (self._text or 1)
-            known = self._refused[element] = share < MOST and _is_named_otherwise(element, share)
-        return known
-
-    def _innermost(self) -> Any:
-        at, least = self.root, SHARE * self.total
-        while (inner := next((child for child in at if self.weight.get(child, 0.0) >= least), None)) is not None:
-            at = inner
+    def _innermost(self) -> Node | None:
+        at, least = self.element, SHARE * self.total
+        for element, around in self._around.items():
+            if around is at and self.weight[element] >= least:
+                at = element
         return at
 
 
-def _is_named_otherwise(element: Any, share: float) -> bool:
+def _around(blocks: list[Block]) -> dict[Node, Node | None]:
+    """The elements of the blocks and all around them, each with its parent, parents first."""
+    found: dict[Node, Node | None] = {}
+    for block in blocks:
+        path: list[Node] = []
+        element: Node | None = block.element
+        while element is not None and element not in found:
+            path.append(element)
+            element = element.parent
+        for each in reversed(path):
+            found[each] = element
+            element = each
+    return found
+
+
+def _is_named_otherwise(element: Node, share: float) -> bool:
     tag = element.tag
     if tag in ("html", "body"):
         return False
     if tag in _OTHER:
-        return tag != "figure" or next(element.iter(*_HOLDS_TEXT), None) is None
-    get = element.get
-    classes, name = get("class"), get("id")
-    if (classes or name) and (share < SOME or tag not in ("article", "main")):
-        elsewhere, perhaps = _names(classes or "", name or "")
-        if elsewhere or (share < SOME and perhaps):
-            return True
-    if get("hidden") is not None or get("aria-hidden") == "true":
+        return tag != "figure" or not element.holds_text
+    if not element.attributes:
+        return False
+    elsewhere, perhaps, is_hidden = _names(element.attributes)
+    if elsewhere and (share < SOME or tag not in ("article", "main")):
         return True
-    style = get("style")
-    return bool(style and _HIDDEN.search(style))
+    return is_hidden or (perhaps and share < SOME)
 
 
-@lru_cache(maxsize=8192)
-def _names(classes: str, name: str) -> tuple[bool, bool]:
-    """Whether class names and an id say that a part is not the page's text, or that it may not be."""
-    if name.count("-") + name.count("_") > 2:  # an anchor made of a heading's words
-        name = ""
-    role = f"{classes[:1000]} {name[:1000]}"
-    return bool(_IS_ELSEWHERE.search(role)), bool(_IS_PERHAPS.search(role))
+def _names(attributes: str) -> tuple[bool, bool, bool]:
+    """Whether class names and an id say that a part is not the page's text, or that it may not be; whether it is hidden."""
+    return _names_of(attributes) if len(attributes) <= REPEATED else _names_of.__wrapped__(attributes)
+
+
+@lru_cache(maxsize=4096)
+def _names_of(attributes: str) -> tuple[bool, bool, bool]:
+    elsewhere = perhaps = is_hidden = False
+    for name, value in _NAMING.findall(attributes):
+        if name == "style":
+            is_hidden = is_hidden or _HIDDEN.search(value) is not None
+        elif name in ("hidden", "aria-hidden"):
+            is_hidden = is_hidden or name == "hidden" or value == "true"
+        elif name == "class" or value.count("-") + value.count("_") <= 2:  # else an anchor made of a heading's words
+            for each in value[:1000].split():
+                one, other = _word(each)
+                elsewhere, perhaps = elsewhere or one, perhaps or other
+    return elsewhere, perhaps, is_hidden
+
+
+@lru_cache(maxsize=1 << 15)
+def _word(name: str) -> tuple[bool, bool]:
+    return _IS_ELSEWHERE.search(name) is not None, _IS_PERHAPS.search(name) is not None

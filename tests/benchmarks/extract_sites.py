@@ -57,21 +57,20 @@ def candidates(pages: list[Any], score: Score) -> list[list[Candidate]]:
     """By page, the candidate of each choice of REGIONS."""
     from resiliparse.extract.html2text import extract_plain_text
 
-    from data_prep.corpus import blocks, document, html, prose, region
+    from data_prep.corpus import blocks, document, html, prose, region, tags
 
     found = []
     for page in pages:
         parsed = document.parse(page.markup)
         main = extract_plain_text(parsed.tree, main_content=True, alt_texts=False, preserve_formatting=True)
-        root = parsed.root()
-        given = blocks.blocks(root, region.drops) if root is not None else []
+        given = blocks.blocks(tags.tokens(parsed.body()), region.drops)
         slow = html._trafilatura(parsed.markup, fast=True)
         row, known = [], {}
         before = {name: getattr(region, name) for name in REGIONS[0]}
         for choice in REGIONS:
             for name, value in choice.items():
                 setattr(region, name, value)
-            region.Region(root, given)
+            region.Region(given)
             ours = prose.with_outside(given, prose.by_rules(given), main)
             if tuple(ours) not in known:
                 text = html.rendered(given, ours)

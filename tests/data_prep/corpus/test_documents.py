@@ -65,6 +65,13 @@ def test_json_lines_are_read_however_they_are_packed(ending: str, tmp_path: Path
     assert shards.read(made.shards[0]).schema.remove_metadata() == schemas.DOCUMENTS
 
 
+def test_halves_of_surrogate_pairs_are_removed_and_counted(tmp_path: Path, rows, store, local) -> None:
+    body = b'{"text": "half \\ud83d of two \\udc00\\udc00", "title": "\\ud83d"}\n{"text": "whole \\ud83d\\ude00"}\n{"id": "\\ud83d"}\n'
+    made = run(DOCUMENTS, DocumentsConfig((saved(tmp_path / "d.jsonl", body),), shards=2), {}, store, local)
+    assert sorted(row["text"] for row in rows(made.shards)) == ["half  of two ", "whole \U0001f600"]
+    assert made.counts["lone_surrogates"] == 4
+
+
 def test_every_bad_line_is_kept_aside_with_its_reason_and_its_neighbours_stay(tmp_path: Path, rows, store, local) -> None:
     body = (
         lines({"text": "good"})

@@ -230,6 +230,7 @@ def test_hostile_pages_cost_no_more_than_themselves(given, rows, store, local) -
     assert aside["http://h.test/lost"] == aside["http://h.test/nowhere"] == "missing_record"
     for name in ("good", "nul", "surrogate", "broken", "wide", "zipped", "plain"):
         assert PROSE in documents[f"http://h.test/{name}"]["text"], name
+    assert made.counts["replacement_characters"] == sum(row["text"].count("\ufffd") for row in documents.values()) >= 2
     assert KOREAN in documents["http://h.test/korean"]["text"]
     assert unicodedata.normalize("NFC", "Crème brûlée") in documents["http://h.test/last"]["text"]
     assert documents["http://h.test/good"]["title"] == "A title"
