@@ -21,7 +21,7 @@ BUSY = SLOTS * TIME.size  # bytes from here on are locked and never written
 
 
 class Clock:
-    """Wall time, because it must mean the same in every process; a jump of it costs at most the longest wait."""
+    """Wall time, because it must mean the same in every process; a jump of it costs each host at most one longest wait."""
 
     def __init__(self, path: Path, longest_s: float, now: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +31,9 @@ class Clock:
     def reserve(self, host: str, delay_s: float) -> float:
         """Take the host's next turn; the seconds to wait for it. The turn after comes delay_s later."""
         place = slot(host) * TIME.size
-        if not delay_s:
-            return min(max(0.0, self._read(place) - self.now()), self.longest_s)
+        ahead = self._read(place) - self.now()
+        if not delay_s and ahead <= self.longest_s:
+            return max(0.0, ahead)
         fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
         try:
             now = self.now()

@@ -154,12 +154,15 @@ def test_two_workers_share_a_hosts_turns_and_a_new_one_remembers_them(tmp_path) 
         clock.close()
 
 
-def test_a_clock_that_jumped_costs_the_longest_wait_at_most(tmp_path) -> None:
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_a_clock_that_jumped_costs_one_longest_wait(tmp_path, delay: float) -> None:
     now = [1e9]
     clock = Clock(tmp_path / "clock", 60.0, lambda: now[0])
-    clock.reserve("a", 1.0)
+    clock.postpone("a", 1.0)
     now[0] -= 86_400.0
-    assert clock.reserve("a", 1.0) == 60.0
+    assert clock.reserve("a", delay) == 60.0
+    now[0] += 60.0
+    assert clock.reserve("a", delay) == delay
     clock.close()
     assert (tmp_path / "clock").stat().st_size <= clocks.SLOTS * 8
 
