@@ -1,12 +1,15 @@
-"""Identity of a process of this machine, which neither a reused process id nor a changed clock can fake."""
+"""Processes of this machine: an identity that neither a reused process id nor a changed clock can fake, and who adopts orphans."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def identity(pid: int | None = None) -> str:
@@ -31,6 +34,12 @@ def machine() -> str:
     except OSError:
         space = ""
     return f"{platform.node()}/{space}"
+
+
+def adopt_orphans() -> None:
+    """On Linux, become the parent of every descendant whose own parent ends, so that it stays among this process's children."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _psutil_identity(pid: int) -> str:

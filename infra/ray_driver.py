@@ -26,6 +26,7 @@ from typing import Any
 from infra.errors import ConfigError, OutOfMemory, RayLost, StageFailed, WorkerLost
 from infra.gang import call, portable
 from infra.log import attach, event
+from infra.processes import adopt_orphans
 from infra.ray_gang import run_on_cluster
 
 IN_FLIGHT = 4  # tasks submitted ahead for each CPU: enough to keep all busy, few enough to hold no long queue in memory
@@ -59,6 +60,7 @@ def serve(home: Connection, cluster: Cluster) -> None:
     """Be the driver: connect, then work until the pipe closes or says so."""
     os.setsid()  # Ctrl-C at the terminal is for the run, which then asks this process to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt_orphans()  # Ray's agents outlive a raylet that was killed
     _print_to(cluster.log)
     driver = Driver(home, cluster)
     threading.Thread(target=driver.listen, daemon=True).start()
