@@ -1,15 +1,17 @@
-"""Processes of this machine: an identity that neither a reused process id nor a changed clock can fake, and who adopts orphans."""
+"""Processes of this machine: an identity that neither a reused process id nor a changed clock can fake, and the processes of a session."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def identity(pid: int | None = None) -> str:
@@ -36,10 +38,16 @@ def machine() -> str:
     return f"{platform.node()}/{space}"
 
 
-def adopt_orphans() -> None:
-    """On Linux, become the parent of every descendant whose own parent ends, so that it stays among this process's children."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def of_session(leader: int) -> list[psutil.Process]:
+    """The living processes of the session that a process began with setsid, also those that were left to init. Empty on Windows."""
+    import psutil
+
+    found = []
+    for pid in psutil.pids():
+        with suppress(OSError, AttributeError, psutil.Error):
+            if os.getsid(pid) == leader != pid and (one := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found
 
 
 def _psutil_identity(pid: int) -> str:

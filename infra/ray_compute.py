@@ -19,6 +19,7 @@ from infra.compute import cores
 from infra.errors import ConfigError, RayLost
 from infra.gang import run_gang
 from infra.log import event
+from infra.processes import of_session
 from infra.ray_driver import Cluster, Stopped, serve, unreachable
 from infra.ray_gang import Order
 
@@ -213,7 +214,7 @@ class _DriverProcess:
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
-        left = [one for one in self.family if _lives(one)]
+        left = [one for one in self.family.union(of_session(self.process.pid or -1)) if _lives(one)]
         for one in left:
             with suppress(psutil.Error):
                 one.kill()

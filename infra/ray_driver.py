@@ -26,7 +26,7 @@ from typing import Any
 from infra.errors import ConfigError, OutOfMemory, RayLost, StageFailed, WorkerLost
 from infra.gang import call, portable
 from infra.log import attach, event
-from infra.processes import adopt_orphans
+from infra.processes import of_session
 from infra.ray_gang import run_on_cluster
 
 IN_FLIGHT = 4  # tasks submitted ahead for each CPU: enough to keep all busy, few enough to hold no long queue in memory
@@ -60,7 +60,6 @@ def serve(home: Connection, cluster: Cluster) -> None:
     """Be the driver: connect, then work until the pipe closes or says so."""
     os.setsid()  # Ctrl-C at the terminal is for the run, which then asks this process to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    adopt_orphans()  # Ray's agents outlive a raylet that was killed
     _print_to(cluster.log)
     driver = Driver(home, cluster)
     threading.Thread(target=driver.listen, daemon=True).start()
@@ -269,10 +268,10 @@ def unreachable(address: str, why: str) -> str:
 
 
 def end_descendants() -> None:
-    """Kill every process that this one started, and theirs."""
+    """Kill every process that this one started, and theirs, also those whose parent is gone."""
     import psutil
 
-    for one in psutil.Process().children(recursive=True):
+    for one in {*psutil.Process().children(recursive=True), *of_session(os.getpid())}:
         with suppress(psutil.Error):
             one.kill()
 

@@ -1,33 +1,38 @@
-"""Processes whose parent was killed stay among the children of the one that adopts them."""
+"""The processes of a session are found, also one whose parent was killed."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 
-import pytest
+import psutil
 
-PROGRAM = """
-    import subprocess, sys, time
-    import psutil
-    from infra.processes import adopt_orphans
-    if sys.argv[1] == "yes":
-        adopt_orphans()
-    middle = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"],
-        stdout=subprocess.PIPE, text=True,
-    )
-    orphan = psutil.Process(int(middle.stdout.readline()))
-    middle.kill()
-    middle.wait()
-    print(orphan in psutil.Process().children(recursive=True))
-    orphan.kill()
+from infra.processes import of_session
+
+LEADER = """
+import subprocess, sys, time
+middle = subprocess.Popen([sys.executable, "-c", "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"])
+while not (found := subprocess.run(["pgrep", "-P", str(middle.pid)], capture_output=True, text=True).stdout.split()):
+    time.sleep(0.05)
+middle.kill()
+middle.wait()
+print(found[0], flush=True)
+time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
-@pytest.mark.parametrize(("adopts", "found"), [("yes", "True"), ("no", "False")])
-def test_a_grandchild_stays_a_child_when_its_parent_is_killed(adopts: str, found: str) -> None:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), adopts], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == [found]
+def test_an_orphan_is_found_in_its_session_also_after_the_leader_ended() -> None:
+    leader = subprocess.Popen([sys.executable, "-c", LEADER], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    orphan = psutil.Process(int(leader.stdout.readline()))
+    try:
+        assert orphan not in psutil.Process(leader.pid).children(recursive=True)
+        assert of_session(leader.pid) == [orphan]
+        leader.kill()
+        leader.wait()
+        assert of_session(leader.pid) == [orphan]
+    finally:
+        orphan.kill()
+        leader.kill()
+    psutil.wait_procs([orphan], 10)
+    assert of_session(leader.pid) == []
