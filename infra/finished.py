@@ -6,10 +6,11 @@ or with one (it is complete); what stands under a temporary name, or was damaged
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from infra.artifact import digest
 
 SUFFIX = ".done"
+OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 Entry = dict[str, Any]  # bytes, xxh3, mtime_ns, inode
 
 
@@ -131,12 +133,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An error of the system within the block says which file it was about: a full disk alone does not."""
+def naming(path: Path, only: Container[int] | None = None) -> Iterator[None]:
+    """An error of the system within the block says which file it was about: a full disk alone does not. only: errors by number."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or error.filename is not None or (only is not None and error.errno not in only):
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 

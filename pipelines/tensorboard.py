@@ -7,11 +7,13 @@ this run's have done it or its begin (torchrun, Slurm, another machine): ranks n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from infra.log import Event
+from infra.log import Event, event
 from infra.store import Store
 
 FOLDER = "tensorboard"
@@ -28,10 +30,20 @@ class Board:
     def __init__(self, run: Path, store: Store) -> None:
         self.runs, self.folder, self.store = run.parent, run / FOLDER, store
         self.label, self.made = "", ("", "")
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, _Writer] = {}
+        self._broken = False
 
     def listen(self, told: Event) -> None:
-        """For the event bus."""
+        """For the event bus. Where the scalars cannot be written, one warning; the run does not need them."""
+        if self._broken:
+            return
+        try:
+            self._take(told)
+        except OSError as error:
+            self._broken = True
+            event("warning", message=f"no more scalars for TensorBoard in {self.folder}: {error.strerror or error}")
+
+    def _take(self, told: Event) -> None:
         if told["kind"] == "stage":
             self.label, self.made = told["label"], (told["stage"], told["fingerprint"])
             if told["state"] == "cached":
@@ -46,7 +58,8 @@ class Board:
 
     def close(self) -> None:
         for writer in self._writers.values():
-            writer.close()
+            with suppress(OSError):
+                writer.close()
 
     def _fill(self, metrics: Path) -> None:
         """The curves of a finished training that no run has shown to its end."""
@@ -67,11 +80,32 @@ class Board:
 
     def _write(self, label: str, told: Event) -> None:
         if label not in self._writers:
-            from tensorboardX import SummaryWriter  # runs that train nothing do not wait for it
+            self._writers[label] = _Writer(self._home(label))
+        self._writers[label].write(scalars(told), told["step"], told["time"])
 
-            self._writers[label] = SummaryWriter(str(self._home(label)), flush_secs=FLUSH_S)
-        for name, value in scalars(told):
-            self._writers[label].add_scalar(name, value, told["step"], walltime=told["time"])
+
+class _Writer:
+    """One file of scalars, written by the caller's thread: that of SummaryWriter ends on a full disk, and then its queue blocks the run."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # runs that train nothing do not wait for it
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+
+    def write(self, scalars: Iterable[tuple[str, float]], step: int, wall_time: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event as Record
+        from tensorboardX.summary import scalar
+
+        for name, value in scalars:
+            self._file.write_event(Record(wall_time=wall_time, step=step, summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def as_events(metrics: Path, before: float = float("inf")) -> Iterator[Event]:
@@ -81,13 +115,13 @@ def as_events(metrics: Path, before: float = float("inf")) -> Iterator[Event]:
     lines = [line for line in lines if line["step"] < before]
     if not lines:
         return
-    time = metrics.stat().st_mtime - sum(map(_seconds, lines))
+    now = metrics.stat().st_mtime - sum(map(_seconds, lines))
     for line in lines:
-        time += _seconds(line)
-        yield {"kind": "train", "time": time, **line}
+        now += _seconds(line)
+        yield {"kind": "train", "time": now, **line}
         if line.get("valid_loss") is not None:
             held = {"loss": line["valid_loss"], "parts": line.get("valid_parts"), "accuracy": line.get("valid_accuracy")}
-            yield {"kind": "eval", "time": time, **{name: line[name] for name in EVAL if name in line}, **held, "step": line["step"]}
+            yield {"kind": "eval", "time": now, **{name: line[name] for name in EVAL if name in line}, **held, "step": line["step"]}
 
 
 def _seconds(line: dict[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.event_file_writer import EventsWriter
 
+from infra.log import attach, event
 from infra.store import Store
 from pipelines.tensorboard import Board
 from tests.pipelines.conftest import Textmill
@@ -89,3 +92,22 @@ def test_what_others_began_and_this_run_ends_is_one_curve(tmp_path: Path) -> Non
 def test_a_window_behind_the_end_is_refused_at_once(recipe: Path, textmill: Textmill) -> None:
     told = textmill("plan", "small.yaml", "--set", "models.gpt.pretrain.profile=99:100")
     assert told.returncode == 2 and "ends with step" in told.stderr
+
+
+def test_a_full_disk_costs_the_scalars_one_warning_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    board, seen = Board(tmp_path / "run", Store(tmp_path / "artifacts")), list[str]()
+    ends = [attach(lambda one: seen.append(one.get("message", ""))), attach(board.listen)]
+    event("stage", label="gpt", stage="pretrain", fingerprint="0" * 16, state="running")
+    event("train", stage="pretrain", step=0, total=50, loss=1.0)
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    for step in range(1, 50):  # a queue of ten, whose thread had ended, would block here
+        event("train", stage="pretrain", step=step, total=50, loss=1.0)
+    board.close()
+    for end in ends:
+        end()
+    assert [text for text in seen if text] == [
+        f"no more scalars for TensorBoard in {tmp_path / 'run/tensorboard'}: {os.strerror(errno.ENOSPC)}"
+    ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import ConfigError, PipelineError, Preempted
+from infra.finished import OF_DISKS, naming
 from infra.log import event
 from training.backbone.transformer import compiled, recompute
 from training.engine import first_loss
@@ -140,7 +141,8 @@ def train(
                 f"{stage}: a batch of {feed.batch_size} sequences cannot be shared by {place.world} ranks; raise batch_tokens"
             )
         try:
-            with asked_to_stop() as stop, StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage) as watch:
+            watching = StallWatch(config.stall_seconds, out / f"stalled-rank-{place.rank}.txt", stage)
+            with naming(out, OF_DISKS), asked_to_stop() as stop, watching as watch:
                 begin = partial(_Run, tower, feed, valid, config=config, out=out, stage=stage, place=place)
                 run = begin(stop=stop, imported=imported, watch=watch, extended=extended)
                 run.journal.tokens_per_byte = known.tokens_per_byte
