@@ -22,13 +22,15 @@ ENOUGH, USUAL = 500, 0.3  # weight of blocks of these kinds, and its share of al
 LEAST = 200  # characters in long blocks, below which there is no region
 MOST = 0.3  # of a page's text: a part with more of it is never refused for its name
 SOME = 0.1  # of a page's text: a part with more of it is not refused for a name that articles have too
+THREAD = 0.1  # of the long text that is in no refused part: with less, the page is a thread, and its comments are its text
 REPEATED = 150  # characters of attributes that are likely to come again on the page
 _OTHER = frozenset(
     ("nav", "footer", "aside", "menu", "dialog", "form", "button", "input", "progress", "figure", "address", "time", "label", "rp")
 )
 _NAMING = re.compile(r'\s(class|id|hidden|aria-hidden|style)="([^"]*)"')  # attributes that say what an element is
 # What parts of a page that are not its text call themselves; and what parts of its text sometimes do, too.
-_ELSEWHERE = """comments? commentlist disqus\\w* replies respond share sharing shares sharedaddy social\\w* addtoany\\w* follow(?:-?us)?
+_COMMENTS = "comments? commentlist disqus\\w* replies respond"
+_ELSEWHERE = """share sharing shares sharedaddy social\\w* addtoany\\w* follow(?:-?us)?
     related\\w* recommend\\w* recirc\\w* more-(?:stories|from|news|on) read-?more most-?(?:read|popular|viewed) popular trending teasers?
     outbrain\\w* taboola\\w* newsletters? subscri\\w+ sign-?up login register promo\\w* sponsor\\w* advert\\w* ads? adsbygoogle ad-\\w+
     banner\\w* donat\\w+ side-?bar\\w* widget-?area breadcrumbs? crumbs? navi?\\w* menus? toolbar pagination pager pagenav skip\\w*
@@ -45,7 +47,7 @@ def _any_of(names: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[_-])(?:{'|'.join(names.split())})(?=$|[_\d-])", re.IGNORECASE)
 
 
-_IS_ELSEWHERE, _IS_PERHAPS = _any_of(_ELSEWHERE), _any_of(_PERHAPS)
+_IS_COMMENT, _IS_ELSEWHERE, _IS_PERHAPS = _any_of(_COMMENTS), _any_of(_ELSEWHERE), _any_of(_PERHAPS)
 
 
 def size(text: str) -> int:
@@ -82,6 +84,9 @@ class Region:
             if length >= (PARAGRAPH if block.kind in KINDS else LOOSE):
                 found.append((block, length))
         self._refused = self._refuses(found)
+        left = sum(length for block, length in found if not self._refused[block.element])
+        if left < THREAD * sum(length for _, length in found):
+            self._refused = self._refuses(found, is_thread=True)
         usual = [each for each in found if each[0].kind in KINDS]
         self._weigh(usual)
         if self.total < ENOUGH * FULL or self.total < sum(length for _, length in found) * USUAL * FULL:
@@ -98,8 +103,8 @@ class Region:
                 sums[around] += sums[element]
         return sums
 
-    def _refuses(self, found: list[tuple[Block, int]]) -> dict[Node | None, bool]:
-        """Whether each element, or one around it, is no part of the text, by its tag and its names."""
+    def _refuses(self, found: list[tuple[Block, int]], *, is_thread: bool = False) -> dict[Node | None, bool]:
+        """Whether each element, or one around it, is no part of the text, by its tag and its names. is_thread: comments are the text."""
         own: dict[Node, int] = {}
         for block, length in found:
             own[block.element] = own.get(block.element, 0) + length
@@ -107,7 +112,7 @@ class Region:
         refused: dict[Node | None, bool] = {None: False}
         for element, held in self._sums(own).items():
             share = held / text
-            refused[element] = refused[self._around[element]] or (share < MOST and _is_named_otherwise(element, share))
+            refused[element] = refused[self._around[element]] or (share < MOST and _is_named_otherwise(element, share, is_thread))
         return refused
 
     def _weigh(self, found: list[tuple[Block, int]]) -> None:
@@ -156,7 +161,7 @@ def _around(blocks: list[Block]) -> dict[Node, Node | None]:
     return found
 
 
-def _is_named_otherwise(element: Node, share: float) -> bool:
+def _is_named_otherwise(element: Node, share: float, is_thread: bool) -> bool:
     tag = element.tag
     if tag in ("html", "body"):
         return False
@@ -164,20 +169,21 @@ def _is_named_otherwise(element: Node, share: float) -> bool:
         return tag != "figure" or not element.holds_text
     if not element.attributes:
         return False
-    elsewhere, perhaps, is_hidden = _names(element.attributes)
-    if elsewhere and (share < SOME or tag not in ("article", "main")):
+    comment, elsewhere, perhaps, is_hidden = _names(element.attributes)
+    if (elsewhere or (comment and not is_thread)) and (share < SOME or tag not in ("article", "main")):
         return True
     return is_hidden or (perhaps and share < SOME)
 
 
-def _names(attributes: str) -> tuple[bool, bool, bool]:
-    """Whether class names and an id say that a part is not the page's text, or that it may not be; whether it is hidden."""
+def _names(attributes: str) -> tuple[bool, bool, bool, bool]:
+    """Whether class names and an id say that a part is comments, another part that is not the page's text, or one that may not be;
+    whether it is hidden."""
     return _names_of(attributes) if len(attributes) <= REPEATED else _names_of.__wrapped__(attributes)
 
 
 @lru_cache(maxsize=4096)
-def _names_of(attributes: str) -> tuple[bool, bool, bool]:
-    elsewhere = perhaps = is_hidden = False
+def _names_of(attributes: str) -> tuple[bool, bool, bool, bool]:
+    comment = elsewhere = perhaps = is_hidden = False
     for name, value in _NAMING.findall(attributes):
         if name == "style":
             is_hidden = is_hidden or _HIDDEN.search(value) is not None
@@ -185,11 +191,11 @@ def _names_of(attributes: str) -> tuple[bool, bool, bool]:
             is_hidden = is_hidden or name == "hidden" or value == "true"
         elif name == "class" or value.count("-") + value.count("_") <= 2:  # else an anchor made of a heading's words
             for each in value[:1000].split():
-                one, other = _word(each)
-                elsewhere, perhaps = elsewhere or one, perhaps or other
-    return elsewhere, perhaps, is_hidden
+                first, second, third = _word(each)
+                comment, elsewhere, perhaps = comment or first, elsewhere or second, perhaps or third
+    return comment, elsewhere, perhaps, is_hidden
 
 
 @lru_cache(maxsize=1 << 15)
-def _word(name: str) -> tuple[bool, bool]:
-    return _IS_ELSEWHERE.search(name) is not None, _IS_PERHAPS.search(name) is not None
+def _word(name: str) -> tuple[bool, bool, bool]:
+    return _IS_COMMENT.search(name) is not None, _IS_ELSEWHERE.search(name) is not None, _IS_PERHAPS.search(name) is not None

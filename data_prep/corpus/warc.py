@@ -220,8 +220,10 @@ def _outcome(head: heads.Head, kind: str, body: warc_http.Payload, obeyed: tuple
         return "truncated", "the body ends before its coding does"
     if header_refresh(head.first("Refresh"), body.data):
         return "meta_refresh", "the Refresh header"
+    if not obeyed:
+        return "ok", ""
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields]
-    said = opt_outs.stated(headers, body.data, AGENT, is_html=kind != "text/plain") if obeyed else {}
+    said = opt_outs.stated(headers, body.data, AGENT, is_html=kind != "text/plain")
     refusals = [f"{name}: {said[name]}" for name in obeyed if name in said and name != "nofollow"]
     return ("opt_out", ", ".join(refusals)) if refusals else ("ok", "")
 

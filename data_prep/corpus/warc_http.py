@@ -48,8 +48,11 @@ def payload(head: Head, body: bytes, limit: int) -> Payload:
     complete = True
     if "chunked" in head.get("Transfer-Encoding").lower():
         body, complete = dechunked(body)
+    encoding = head.get("Content-Encoding")
+    if not encoding and len(body) <= limit:
+        return Payload(body, complete)
     try:
-        decoder = Body(head.get("Content-Encoding"), len(body), limit, lenient=True)
+        decoder = Body(encoding, len(body), limit, lenient=True)
         for start in range(0, len(body), PIECE):
             decoder.feed(body[start : start + PIECE])
     except Bomb as error:

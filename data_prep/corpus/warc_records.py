@@ -12,9 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
+
 from data_prep.corpus import salvage
 
 GZIP = b"\x1f\x8b\x08"
+RESERVED = 0xE0  # flags of a member that must be 0 (RFC 1952, section 2.3.1.2)
 VERSION = re.compile(rb"WARC/[0-9]\.[0-9]{1,2}[ \t]*\r?\n")
 CHUNK, STEP = 1 << 16, 1 << 20  # bytes given to a decompressor, and asked of it, at a time
 SMALL = 1 << 13  # bytes of a member given first: most are smaller, and what lies behind them is copied
@@ -163,6 +167,8 @@ def _beginning(data: Any, place: int) -> bytes:
 
 def _member(data: Any, start: int, effort: Effort, *, first: bool) -> Span:
     """The record of one member. first: nothing was read before it, so its member may be a piece of a file that is packed in pieces."""
+    if found := _whole_member(data, start, effort):
+        return _unpacked(found[0], len(found[0]), Span(start, found[1]), whole=True, first=first)
     inflate, place, total, plain = zlib.decompressobj(31), start, 0, bytearray()
     whole = False
     try:
@@ -185,6 +191,28 @@ def _member(data: Any, start: int, effort: Effort, *, first: bool) -> Span:
         span = Span(start, _next_member(data, effort.resume_at(start, place, total)))
         plain = plain or bytearray(salvage.beginning(data[start : start + FIRST], STEP))  # the error took what the last call had made
     return _unpacked(bytes(plain), max(total, len(plain)), span, whole=whole, first=first)
+
+
+def _whole_member(data: Any, start: int, effort: Effort) -> tuple[bytes, int] | None:
+    """What an undamaged member of usual size holds, and its end: igzip takes half of zlib's time. None for any other."""
+    if effort.spent > effort.limit or (start + 3 < len(data) and data[start + 3] & RESERVED):  # igzip does not look at these
+        return None
+    inflate, place, total = isal_zlib.decompressobj(31), start, 0
+    parts: list[bytes] = []
+    try:
+        while not inflate.eof:
+            chunk = data[place : place + min(SMALL << len(parts), CHUNK)]
+            place += len(chunk)
+            parts.append(inflate.decompress(chunk, LONGEST_BLOCK))
+            total += len(parts[-1])
+            if not chunk or inflate.unconsumed_tail or total > LONGEST_BLOCK:
+                break
+    except IsalError:  # type: ignore[misc]  # its stub says that the class is an instance
+        pass
+    if inflate.eof:
+        return b"".join(parts), place - len(inflate.unused_data)
+    effort.spent += place - start + total
+    return None
 
 
 def _unpacked(plain: bytes, total: int, span: Span, *, whole: bool, first: bool) -> Span:

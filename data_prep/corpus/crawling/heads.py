@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 Field = tuple[bytes, bytes]
 END = re.compile(rb"\r?\n\r?\n|\A\r?\n")  # of a head
@@ -29,13 +29,19 @@ class Head:
 
     def get(self, name: str) -> str:
         """The values of all fields of this name (case does not matter), with commas between; "" when there is none."""
-        wanted = name.lower().encode()
-        return ", ".join(value.decode("latin-1") for field, value in self.fields if field.lower() == wanted)
+        return ", ".join([value.decode("latin-1") for value in self._values.get(name.lower().encode(), ())])
 
     def first(self, name: str) -> str:
         """The value of the first field of this name; "" when there is none."""
-        wanted = name.lower().encode()
-        return next((value.decode("latin-1") for field, value in self.fields if field.lower() == wanted), "")
+        values = self._values.get(name.lower().encode())
+        return values[0].decode("latin-1") if values else ""
+
+    @cached_property
+    def _values(self) -> dict[bytes, list[bytes]]:
+        found: dict[bytes, list[bytes]] = {}
+        for field, value in self.fields:
+            found.setdefault(field.lower(), []).append(value)
+        return found
 
 
 def parse(head: bytes) -> Head:

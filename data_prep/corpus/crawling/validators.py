@@ -69,7 +69,7 @@ def etag(value: str) -> str:
 def last_modified(value: str) -> str:
     """A date as it may be sent back, or ""."""
     value = value.strip()
-    if len(value) > LONGEST or not (value.isascii() and value.isprintable()):
+    if not value or len(value) > LONGEST or not (value.isascii() and value.isprintable()):
         return ""
     try:
         parsedate_to_datetime(value)

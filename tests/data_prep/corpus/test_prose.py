@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from data_prep.corpus import blocks, document, prose, region, render, tags
+from data_prep.corpus import blocks, document, html, prose, region, render, tags
 
 PROSE = "The harbour lay still in the early light, and the fishermen had not yet come down from the village to mend their nets."
 ARTICLE = "".join(f"<p>{number}. {PROSE}</p>" for number in range(8))
@@ -115,3 +115,33 @@ def test_a_page_of_nothing_has_no_text(markup: bytes) -> None:
 def test_broken_markup_is_read(markup: str) -> None:
     found = of_rules(markup.encode())
     assert "\0" not in found and not re.search(r"\n\n|^\n|\n$", found)
+
+
+POSTS = [
+    f"Answer {number}: the pick-up tube of that tank is known to crack above the bend, so that it draws air at low tide."
+    for number in range(9)
+]
+
+
+@pytest.mark.parametrize("name", ["comment", "comment-body", "reply", "post"])
+@pytest.mark.parametrize("part", ["<div class={}><p><a href=/u>user</a><p>{}</div>", "<ul><li class={}>{}</ul>"])
+def test_the_posts_of_a_thread_are_its_text(name: str, part: str) -> None:
+    thread = "<h1>Why does the engine stall?</h1><div id=thread>" + "".join(part.format(name, post) for post in POSTS) + "</div>"
+    found = html.extract(f"<title>t</title><body>{MENU}{thread}<div class=cookies><p>{PROSE}</div>").text
+    assert all(post in found for post in POSTS) and "Menu 3" not in found and PROSE not in found
+
+
+@pytest.mark.parametrize("name", ["comments", "commentlist"])
+def test_comments_under_an_article_are_not_its_text(name: str) -> None:
+    below = "".join(f"<div class=comment><p>{post}</div>" for post in POSTS[:2])
+    found = html.extract(f"<title>t</title><body>{MENU}<article>{ARTICLE}</article><div class={name}>{below}</div>").text
+    assert PROSE in found and not any(post in found for post in POSTS)
+
+
+@pytest.mark.parametrize(
+    "page", ["<body class=print>{}", "<body><div id=print>{}</div>", "<body><font size=2>{}</font>", "<body><pre>{}</pre>"]
+)
+@pytest.mark.parametrize("between", ["<br>", "<p>", "<hr>"])
+def test_the_paragraphs_of_a_print_page_are_its_text(page: str, between: str) -> None:
+    found = html.extract("<title>t</title>" + page.format("<h1>Engines</h1>" + between.join(POSTS))).text
+    assert all(post in found for post in POSTS)

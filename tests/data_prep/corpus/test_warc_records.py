@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
+from typing import Any
 
 import pytest
+from isal import isal_zlib
 
 from data_prep.corpus import warc_records
 from data_prep.corpus.warc_records import spans
@@ -30,15 +33,13 @@ def nested(count: int) -> bytes:
 
 
 class CountingZlib:
-    """The zlib module, counting the bytes that it returns."""
+    """The zlib module, or igzip's, counting the bytes that it returns."""
 
-    error = zlib.error
-
-    def __init__(self) -> None:
-        self.unpacked = 0
+    def __init__(self, module: Any) -> None:
+        self.unpacked, self.module, self.error = 0, module, module.error
 
     def decompressobj(self, wbits: int):
-        counting, inflate = self, zlib.decompressobj(wbits)
+        counting, inflate = self, self.module.decompressobj(wbits)
 
         class Counting:
             eof = property(lambda _: inflate.eof)
@@ -54,8 +55,9 @@ class CountingZlib:
 
 
 def test_nested_damaged_members_are_not_read_in_quadratic_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    counting = CountingZlib()
+    counting, quick = CountingZlib(zlib), CountingZlib(isal_zlib)
     monkeypatch.setattr(warc_records, "zlib", counting)
+    monkeypatch.setattr(warc_records, "isal_zlib", quick)
     monkeypatch.setattr(warc_records, "LONGEST_BLOCK", 1 << 18)
     good = gzip.compress(RECORD % 7)
     data = nested(3_000) + good * 3
@@ -63,4 +65,20 @@ def test_nested_damaged_members_are_not_read_in_quadratic_time(monkeypatch: pyte
     assert [span.start for span in found[1:]] == [span.end for span in found[:-1]]
     assert (found[0].start, found[-1].end) == (0, len(data))
     assert [span.record.url for span in found if span.record] == ["http://a/7"] * 3
-    assert counting.unpacked < 30 * len(data)  # all nested members in full: more than 1,000 times the file
+    assert counting.unpacked + quick.unpacked < 30 * len(data)  # all nested members in full: more than 1,000 times the file
+
+
+def test_members_are_read_as_zlib_reads_them_whatever_their_bytes() -> None:
+    draw = random.Random(7)
+    for _ in range(3_000):
+        member = bytearray(gzip.compress(RECORD % draw.randrange(9) + draw.randbytes(draw.randrange(40)), draw.choice((0, 1, 6)), mtime=0))
+        for _ in range(draw.randrange(3)):
+            member[draw.randrange(len(member))] ^= 1 << draw.randrange(8)
+        data = bytes(member[: draw.choice((len(member), draw.randrange(1, len(member) + 1)))]) + b"behind"
+        inflate, expected = zlib.decompressobj(31), None
+        try:
+            plain = inflate.decompress(data)
+            expected = (plain, len(data) - len(inflate.unused_data)) if inflate.eof else None
+        except zlib.error:
+            pass
+        assert warc_records._whole_member(data, 0, warc_records.Effort(1 << 30)) == expected
