@@ -115,7 +115,9 @@ class Driver:
         # On this node: on another one it would be lost with that node.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # Its process may be killed: a new one takes its place, and what is lost with it are reports of progress.
-        lasting = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        lasting = ray.remote(_Mailbox).options(
+            num_cpus=0, max_restarts=SYSTEM_RETRIES, max_task_retries=SYSTEM_RETRIES, scheduling_strategy=here
+        )
         self._mailbox = lasting.remote()
         try:
             ray.get(self._mailbox.take.remote("event"))
