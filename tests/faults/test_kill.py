@@ -19,7 +19,7 @@ SAVED = 5  # the recipe's save_every: a training that was killed goes on from th
 
 
 def kill_tree(process: psutil.Process) -> None:
-    """Stop all before any is killed, so that none can bear another or be lost to init."""
+    """Stop all before any is killed, so that none can start another or be lost to init; then wait until the others are gone."""
     tree = {process}
     while True:
         for one in tree:
@@ -36,6 +36,7 @@ def kill_tree(process: psutil.Process) -> None:
             one.kill()
         except psutil.NoSuchProcess:
             continue
+    psutil.wait_procs(tree - {process}, timeout=30)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -38,7 +38,10 @@ flows.start(prepared)
 
 @pytest.fixture
 def api(server: str) -> Api:
-    return Api(server)
+    """The session's server, without the runs that tests before this one killed."""
+    api = Api(server)
+    zombies.sweep(api)
+    return api
 
 
 @pytest.fixture
