@@ -21,7 +21,11 @@ BUSY = SLOTS * TIME.size  # bytes from here on are locked and never written
 
 
 class Clock:
-    """Wall time, because it must mean the same in every process; a jump of it costs each host at most one longest wait."""
+    """Wall time, because it must mean the same in every process.
+
+    A turn further away than the longest wait was written before the clock was set back, and does not count: the host may be asked at
+    once, as after a jump forwards.
+    """
 
     def __init__(self, path: Path, longest_s: float, now: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +35,13 @@ class Clock:
     def reserve(self, host: str, delay_s: float) -> float:
         """Take the host's next turn; the seconds to wait for it. The turn after comes delay_s later."""
         place = slot(host) * TIME.size
-        ahead = self._read(place) - self.now()
-        if not delay_s and ahead <= self.longest_s:
-            return max(0.0, ahead)
+        if not delay_s:
+            now = self.now()
+            return self._turn(place, now) - now
         fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
         try:
             now = self.now()
-            turn = max(now, min(self._read(place), now + self.longest_s))
+            turn = self._turn(place, now)
             os.pwrite(self.file, TIME.pack(turn + delay_s), place)
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, TIME.size, place)
@@ -48,7 +52,8 @@ class Clock:
         place = slot(host) * TIME.size
         fcntl.lockf(self.file, fcntl.LOCK_EX, TIME.size, place)
         try:
-            os.pwrite(self.file, TIME.pack(max(self._read(place), self.now() + delay_s)), place)
+            now = self.now()
+            os.pwrite(self.file, TIME.pack(max(self._turn(place, now), now + delay_s)), place)
         finally:
             fcntl.lockf(self.file, fcntl.LOCK_UN, TIME.size, place)
 
@@ -62,6 +67,11 @@ class Clock:
 
     def close(self) -> None:
         os.close(self.file)
+
+    def _turn(self, place: int, now: float) -> float:
+        """The next turn: now, or the later time that is written there."""
+        held = self._read(place)
+        return held if now < held <= now + self.longest_s else now
 
     def _read(self, place: int) -> float:
         held = os.pread(self.file, TIME.size, place)

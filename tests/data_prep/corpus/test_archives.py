@@ -117,7 +117,9 @@ def test_schemes_in_any_case_texts_and_resources_are_pages_and_other_records_are
     assert made.counts["kept"] == 5 and "밀물과 썰물은 달이 만든다" in rows(made.shards)[3]["text"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive at all\n" * 9, record(b"a: b", "", "warcinfo"), b"\0" * 99, gzip.compress(b"", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive at all\n" * 9, record(b"a: b", "", "warcinfo"), b"\0" * 99, gzip.compress(b"", mtime=0)]
+)
 def test_an_archive_without_a_page_is_an_error_that_says_what_was_read(content: bytes, tmp_path: Path, store, local) -> None:
     (path := tmp_path / "x.warc").write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"warc: no page in 1 file\(s\) \(x.warc\): {len(content)} bytes"):
