@@ -42,10 +42,11 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def textmill(tmp_path: Path) -> Textmill:
-    """The real command in its own process, in an empty folder."""
+    """The real command in its own process, in an empty folder; it knows another test's Prefect server only if told its address."""
 
     def call(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "TEXTMILL_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        environment |= {"TEXTMILL_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
         command = [sys.executable, "-m", "pipelines.cli", *words]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
