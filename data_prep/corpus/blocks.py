@@ -26,12 +26,14 @@ _COUNTED = frozenset(("ul", "ol", "menu", "dir"))
 _BOUNDS = frozenset((*BLOCKS, "hr", *(f"/{tag}" for tag in BLOCKS)))
 _DROPPED = frozenset(("button", "time", "label", "rp", "progress", *tags.UNSEEN))  # inline elements that go without attributes, too
 _STRUCTURED = frozenset((*LISTS, "li", "tr", "td", "th", "blockquote"))
+_HOLD_TEXT = frozenset(("table", "pre", "blockquote"))
 _PREFORMATTED = frozenset(("pre", "listing", "xmp", "plaintext"))
+_SPECIAL = _STRUCTURED | _HOLD_TEXT | {"figure"}  # block-level elements that are more than a boundary
+_SPECIAL_ENDS = frozenset(f"/{tag}" for tag in _SPECIAL)
 _PRE_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)(?![\w-])", re.IGNORECASE)
 _LANGUAGE = re.compile(r"(?:^|\s)(?:lang(?:uage)?-|brush:\s*|highlight-source-|sourceCode\s+)([\w+#-]{1,30})", re.IGNORECASE)
 _LINE_NUMBERS = re.compile(r"\s*\d+(?:\s+\d+)+\s*\Z")
 _BREAK = "\0"  # stands for <br>: the parser delivers no NUL
-_HOLD_TEXT = frozenset(("table", "pre", "blockquote"))
 _NOWHERE = Node("", "", None)
 INLINE = 300  # characters, or tags, of an inline element that is never dropped
 MAX_COLSPAN = 1000  # HTML standard, 4.9.11
@@ -132,54 +134,54 @@ class _Walk:
         self._add(text, self.linked, None)
         self.linked = 0
 
-    def start(self, at: int) -> int:
+    def start(self, at: int, tag: str, attributes: str) -> int:
         """A block-level element starts; the index of its end where it is preformatted text, which is a block, else 0."""
-        tag, attributes, _ = self._given[at]
         around = self.open[-1] if self.open else None
         if around is not None and not isinstance(around, Node):
             around = self._inline_nodes()
         node = Node(tag, attributes, around)
         self.open.append(node)
         self.nodes.append(node)
-        if tag in _STRUCTURED:
-            self._enter(tag, node)
-        if tag in _HOLD_TEXT:
-            self.hold_text()
-        elif tag == "figure":
-            self.figures += 1
-        if tag not in _PREFORMATTED and not ("white-space" in attributes and _PRE_STYLE.search(attributes)):
+        if tag in _SPECIAL:
+            if tag in _STRUCTURED:
+                self._enter(tag, node)
+            if tag in _HOLD_TEXT:
+                self.hold_text()
+            elif tag == "figure":
+                self.figures += 1
+        if not (tag in _PREFORMATTED or ("white-space" in attributes and _PRE_STYLE.search(attributes))):
             return 0
         end = tags.end_of(self._given, at)
         self._add(*_preformatted(self._given[at:end], self._refused, self.links), _language(node, self._given[at + 1]))
         return end
 
     def end(self, tag: str) -> None:
-        """A block-level element ends."""
-        self.open.pop()
-        self.nodes.pop()
+        """A block-level element of those that are more than a boundary ends."""
         if tag in _STRUCTURED:
             self._leave(tag)
         elif tag == "figure":
             self.figures -= 1
 
-    def inline(self, at: int) -> int:
-        """An inline element starts or ends; the index of the tag whose text comes next."""
-        name, attributes, _ = token = self._given[at]
-        if name[0] == "/":
-            self.open.pop()
-            self.links -= name == "/a"
-            return at
-        if (attributes or name in _DROPPED) and (end := _dropped(self._given, at, self._refused)):
+    def inline(self, at: int, name: str, attributes: str) -> int:
+        """An inline element starts; the index of the tag whose text comes next."""
+        if (name in _DROPPED or (attributes and self._refused(name, attributes))) and (end := _end_of_dropped(self._given, at)):
             return end
         if name in tags.VOID:
             self.pieces += _void(name, attributes)
             return at
-        self.open.append(token)
+        self.open.append(self._given[at])
         if name == "a":
             self.links += 1
         elif name == "code":
             self.hold_text()
         return at
+
+    def say(self, text: str) -> None:
+        """Text between two tags, as it is written."""
+        plain = tags.unescaped(text) if "&" in text else text
+        self.pieces.append(plain)
+        if self.links:
+            self.linked += len(plain.strip())
 
     def hold_text(self) -> None:
         """Something starts with which a figure around it is no picture."""
@@ -257,42 +259,41 @@ class _Walk:
 def blocks(given: list[Token], refused: Refused) -> list[Block]:
     """All text blocks of a page. refused: whether an inline element of this tag with these attributes may be no text."""
     walk = _Walk(given, refused)
-    pieces, start, inline = walk.pieces, walk.start, walk.inline
+    pieces, opened, nodes, start, inline, say = walk.pieces, walk.open, walk.nodes, walk.start, walk.inline, walk.say
     following = 0
-    for at, (name, _, text) in enumerate(given):
+    for at, (name, attributes, text) in enumerate(given):
         if at < following:
             continue
         if name in _BOUNDS:
             if pieces:
                 walk.interrupt()
             if name in BLOCKS:
-                if end := start(at):
+                if end := start(at, name, attributes):
                     following = end
                     continue
             elif name != "hr":
-                walk.end(name[1:])
-        else:
-            last = inline(at)
-            if last > at:
-                following, text = last + 1, given[last][2]  # noqa: PLW2901
+                opened.pop()
+                nodes.pop()
+                if name in _SPECIAL_ENDS:
+                    walk.end(name[1:])
+        elif name[0] == "/":
+            opened.pop()
+            walk.links -= name == "/a"
+        elif (last := inline(at, name, attributes)) > at:
+            following, text = last + 1, given[last][2]  # noqa: PLW2901
         if text and (pieces or not text.isspace()):
-            plain = tags.unescaped(text) if "&" in text else text
-            pieces.append(plain)
-            if walk.links:
-                walk.linked += len(plain.strip())
+            say(text)
     walk.interrupt()
     return walk.blocks
 
 
-def _dropped(given: list[Token], at: int, refused: Refused) -> int:
-    """The index of the end of an inline element that is no part of the text around it, 0 for another.
+def _end_of_dropped(given: list[Token], at: int) -> int:
+    """The index of the end of an inline element that may be no part of the text around it; 0 where it is part of it.
 
     One with much text or with blocks is part of it, whatever it calls itself.
     """
-    tag, attributes, _ = given[at]
+    tag = given[at][0]
     is_unseen = tag in tags.UNSEEN
-    if not is_unseen and not refused(tag, attributes):
-        return 0
     if tag in tags.VOID:
         return at
     if is_unseen:
@@ -330,7 +331,7 @@ def _preformatted(given: list[Token], refused: Refused, links: int) -> tuple[str
                 pieces.append("\n")
         elif name[0] == "/":
             links -= name == "/a"
-        elif at and (end := _dropped(given, at, refused)):
+        elif at and (name in _DROPPED or (attributes and refused(name, attributes))) and (end := _end_of_dropped(given, at)):
             following, after = end + 1, given[end][2]
         elif name in tags.VOID:
             pieces += (piece.replace(_BREAK, "\n") for piece in _void(name, attributes))

@@ -189,14 +189,6 @@ def _is_surely_utf8(body: bytes) -> bool:
     ) >= 2 * SURE_UTF_8
 
 
-def composed(markup: str) -> str:
-    """Markup in NFC, so that nothing that is measured in it depends on how its accents are spelt.
-
-    Left as it is where a stroke could overlay a bracket and take a tag away (U+0338 makes one character of it and a "<", "=" or ">").
-    """
-    return markup if markup.isascii() or "\u0338" in markup else unicodedata.normalize("NFC", markup)
-
-
 def lone_surrogates(text: str) -> int:
     """How many halves of surrogate pairs are in a text, which `normal` removes; strings of JSON may have them."""
     try:

@@ -127,7 +127,6 @@ def read_page(question: Question, body: bytes, meanwhile: Callable[[Answer], Non
     decoded = charset.decode(body, question.charset)
     if not decoded.is_text:
         return Answer(reason="undecodable")
-    decoded = replace(decoded, text=charset.composed(decoded.text))
     if not question.is_html:
         return _answer(html.Found("", html.clean(decoded.text)), question, decoded, lambda: "")
     if stubs.meta_refresh(decoded.text):

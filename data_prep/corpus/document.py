@@ -7,6 +7,7 @@ Pages served as XHTML are read as XML first, where <script/> and <div/> are comp
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from html.entities import html5
@@ -18,6 +19,11 @@ from data_prep.corpus import formulas
 
 _CONTROLS = bytes((*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 _TO_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
+# UTF-8 without these bytes has no character above U+02FF but those of U+2000 to U+2FFF, and no control character
+_PLAIN = bytes({*range(0x80), *range(0x80, 0xCC), 0xE2} - set(_CONTROLS))
+_LONE_E2 = re.compile(  # of U+2000 to U+2FFF, those that NFC replaces, and combining marks
+    rb"\xe2(?:\x80[\x80\x81]|\x83[\x90-\xb0]|\x84[\xa6\xaa\xab]|\x8c[\xa9\xaa]|\xab\x9c|\xb3[\xaf-\xb1]|\xb5\xbf|\xb7[\xa0-\xbf])"
+)
 _ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]{1,31});")
 _XML_ENTITIES = frozenset((b"amp", b"lt", b"gt", b"quot", b"apos"))
 _DOCTYPE = re.compile(rb"<!DOCTYPE\s[^\[>]*(?:\[[^\]]*\]\s*)?>", re.IGNORECASE)
@@ -41,16 +47,26 @@ class Document:
         """The body as lexbor writes it, or the complete page without one; formulas as TeX."""
         body = self.tree.body or self.tree.document
         written: str = body.html if body is not None else ""
-        return _with_formulas(written) if "<math" in written or '"math/' in written else written
+        return _with_formulas(written) if "math" in written and ("<math" in written or '"math/' in written) else written
 
 
 def parse(markup: str, is_xhtml: bool = False) -> Document:
-    """The page after repair; never fails."""
-    body = markup.encode("utf-8", "replace").translate(_TO_SPACES)  # controls are no text, Arrow refuses a lone surrogate
+    """The page after repair, in NFC, so that nothing that is measured in it depends on how its accents are spelt; never fails."""
+    body = markup.encode("utf-8", "replace")  # Arrow refuses a lone surrogate
+    others = body.translate(None, _PLAIN)
+    if not others.isascii() or _LONE_E2.search(body):
+        body = _composed(markup).encode("utf-8", "replace")
+    if others:
+        body = body.translate(_TO_SPACES)  # controls are no text
     if is_xhtml:
         body = _from_xml(body) or body
     tree = HTMLTree.parse_from_bytes(body, "utf-8")
     return Document(tree, tree.title or "")
+
+
+def _composed(markup: str) -> str:
+    """Markup in NFC; as it is where a stroke could overlay a bracket and take a tag away (U+0338 makes one character of it and "<")."""
+    return markup if "\u0338" in markup else unicodedata.normalize("NFC", markup)
 
 
 def _with_formulas(written: str) -> str:

@@ -60,8 +60,8 @@ def drops(tag: str, attributes: str) -> bool:
     """Whether an inline element says by its tag or its names that it is no part of the text around it."""
     if tag in _OTHER:
         return True
-    if not attributes or (tag == "a" and attributes.count('="') == 1 and attributes.startswith(' href="')):
-        return False
+    if attributes.startswith(' href="'):  # unlikely to come again
+        return _NAMING.search(attributes) is not None and any(_names_of.__wrapped__(attributes))
     return any(_names(attributes))
 
 

@@ -8,6 +8,7 @@ Japanese, Chinese.
 from __future__ import annotations
 
 import re
+import unicodedata
 from html import unescape
 
 LITTLE = 1_000  # characters of main text; one of a script without spaces between words counts as two
@@ -57,6 +58,6 @@ def is_soft_404(markup: str, title: str, text: str) -> bool:
 
 
 def _says_it(line: str) -> bool:
-    line = " ".join(line[:500].lower().replace("\u2019", "'").split())
+    line = " ".join(unicodedata.normalize("NFC", line[:500]).lower().replace("\u2019", "'").split())
     parts = [part.strip(" ,;.!?…-–—:\"'()[]") for part in (line, *_SEPARATOR.split(line))]
     return any(_WHOLE.fullmatch(part) or (len(part) <= PART and _PHRASE.search(part)) for part in parts)

@@ -139,7 +139,6 @@ def test_composed_and_decomposed_pages_give_the_same_answer(text: str, engine: s
 
 
 def test_a_stroke_does_not_take_a_tag_away() -> None:
-    assert charset.composed("<p>\u0338x") == "<p>\u0338x"
     assert read_page(Question("utf-8", "resiliparse", 1), f"<p>\u0338{KOREAN}</p>".encode()).text.endswith(KOREAN)
 
 
