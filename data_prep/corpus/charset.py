@@ -4,6 +4,7 @@ Order (HTML standard, 13.2.3.1): byte-order mark, HTTP header, <meta> or XML dec
 standard, and its windows-125x define all bytes of 80 to 9F. The guard: bytes that are valid UTF-8 are UTF-8; a single-byte encoding,
 in which any bytes are text, yields to a multi-byte encoding that the page's <meta> declares, or that detection finds, where the bytes are
 valid in it and are the pairs that it consists of; a multi-byte encoding in which many bytes are invalid yields to what comes next.
+Bytes are valid when few of them are not: a page cut in the middle of a character, or with one stray byte, keeps its encoding.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ BROKEN_SHARE = 0.1  # of characters lost: beyond it the bytes are no text in any
 DAMAGED, DAMAGED_PAIRS = 0.2, 0.02  # of non-ASCII characters lost in UTF-8, and in other encodings, beyond which one yields to the next
 ALONE = 0.6  # of non-ASCII bytes with ASCII on both sides: beyond it they are accented letters and no pairs
 SURE = 60  # non-ASCII bytes from which detection is more certain than a <meta> that contradicts the header
+READ_UTF_8, READ_PAIRS = 3, 20  # characters of several bytes for each that is lost, with which bytes are still text in their encoding
+FEW = 5  # the same in encodings of pairs where one is lost
 SURE_UTF_8 = 10  # sequences of two bytes from which text in a declared multi-byte encoding is taken for UTF-8; one of three is enough
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _BARE_UTF_16 = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # without a mark: XML 1.0, appendix F
 _FOREIGN = re.compile(rb"[\x80-\xff]+")
 _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 _UNSEEN = re.compile(rb"<!--.*?-->|<(script|style)\b.*?</\1|<[A-Za-z/!?][^>]{0,2000}>", re.IGNORECASE | re.DOTALL)
-_ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
+_ISO_2022_JP = re.compile(rb"\x1b\$[@B]([\x21-\x7e\x80-\xff]+)(?:\x1b\([BJ]|\Z)")
+_UNDEFINED = re.compile(rb"(?<![\x80-\xff])[\x81\x8d\x8f\x90\x9d](?![\x80-\xff])")  # in windows-1252: no text in any single-byte encoding
 _WIDER = {"euc_kr": "cp949", "euc-kr": "cp949", "gbk": "gb18030", "shift_jis": "cp932", "big5": "big5hkscs", "iso8859-11": "cp874"}
 _ALIASES = {"latin-1": "iso-8859-1", "cp949": "euc-kr", "uhc": "euc-kr", "x-user-defined": "windows-1252", "cp932": "shift_jis"}
 _ALIASES |= {"big5hkscs": "big5", "shift_jis_2004": "shift_jis", "euc_jis_2004": "euc-jp"}  # names that chardet alone has
 _MULTI_BYTE = frozenset(("cp949", "gb18030", "cp932", "big5hkscs", "euc_jp", "euc-jp", "iso2022_jp", "iso-2022-jp"))
+_PAIRS = ("euc_jp", "cp949", "cp932", "big5hkscs", "gb18030")  # encodings that chardet does not find in damaged bytes; strict ones first
 _ASCII_BYTES = bytes(range(0x80))
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")  # Arrow refuses a lone surrogate, lxml a NUL
 _LONE = re.compile("[\ud800-\udfff]")
@@ -94,7 +99,7 @@ def declared(body: bytes) -> str:
 
 def detect(body: bytes) -> str:
     """The codec that undeclared bytes seem to be in: UTF-8 where they are valid, else chardet's answer among the web's encodings."""
-    if _ISO_2022_JP.search(body) and body.isascii():
+    if _is_iso_2022_jp(body):
         return "iso2022_jp"
     if body.isascii() or _is_multibyte_utf8(body):
         return "utf-8"
@@ -103,8 +108,25 @@ def detect(body: bytes) -> str:
     if not first:  # in scripts and attributes only
         text, first = body, _FOREIGN.search(body)
     start = max(0, (first.start() if first else 0) - 200)
-    found = chardet.detect(text[start : start + DETECT_BYTES], include_encodings=_WEB)
-    return codec_of(found["encoding"] or "") or "utf-8"
+    sample = text[start : start + DETECT_BYTES]
+    found = _likeliest(_UNDEFINED.sub(b"", sample))
+    return next((codec for codec in _PAIRS if codec != found and _is_damaged_text(sample, codec)), found) or "utf-8"
+
+
+def _likeliest(sample: bytes) -> str:
+    return codec_of(chardet.detect(sample, include_encodings=_WEB)["encoding"] or "")
+
+
+def _is_damaged_text(sample: bytes, codec: str) -> bool:
+    """Whether few characters of a sample are invalid in a codec, and chardet finds that codec in the others."""
+    text = sample.decode(codec, "whatwg")
+    lost = text.count("\ufffd")
+    return lost > 0 and _is_accident(lost, _foreign(text)) and _likeliest(text.replace("\ufffd", "").encode(codec, "ignore")) == codec
+
+
+def _is_accident(lost: int, read: int) -> bool:
+    """Whether so few characters are lost that the others tell the encoding."""
+    return READ_PAIRS * lost <= read or (lost == 1 and read >= FEW)
 
 
 def _named(body: bytes, header: str) -> Iterator[tuple[str, str]]:
@@ -117,6 +139,8 @@ def _named(body: bytes, header: str) -> Iterator[tuple[str, str]]:
 
 def _guarded(body: bytes, codec: str, source: str) -> Decoded:
     """The body in a named encoding, or in the one that contradicts it."""
+    if source != "detected" and codec != "iso2022_jp" and _is_iso_2022_jp(body):
+        return _forgiving(body, "iso2022_jp", f"{source}, contradicted")
     if codec == "utf-8" or source == "detected" or body.isascii():
         return _forgiving(body, codec, source)
     if _is_multibyte_utf8(body) and (codec not in _MULTI_BYTE or _is_surely_utf8(body)):
@@ -172,13 +196,23 @@ codecs.register_error("whatwg", _as_browsers_do)
 
 
 def _is_multibyte_utf8(body: bytes) -> bool:
+    """Whether the non-ASCII bytes, all or all but a few, are UTF-8."""
     if body.isascii():
         return False
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
-        return False
+        text = body.decode("utf-8", "replace")
+        return READ_UTF_8 * text.count("\ufffd") <= _foreign(text)
     return True
+
+
+def _is_iso_2022_jp(body: bytes) -> bool:
+    """Whether the bytes, all or all but a few, are ASCII, and switch to the characters of JIS X 0208."""
+    if b"\x1b$" not in body:
+        return False
+    pairs = sum(len(found) // 2 for found in _ISO_2022_JP.findall(body))
+    return pairs > 0 and _is_accident(len(body.translate(None, _ASCII_BYTES)), pairs)
 
 
 def _is_surely_utf8(body: bytes) -> bool:

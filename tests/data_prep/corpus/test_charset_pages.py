@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,10 @@ WRITTEN = (  # languages and the encodings that their pages are found in
     *(("hun", "cp1250"), ("tur", "cp1254"), ("deu", "cp1252"), ("fra", "cp1252")),
 )
 CYRILLIC = frozenset(("cp1251", "koi8-r", "koi8-u", "iso8859-5", "ibm866", "cp866", "mac-cyrillic"))
+DAMAGEABLE = (  # languages and the encodings with characters of several bytes, in which one byte of a page is damaged
+    *(("kor", "cp949"), ("jpn", "cp932"), ("jpn", "euc_jp"), ("jpn", "iso2022_jp"), ("cmn_hans", "gb18030"), ("cmn_hant", "big5hkscs")),
+    *((name, "utf-8") for name in ("kor", "jpn", "cmn_hans", "rus", "ell_monotonic", "deu", "fra", "ces", "vie", "tha", "arb", "hin")),
+)
 HEADERS = ("iso-8859-1", "windows-1252", "windows-1251", "utf-8")
 
 
@@ -93,3 +98,50 @@ def test_pages_that_declare_nothing_are_read_at_every_length(languages: dict[str
                 wrong[codec, found.charset] += 1
     assert right >= floor * (right + wrong.total()), wrong
     assert not any(codec == "cp949" and found in CYRILLIC for codec, found in wrong), wrong
+
+
+def damaged(body: bytes, kind: str, rng: random.Random) -> bytes:
+    """A body that ends early, lacks a byte that is no ASCII, or has one more, inside or outside of a word."""
+    if kind == "cut":
+        return body[: rng.randrange(len(body) // 2, len(body))]
+    if kind == "lost":
+        at = rng.choice([at for at, byte in enumerate(body) if byte >= 0x80] or range(len(body)))
+        return body[:at] + body[at + 1 :]
+    odd = bytes([rng.choice((0x80, 0x81, 0x8D, 0x90, 0x9D, 0xA0, 0xE9, 0xFF))])
+    spaces = [at for at, byte in enumerate(body) if byte == 0x20] if kind == "odd apart" else range(len(body) + 1)
+    at = rng.choice(spaces or [0])
+    return body[:at] + (b" " + odd if kind == "odd apart" else odd) + body[at:]
+
+
+@pytest.mark.parametrize(("length", "floor"), [(25, 0.88), (60, 0.92), (200, 0.95), (1000, 0.99)])
+@pytest.mark.parametrize("header", ["", "iso-8859-1"])
+def test_one_damaged_byte_leaves_a_page_in_its_encoding(languages: dict[str, str], header: str, length: int, floor: float) -> None:
+    right, wrong = 0, Counter()
+    start, end = page("\0").encode().split(b"\0")
+    for language, codec in DAMAGEABLE:
+        for number, part in enumerate(parts(languages[language], length, 12, codec)):
+            for kind in ("cut", "lost", "odd", "odd apart"):
+                rng = random.Random(f"{language} {codec} {number} {kind}")
+                body = start + damaged(part.encode(codec), kind, rng) + (b"" if kind == "cut" else end)
+                found = charset.decode(body, header)
+                if found.text == body.decode(codec, "whatwg"):
+                    right += 1
+                else:
+                    wrong[codec, kind, found.charset] += 1
+    assert right >= floor * (right + wrong.total()), wrong
+
+
+@pytest.mark.parametrize("length", [60, 200, 1000])
+def test_a_byte_that_windows_1252_lacks_leaves_the_page_in_it(languages: dict[str, str], length: int) -> None:
+    for language in ("deu", "fra", "spa"):
+        for part in parts(languages[language], length, 12, "cp1252"):
+            body = page(part).encode("cp1252").replace(b"<p>", b"<p>\x81 ")
+            assert charset.decode(body).text == body.decode("cp1252", "whatwg"), part
+
+
+@pytest.mark.parametrize("header", ["", "iso-8859-1", "utf-8", "euc-kr"])
+def test_iso_2022_jp_is_known_by_its_escapes(languages: dict[str, str], header: str) -> None:
+    for part in parts(languages["jpn"], 40, 8, "iso2022_jp"):
+        markup = page(part)
+        assert charset.decode(markup.encode("iso2022_jp"), header).text == markup
+    assert charset.decode(b"<p>10 \x1b$B and more</p>", "utf-8").charset == "utf-8"
