@@ -1,7 +1,8 @@
 """Existing WARC and ARC files in, PAGES out: a crawl that somebody else has made.
 
 One file, one shard. The file itself is linked (or copied) into the artifact; it is written again only when its records cannot be
-reached by an offset: ARC files, and archives packed as one piece. A record that cannot be read is quarantined, its neighbors are read.
+reached by an offset: ARC files, zstd files, and archives packed as one piece. A record that cannot be read is quarantined, its neighbors
+are read.
 Every byte and every record of a file is counted: delivered, skipped (records that are no pages) or quarantined.
 """
 
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import zstandard
 
 from data_prep import schemas, shards
-from data_prep.corpus import arc, opt_outs, salvage, urls, warc_http, warc_records
+from data_prep.corpus import arc, opt_outs, salvage, urls, warc_http, warc_records, zstd_archive
 from data_prep.corpus.crawling import heads, validators
 from data_prep.corpus.stubs import header_refresh
 from data_prep.corpus.warc_records import GZIP, Record, Span
@@ -148,7 +150,10 @@ def _count(counts: Counter[str], one: Found) -> None:
 def pages_of(path: Path, obeyed: tuple[str, ...] = ()) -> Iterator[Found]:
     """All stretches of a WARC file whose records can be reached by an offset. Raises NotByRecord."""
     with path.open("rb") as file:
-        for span in warc_records.spans(warc_records.mapped(file)):
+        data = warc_records.mapped(file)
+        if zstd_archive.is_zstd(data):
+            raise warc_records.NotByRecord
+        for span in warc_records.spans(data):
             yield found_in(span, span.start, obeyed)
 
 
@@ -240,7 +245,7 @@ def _from_warc(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path
 
 
 def _from_arc(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:
-    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".arc") + ".warc.gz")
+    path = path.with_name(_bare(path.name).removesuffix(".arc") + ".warc.gz")
 
     def write(data: Any, draft: Any) -> Iterator[Found]:
         for record in arc.records(data):
@@ -266,8 +271,8 @@ def _dated(record: arc.ArcRecord) -> dict[str, str]:
 
 
 def _repacked(config: WarcConfig, source: SourceFile, path: Path) -> tuple[Path, int, list[Found]]:
-    """Each record its own member, from an archive packed as one piece."""
-    path = path.with_name(path.name.removesuffix(".gz").removesuffix(".warc") + ".warc.gz")
+    """Each record its own gzip member, from an archive packed as one piece, or with zstd."""
+    path = path.with_name(_bare(path.name).removesuffix(".warc") + ".warc.gz")
 
     def write(data: Any, draft: Any) -> Iterator[Found]:
         for span in warc_records.plain_spans(data):
@@ -287,9 +292,10 @@ def _rewritten(source: SourceFile, path: Path, write: Callable[[Any, Any], Itera
     try:
         with open(source.path, "rb") as file:
             data = warc_records.mapped(file)
-            if data[:3] == GZIP:
+            unpack = salvage.unpacked if data[:3] == GZIP else zstd_archive.unpacked if zstd_archive.is_zstd(data) else None
+            if unpack:
                 with plain.open("wb") as target:
-                    lost = salvage.unpacked(data, target)
+                    lost = unpack(data, target)
         with open(plain if plain.exists() else source.path, "rb") as file, draft.open("wb") as target:
             data = warc_records.mapped(file)
             found, size = list(write(data, target)), len(data) + lost.bytes
@@ -307,7 +313,7 @@ def _rewritten(source: SourceFile, path: Path, write: Callable[[Any, Any], Itera
 
 
 def _is_arc(path: str) -> bool:
-    with contextlib.suppress(OSError, EOFError, zlib.error), opened(path) as stream:
+    with contextlib.suppress(OSError, EOFError, zlib.error, zstandard.ZstdError), opened(path) as stream:
         return arc.is_arc(stream.read(16))
     return False
 
@@ -315,6 +321,10 @@ def _is_arc(path: str) -> bool:
 def _host(url: str) -> str:
     canonical = urls.canonical(url, keep_tracking=True)
     return urls.host_of(urls.authority(canonical)) if canonical else ""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"\.(?:gz|zst|zstd)$", "", name)
 
 
 def _safe(name: str) -> str:
